@@ -1,0 +1,5 @@
+"""Ways to a hypergradient. Differentiation wraps a solver and never lives in it."""
+
+from deqbilevel.hypergradients.implicit import fixed_point, no_info
+
+__all__ = ["fixed_point", "no_info"]

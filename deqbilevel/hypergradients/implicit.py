@@ -1,0 +1,63 @@
+"""The implicit hypergradient: the one place that uses jaxopt's implicit-differentiation decorator.
+
+At u* = G(u*, params, f) the implicit function theorem gives, for an upper-level loss with
+gradient g = dl/du at u*,
+
+    dl/dparams = (dG/dparams)^T w,    (I - dG/du)^T w = g                           [REB] 2.3
+
+and the linear system is solved by any adjoint solver. Memory does not grow with iterations.
+
+A backward pass has no place for diagnostics, so the fixed point is extended by a slot whose map
+is the constant `probe`: (u, s) = (G(u, params, f), probe). The adjoint variable of that slot
+multiplies nothing but `probe`, so the adjoint solve writes its Info there, and the gradient with
+respect to `probe` IS the Info of the adjoint solve. It passes through jit, vmap and scan.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxopt.implicit_diff import custom_fixed_point
+from jaxtyping import Array
+
+from deqbilevel.types import Adjoint, FixedPointMap, Info, Params, Solve, Solver
+
+
+def no_info(dtype: Any = jnp.float32) -> Info:
+    """A probe: an Info of zeros to differentiate with respect to."""
+    return Info(*jnp.zeros((3,), dtype))
+
+
+def fixed_point(G: FixedPointMap, solver: Solver, adjoint: Adjoint) -> Solve:
+    """`solve(params, f, u0, probe) -> (u, info)`, differentiable in reverse mode.
+
+    u0: [batch, ...] starts the solver and has no gradient. Differentiating with respect to params
+    or f solves one adjoint system; the cotangent of `probe` (an Info of zeros, see `no_info`) is
+    the adjoint's Info.
+
+        derivative = jax.value_and_grad(loss, (0, 1), has_aux=True)
+        (value, info), (gradient, adjoint_info) = derivative(params, no_info())
+    """
+
+    def slotted(state: tuple[Array, Info], params: Params, f: Array, probe: Info) -> Any:
+        return G(state[0], params, f), probe
+
+    def solve_adjoint(matvec: Callable[[Any], Any], b: tuple[Array, Info]) -> tuple[Array, Info]:
+        # jaxopt poses (dG/du - I)^T w = -g; in our terms matvec(w) = (dG/du)^T w - w and b = -g.
+        minus_g, slot = b
+        silent = jax.tree.map(jnp.zeros_like, slot)
+        w, info = adjoint(lambda w: w + matvec((w, silent))[0], -minus_g)
+        return w, jax.tree.map(lambda x, s: jnp.asarray(x, s.dtype), info, silent)
+
+    @custom_fixed_point(slotted, has_aux=True, solve=solve_adjoint)
+    def run(state: tuple[Array, Info], params: Params, f: Array, probe: Info) -> Any:
+        u, info = solver(lambda u: G(u, params, f), state[0])
+        return (u, probe), info
+
+    def solve(params: Params, f: Array, u0: Array, probe: Info | None = None) -> tuple[Array, Info]:
+        probe = no_info(u0.dtype) if probe is None else probe
+        (u, _), info = run((u0, probe), params, f, probe)
+        return u, info
+
+    return solve

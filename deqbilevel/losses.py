@@ -1,0 +1,27 @@
+"""Upper-level losses and image quality, on images `[batch, pixels]` with values in [-1, 1]."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from deqbilevel.types import Images
+
+Loss = Callable[[Images, Images], Float[Array, ""]]
+
+
+def mean_squared_error(u: Images, truth: Images) -> Float[Array, ""]:
+    """1/(batch pixels) ||u - truth||^2, the upper-level loss of [REB] 4."""
+    return jnp.mean((u - truth) ** 2)
+
+
+def psnr(u: Images, truth: Images, data_range: float = 2.0) -> Float[Array, " batch"]:
+    """Peak signal-to-noise ratio of each image in dB, 10 log10(range^2 / mean squared error).
+
+    The range of images in [-1, 1] is 2.
+    """
+    return 10 * jnp.log10(data_range**2 / jnp.mean((u - truth) ** 2, axis=-1))
+
+
+LOSSES: dict[str, Loss] = {"mean_squared_error": mean_squared_error}
+"""Every upper-level loss. The shared property tests walk this table."""

@@ -1,0 +1,88 @@
+"""Fixed-point maps G(u, params, f), assembled from a forward operator K and a regulariser N.
+
+`params` holds the weights of N and the scalars tau (step size), gamma (weight of the regulariser)
+and lam (weight of the data fidelity). u: [batch, pixels], f: [batch, data]. A fixed point of the
+gradient, proximal and preconditioned steps solves, whatever their step size,
+
+    lam K^T (K u - f) + gamma N(u) = 0
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from deqbilevel.operators import Operator
+from deqbilevel.types import FixedPointMap, Images, Params
+
+Regularizer = Callable[[Images, Params], Images]
+
+
+def stationarity(K: Operator, N: Regularizer) -> FixedPointMap:
+    """What vanishes at a fixed point: lam K^T (K u - f) + gamma N(u)."""
+
+    def F(u: Images, params: Params, f: Array) -> Images:
+        return params["lam"] * K.adjoint(K.apply(u) - f) + params["gamma"] * N(u, params)
+
+    return F
+
+
+def gradient_step(K: Operator, N: Regularizer) -> FixedPointMap:
+    """u - tau (lam K^T (K u - f) + gamma N(u)): [REB] (14) for a DEQ, (18) for bilevel learning."""
+    F = stationarity(K, N)
+
+    def G(u: Images, params: Params, f: Array) -> Images:
+        return u - params["tau"] * F(u, params, f)
+
+    return G
+
+
+def proximal_step(K: Operator, N: Regularizer) -> FixedPointMap:
+    """(I + tau lam K^T K)^{-1} (u - tau gamma N(u) + tau lam K^T f): [REB] (10).
+
+    A gradient step on the regulariser, then the proximal map of the data fidelity, exactly.
+    """
+
+    def G(u: Images, params: Params, f: Array) -> Images:
+        tau, lam = params["tau"], params["lam"]
+        z = u - tau * (params["gamma"] * N(u, params) - lam * K.adjoint(f))
+        return K.resolvent(z, tau * lam)
+
+    return G
+
+
+def preconditioned_step(K: Operator, N: Regularizer) -> FixedPointMap:
+    """u - P^{-1} (lam K^T (K u - f) + gamma N(u)), with P^{-1} given as `params["inverse"]`.
+
+    The fixed points are those of the gradient step, and P^{-1} is common to the batch; see
+    `models` for its choice. It is a constant of the differentiation: at a fixed point its
+    derivative is multiplied by zero.
+    """
+    F = stationarity(K, N)
+
+    def G(u: Images, params: Params, f: Array) -> Images:
+        return u - F(u, params, f) @ jax.lax.stop_gradient(params["inverse"]).T
+
+    return G
+
+
+def naive_objective(G: FixedPointMap) -> Callable[[Params, Images, Array], Float[Array, ""]]:
+    """mean (G(truth, params, f) - truth)^2: [REB] (16) for a DEQ, (17) for bilevel learning.
+
+    It asks the true image to be a fixed point and solves nothing. Where K loses information, as in
+    the masked rows of inpainting, it asks the regulariser to vanish there, and so cannot fill them.
+    """
+
+    def objective(params: Params, truth: Images, f: Array) -> Float[Array, ""]:
+        return jnp.mean((G(truth, params, f) - truth) ** 2)
+
+    return objective
+
+
+MAPS: dict[str, Callable[[Operator, Regularizer], FixedPointMap]] = {
+    "gradient_step": gradient_step,
+    "proximal_step": proximal_step,
+    "preconditioned_step": preconditioned_step,
+}
+"""Every map. The shared property tests walk this table."""

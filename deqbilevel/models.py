@@ -1,0 +1,155 @@
+"""Models: a forward operator and a regulariser make a fixed-point map; a task names the operator.
+
+    model = models.build("denoising", "bilevel", (28, 28))
+    params = model.init(key) | models.hyperparameters(tau=0.9, gamma=0.1, activation="relu")
+
+Bilevel learning (tied, C = A) and a deep equilibrium model (untied) differ in that one word.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from deqbilevel import hypergradients, maps, operators, potentials
+from deqbilevel.operators import Operator
+from deqbilevel.regularizers import dense
+from deqbilevel.types import Adjoint, FixedPointMap, Images, Info, Params, Solve, Solver
+
+TASKS: dict[str, str] = {
+    "denoising": "identity",
+    "inpainting": "row_mask",
+    "deblurring": "diagonal_blur",
+}
+"""The tasks of [REB] 4 and the names of their forward operators."""
+
+MODELS: dict[str, bool] = {"bilevel": True, "deq": False}
+"""The models and whether their regulariser is tied."""
+
+ACTIVATIONS: dict[str, Callable[[float], potentials.PiecewiseQuadratic]] = {
+    "identity": lambda threshold: potentials.identity(),
+    "relu": lambda threshold: potentials.relu(),
+    "softshrink": potentials.softshrink,
+    "clipping": potentials.clipping,
+}
+"""The activations of [REB] 3.2, built for a threshold (the study takes tau for it)."""
+
+
+class Model(NamedTuple):
+    """What is solved, as pure functions; how it is solved is a setting."""
+
+    K: Operator
+    N: maps.Regularizer
+    G: FixedPointMap
+    tied: bool
+    shape: tuple[int, int]
+    init: Callable[[PRNGKeyArray], dict[str, Array]]
+    """key -> the weights that are learned."""
+
+    def solve(
+        self, params: Params, solver: Solver, adjoint: Adjoint, *, preconditioned: bool = False
+    ) -> tuple[Solve, Params]:
+        """The differentiable reconstruction `(params, f, u0, probe) -> (u*, info)`, and its params.
+
+        If `preconditioned`, through `maps.preconditioned_step` with P made from these params; a
+        DEQ (untied) is not preconditioned.
+        """
+        if not (preconditioned and self.tied):
+            return hypergradients.fixed_point(self.G, solver, adjoint), params
+        G = maps.preconditioned_step(self.K, self.N)
+        params = params | {"inverse": preconditioner(self.K, params)}
+        return hypergradients.fixed_point(G, solver, adjoint), params
+
+    def reconstruct(self, solver: Solver, params: Params, f: Images) -> tuple[Images, Info]:
+        """u* from f: [batch, pixels], started at zero: `(u, info)`."""
+        return solver(lambda u: self.G(u, params, f), jnp.zeros_like(f))
+
+
+def build(task: str, model: str, shape: tuple[int, int], features: int | None = None) -> Model:
+    """The dense model of [REB] 3.2 with the gradient step (14)/(18).
+
+    `features` is the number of rows of A; None: as many as pixels, as in the paper.
+    Raises: ValueError for an unknown task or model.
+    """
+    known("task", task, TASKS)
+    known("model", model, MODELS)
+    K = operators.OPERATORS[TASKS[task]](shape)
+    return assemble(K, tied=MODELS[model], shape=shape, features=features)
+
+
+def assemble(
+    K: Operator,
+    *,
+    tied: bool,
+    shape: tuple[int, int],
+    features: int | None = None,
+    step: Callable[[Operator, maps.Regularizer], FixedPointMap] = maps.gradient_step,
+) -> Model:
+    """A dense model from your own forward operator and choice of map."""
+    pixels = shape[0] * shape[1]
+    init = partial(dense.init, pixels=pixels, tied=tied, features=features)
+    return Model(K, dense.gradient, step(K, dense.gradient), tied, shape, init)
+
+
+def hyperparameters(
+    *,
+    tau: float,
+    gamma: float,
+    activation: str,
+    lam: float = 1.0,
+    noise: float = 0.0,
+    learning_rate: float = 1e-3,
+) -> Params:
+    """The scalars of a run as float32 leaves, all of which may be vmapped over.
+
+    tau: step size, and threshold of Softshrink; gamma: weight of the regulariser; lam: weight of
+    the data fidelity; noise: standard deviation alpha on the scale of images in [-1, 1].
+    Raises: ValueError for an unknown activation or a negative or infinite number.
+    """
+    scalars = {"tau": tau, "gamma": gamma, "lam": lam, "noise": noise}
+    scalars["learning_rate"] = learning_rate
+    for name, value in scalars.items():
+        if not 0 <= value < float("inf") or (value == 0 and name in ("tau", "learning_rate")):
+            low = "above 0" if name in ("tau", "learning_rate") else "0 or more"
+            raise ValueError(f"{name}={value}: expected a finite number, {low}")
+    phi = ACTIVATIONS[known("activation", activation, ACTIVATIONS)](tau)
+    return jax.tree.map(jnp.float32, scalars | {"phi": phi})
+
+
+def known(what: str, name: str, names: dict) -> str:
+    """The name, if it is one of `names`. Raises: ValueError that lists them."""
+    if name not in names:
+        raise ValueError(f"{what} {name!r}: expected one of {', '.join(names)}")
+    return name
+
+
+def measure(K: Operator, u: Images, noise: Float[Array, ""], key: PRNGKeyArray) -> Images:
+    """f = K u + noise * N(0, 1), also where K is zero, as in [REB] 4."""
+    f = K.apply(u)
+    return f + noise * jax.random.normal(key, f.shape, f.dtype)
+
+
+def energy(K: Operator) -> Callable[[Images, Params, Images], Float[Array, " batch"]]:
+    """The lower-level cost of bilevel learning for each image, whose minimiser is u*: [REB] (18),
+
+    lam/2 ||K u - f||^2 + gamma 1' phi(A u + b)
+    """
+
+    def cost(u: Images, params: Params, f: Images) -> Float[Array, " batch"]:
+        fidelity = 0.5 * jnp.sum((K.apply(u) - f) ** 2, axis=-1)
+        return params["lam"] * fidelity + params["gamma"] * dense.energy(u, params)
+
+    return cost
+
+
+def preconditioner(K: Operator, params: Params, damping: float = 0.3) -> Float[Array, "n n"]:
+    """The inverse of P = lam K^T K + gamma/2 C^T A + damping I, for `maps.preconditioned_step`.
+
+    Half of the features are taken as active, as they are for ReLU at the start.
+    """
+    eye = jnp.eye(params["A"].shape[1], dtype=params["A"].dtype)
+    hessian = params["gamma"] / 2 * params.get("C", params["A"]).T @ params["A"]
+    return jnp.linalg.inv(params["lam"] * K.adjoint(K.apply(eye)) + hessian + damping * eye)

@@ -1,0 +1,167 @@
+"""Forward operators K of imaging inverse problems f = K u + noise, as pytrees.
+
+An operator maps images `[..., pixels]` (rows of a flattened height x width image) to data, and has
+
+    apply(u)           K u
+    adjoint(v)         K^T v
+    resolvent(z, a)    (I + a K^T K)^{-1} z, the proximal map of a/2 ||K u||^2
+
+Arrays are leaves, so an operator can be vmapped over or learned; shapes are static.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class Operator(Protocol):
+    """A linear map between spaces of images; see the module's docstring."""
+
+    def apply(self, u: Float[Array, "*batch pixels"]) -> Float[Array, "*batch data"]: ...
+
+    def adjoint(self, v: Float[Array, "*batch data"]) -> Float[Array, "*batch pixels"]: ...
+
+    def resolvent(
+        self, z: Float[Array, "*batch pixels"], a: Any
+    ) -> Float[Array, "*batch pixels"]: ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Identity:
+    """K u = u: denoising."""
+
+    def apply(self, u: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
+        return u
+
+    def adjoint(self, v: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
+        return v
+
+    def resolvent(self, z: Float[Array, "*batch pixels"], a: Any) -> Float[Array, "*batch pixels"]:
+        return z / (1 + a)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Mask:
+    """K u = mask * u, a diagonal operator with entries 0 (missing) and 1 (kept): inpainting."""
+
+    mask: Float[Array, " pixels"]
+
+    def apply(self, u: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
+        return self.mask * u
+
+    def adjoint(self, v: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
+        return self.mask * v
+
+    def resolvent(self, z: Float[Array, "*batch pixels"], a: Any) -> Float[Array, "*batch pixels"]:
+        return z / (1 + a * self.mask**2)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CircularConvolution:
+    """(K u)[x] = sum_j weights[j] u[x + offsets[j]], indices modulo the image's shape: deblurring.
+
+    The support (`offsets`, pairs of rows and columns) is static, so that a sparse kernel costs
+    only its taps: shifted slices of a wrapped image, which XLA fuses into one loop.
+    """
+
+    weights: Float[Array, " taps"]
+    offsets: tuple[tuple[int, int], ...] = field(metadata={"static": True})
+    shape: tuple[int, int] = field(metadata={"static": True})
+
+    def _correlate(
+        self, u: Float[Array, "*batch pixels"], sign: int
+    ) -> Float[Array, "*batch pixels"]:
+        height, width = self.shape
+        reach = max(max(abs(i), abs(j)) for i, j in self.offsets)
+        x = u.reshape(-1, height, width)
+        x = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach)), mode="wrap")
+        total = jnp.zeros((), u.dtype)
+        for weight, (i, j) in zip(self.weights, self.offsets, strict=True):
+            top, left = reach + sign * i, reach + sign * j
+            total = total + weight * x[:, top : top + height, left : left + width]
+        return total.reshape(u.shape)
+
+    def apply(self, u: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
+        return self._correlate(u, 1)
+
+    def adjoint(self, v: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
+        return self._correlate(v, -1)
+
+    def resolvent(self, z: Float[Array, "*batch pixels"], a: Any) -> Float[Array, "*batch pixels"]:
+        """Diagonal in the Fourier basis: K^T K has the eigenvalues |transfer function|^2."""
+        rows, columns = np.array(self.offsets).T
+        kernel = jnp.zeros(self.shape, z.dtype).at[rows, columns].add(self.weights)
+        power = jnp.abs(jnp.fft.rfft2(kernel)) ** 2
+        image = jnp.fft.rfft2(z.reshape(-1, *self.shape)) / (1 + a * power)
+        return jnp.fft.irfft2(image, self.shape).astype(z.dtype).reshape(z.shape)
+
+
+def row_mask(shape: tuple[int, int], missing: int) -> Mask:
+    """The mask that removes the top `missing` rows of an image.
+
+    Raises: ValueError if no row or every row would be missing.
+    """
+    if not 0 < missing < shape[0]:
+        raise ValueError(
+            f"missing={missing}: expected between 1 and {shape[0] - 1} rows of an image of "
+            f"{shape[0]} rows; choose a smaller mask or a larger image"
+        )
+    mask = np.ones(shape, np.float32)
+    mask[:missing] = 0
+    return Mask(jnp.asarray(mask.ravel()))
+
+
+def circular_convolution(
+    kernel: Float[np.ndarray, "height width"], shape: tuple[int, int]
+) -> CircularConvolution:
+    """Circular convolution of images of the given shape with a kernel centred on its middle entry.
+
+    Written as torch's and jax's convolutions are, that is as a correlation with the kernel.
+
+    Raises: ValueError if the kernel is empty, zero or larger than the image.
+    """
+    kernel = np.asarray(kernel)
+    if kernel.ndim != 2 or not kernel.any() or any(np.array(kernel.shape) > np.array(shape)):
+        raise ValueError(
+            f"kernel of shape {kernel.shape}: expected a two-dimensional array with a nonzero "
+            f"entry, no larger than the image {shape}; crop the kernel or take larger images"
+        )
+    rows, columns = np.nonzero(kernel)
+    centre = (kernel.shape[0] // 2, kernel.shape[1] // 2)
+    offsets = tuple(
+        (int(i), int(j)) for i, j in zip(rows - centre[0], columns - centre[1], strict=True)
+    )
+    return CircularConvolution(jnp.asarray(kernel[rows, columns], jnp.float32), offsets, shape)
+
+
+def diagonal_blur(shape: tuple[int, int], size: int = 5) -> CircularConvolution:
+    """Motion blur along the diagonal: circular convolution with I_size / size, as in [REB] 4."""
+    return circular_convolution(np.eye(size) / size, shape)
+
+
+def norm(K: Operator, pixels: int, key: PRNGKeyArray, iterations: int = 100) -> Float[Array, ""]:
+    """The operator norm ||K||_2 by power iteration on K^T K; never larger than the true norm."""
+
+    def iterate(_: Any, u: Array) -> Array:
+        v = K.adjoint(K.apply(u))
+        return v / jnp.maximum(jnp.linalg.norm(v), jnp.finfo(v.dtype).tiny)
+
+    start = jax.random.normal(key, (pixels,))
+    u = jax.lax.fori_loop(0, iterations, iterate, start / jnp.linalg.norm(start))
+    return jnp.linalg.norm(K.apply(u))
+
+
+OPERATORS: dict[str, Callable[[tuple[int, int]], Operator]] = {
+    "identity": lambda shape: Identity(),
+    "row_mask": lambda shape: row_mask(shape, -(-shape[0] // 3)),
+    "diagonal_blur": diagonal_blur,
+}
+"""Every operator, built for an image shape. The shared property tests walk this table."""

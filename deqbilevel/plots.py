@@ -1,0 +1,357 @@
+"""Pictures and curves, and the six figures of the paper. Figures are returned, none is shown.
+
+A `results` is a dataset with dimensions (task, model, noise, tau, gamma, activation, epoch), NaN
+where a run does not exist. A run has diverged where `diverged` holds at any of its epochs.
+"""
+
+import os
+import textwrap
+from collections.abc import Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+NAMES = {"bilevel": "bilevel", "deq": "DEQ"}
+COLOURS = {"bilevel": "tab:blue", "deq": "tab:orange"}
+STYLES: dict[str, Literal["-", "--"]] = {"bilevel": "-", "deq": "--"}
+RECONSTRUCTION_FIGURES = {
+    "figure_2": "denoising",
+    "figure_3": "inpainting",
+    "figure_4": "deblurring",
+}
+MAX_PICTURES = 5
+MAX_NOISES = 3
+HISTOGRAM_BINS = 20
+RUN = ("noise", "tau", "gamma", "activation")
+
+Rows = dict[str, Float[np.ndarray, "pictures pixels"]]
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Writes the figure as PNG at 150 dpi; a reader of `path` never sees half a file.
+
+    Raises:
+        OSError: the folder does not exist or cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        figure.savefig(part, format="png", dpi=150)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _figure(
+    width: float, height: float, title: str, caption: str, layout: Any = "constrained"
+) -> Figure:
+    """An empty figure of that size in inches, higher by what the wrapped caption needs."""
+    caption = textwrap.fill(caption, int(15 * width))
+    height += 0.15 * (1 + caption.count("\n"))
+    figure = Figure(figsize=(width, height), layout=layout)
+    if title:
+        wrapped = textwrap.fill(title, int(9 * width))
+        figure.suptitle(wrapped, x=0.02, ha="left", fontsize=12)
+    figure.supxlabel(caption, x=0.02, ha="left", fontsize=8, color="0.35", parse_math=False)
+    return figure
+
+
+def _note(axes: Axes, text: str) -> None:
+    """A remark in the middle of axes that have nothing to show."""
+    middle = {"ha": "center", "va": "center", "transform": axes.transAxes}
+    axes.text(0.5, 0.5, text, color="0.45", fontsize=8, **middle)
+
+
+def _picture_grid(
+    blocks: dict[str, Rows], shape: tuple[int, int], title: str, caption: str
+) -> Figure:
+    """Blocks of labelled rows of grey pictures below each other, a column per picture."""
+    labelled = [(head, label, rows[label]) for head, rows in blocks.items() for label in rows]
+    columns = max((len(pictures) for _, _, pictures in labelled), default=0)
+    if not columns:
+        raise ValueError("rows: there is no picture to draw")
+    wide = float(np.clip(12 / len(labelled), 0.75, 1))
+    high = wide * float(np.clip(shape[0] / shape[1], 0.5, 2))
+    height = 0.4 + len(labelled) * (high + 0.06) + 0.3 * len(blocks)
+    width = max(5.5, 2.2 + columns * (wide + 0.06))
+    figure = _figure(width, height, title, caption, "compressed")
+    grid = figure.subplots(len(labelled), columns, squeeze=False)
+    seen = set()
+    for line, (head, label, pictures) in zip(grid, labelled, strict=True):
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+        if head not in seen:
+            line[0].set_title(head, loc="left", fontsize=10, fontweight="bold")
+            seen.add(head)
+        for axes, picture in zip(line, pictures, strict=False):
+            axes.imshow(picture.reshape(shape), cmap="gray", vmin=-1, vmax=1)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if np.isnan(picture).all():
+                axes.set_facecolor("0.93")
+                _note(axes, "none")
+        for axes in line[len(pictures) :]:
+            axes.set_axis_off()
+    return figure
+
+
+def reconstructions(rows: Rows, shape: tuple[int, int], caption: str) -> Figure:
+    """One labelled row of grey pictures on [-1, 1] per entry, a column per picture.
+
+    Args:
+        rows: label to pictures, such as truth, measurement, K u* and reconstruction.
+        shape: (height, width), with height * width = pixels.
+        caption: stands below, wrapped.
+
+    Raises:
+        ValueError: the shape is not that of the pictures, or there is none.
+    """
+    return _picture_grid({"": rows}, shape, "", caption)
+
+
+def _finish(axes: Axes, x_label: str, grid: Literal["both", "y"] = "y") -> None:
+    """Whole epochs or runs on the axes that are not logarithmic, a light grid behind."""
+    axes.set_xlabel(x_label)
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "linear":
+            ticks = MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+            axis.set_major_locator(ticks)
+    axes.grid(which="both", axis=grid, color="0.92")
+    axes.set_axisbelow(True)
+
+
+def _curve(axes: Axes, epochs: Sequence[Any], loss: Sequence[Any], **style: Any) -> None:
+    """One loss against the epoch; few epochs are marked, so that a single one is visible."""
+    marker = "o" if len(epochs) <= 20 else ""
+    axes.plot(epochs, loss, marker=marker, markersize=3, linewidth=1.5, **style)
+
+
+def loss_curves(records: list[dict[str, Any]], caption: str) -> Figure:
+    """Train and test loss against the epoch, from dicts with epoch, train_loss and test_loss."""
+    figure = _figure(6, 3.8, "", caption)
+    axes = figure.subplots()
+    epochs = [record["epoch"] for record in records]
+    for split, colour in (("train", "tab:green"), ("test", "tab:purple")):
+        loss = [record[f"{split}_loss"] for record in records]
+        _curve(axes, epochs, loss, color=colour, label=f"{split} loss")
+    axes.set(yscale="log", ylabel="loss")
+    _finish(axes, "epoch", "both")
+    axes.legend()
+    return figure
+
+
+def _coordinate(results: xr.Dataset, name: str) -> list[Any]:
+    return results[name].values.tolist()
+
+
+def _diverged(results: xr.Dataset) -> xr.DataArray:
+    return results.diverged.astype(bool).any("epoch")
+
+
+def _flat(values: xr.DataArray, task: str, model: str) -> np.ndarray:
+    """One value per run of a cell."""
+    return values.sel(task=task, model=model).transpose(*RUN).values.ravel()
+
+
+def _model_patches(models: list[str]) -> list[Patch]:
+    return [Patch(facecolor=COLOURS[name], alpha=0.8, label=NAMES[name]) for name in models]
+
+
+def figure_1(results: xr.Dataset, threshold: float = 0.5) -> Figure:
+    """Boxes of the final test loss per task and model, of runs below the threshold.
+
+    Diverged runs are left out; above each box stands how many of the cell's runs remain.
+    """
+    tasks, models = _coordinate(results, "task"), _coordinate(results, "model")
+    title = f"Figure 1: final test loss of the runs below {threshold:g}"
+    figure = _figure(max(5.5, 2.6 + 1.9 * len(tasks)), 4, title, results.attrs["caption"])
+    axes = figure.subplots()
+    diverged = _diverged(results)
+    exists = diverged | results.test_loss.notnull().any("epoch")
+    final = results.test_loss.isel(epoch=-1)
+    kept = final.where((final < threshold) & ~diverged)
+    top = float(kept.max().fillna(threshold))
+    for t, task in enumerate(tasks):
+        for m, model in enumerate(models):
+            x = t + 0.4 * (m - (len(models) - 1) / 2)
+            loss = _flat(kept, task, model)
+            loss = loss[np.isfinite(loss)]
+            total = int(_flat(exists, task, model).sum())
+            axes.annotate(
+                f"{len(loss) or 'none'} of {total}",
+                (x, loss.max(initial=0)),
+                xytext=(0, 5),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
+            if len(loss) < 5:
+                axes.plot([x] * len(loss), loss, "o", color=COLOURS[model], zorder=3)
+            if len(loss):
+                axes.boxplot(
+                    loss,
+                    positions=[x],
+                    widths=0.28,
+                    patch_artist=True,
+                    manage_ticks=False,
+                    boxprops={"facecolor": COLOURS[model], "alpha": 0.8},
+                    medianprops={"color": "black"},
+                    flierprops={"marker": ".", "markersize": 4, "markeredgecolor": "0.4"},
+                )
+    axes.set(xlim=(-0.6, len(tasks) - 0.4), ylim=(0, 1.12 * top), ylabel="final test loss")
+    axes.set_xticks(range(len(tasks)), tasks)
+    axes.grid(axis="y", color="0.92")
+    axes.set_axisbelow(True)
+    figure.legend(handles=_model_patches(models), loc="outside right upper")
+    return figure
+
+
+def reconstruction_figure(results: xr.Dataset, task: str) -> Figure:
+    """Pictures of the best run of each model, a block for each of at most 3 noise levels.
+
+    Args:
+        results: with `truth`, `measurement`, `reconstruction`, `measured_reconstruction` and
+            the `best_*` variables; `height` and `width` among its attributes.
+        task: one of the tasks present.
+
+    Raises:
+        ValueError: the task is not among the results.
+    """
+    if task not in _coordinate(results, "task"):
+        raise ValueError(f"task={task!r}: there is only {_coordinate(results, 'task')}")
+    noises = _coordinate(results, "noise")
+    spread = np.linspace(0, len(noises) - 1, min(MAX_NOISES, len(noises)))
+    shown = results.sel(task=task).isel(picture=slice(MAX_PICTURES))
+    blocks = {}
+    for index in spread.round().astype(int):
+        block = shown.isel(noise=index)
+
+        def pictures(name: str, block: xr.Dataset = block, **where: str) -> np.ndarray:
+            return block[name].sel(where).transpose("picture", "pixel").values
+
+        rows = {"truth $u$": pictures("truth"), "measurement $f$": pictures("measurement")}
+        for model in _coordinate(results, "model"):
+            if task != "denoising":
+                measured = pictures("measured_reconstruction", model=model)
+                rows[f"{NAMES[model]} $K u^*$"] = measured
+            rows[_best_label(block.sel(model=model), model)] = pictures(
+                "reconstruction", model=model
+            )
+        blocks[f"noise {noises[index]:g}"] = rows
+    number = next(name for name, held in RECONSTRUCTION_FIGURES.items() if held == task)
+    title = f"{number.replace('_', ' ').capitalize()}: best {task} by each model"
+    shape = (int(results.attrs["height"]), int(results.attrs["width"]))
+    return _picture_grid(blocks, shape, title, results.attrs["caption"])
+
+
+def _best_label(best: xr.Dataset, model: str) -> str:
+    """The row label of a best run: what it is, its hyperparameters and its test loss."""
+    name, loss = f"{NAMES[model]} $u^*$", float(best.best_test_loss)
+    if not np.isfinite(loss):
+        return f"{name}\nno run remains"
+    chosen = f"$\\tau$ {float(best.best_tau):.3g}, $\\gamma$ {float(best.best_gamma):.3g}"
+    return f"{name}\n{chosen}, {best.best_activation.item()}\ntest loss {loss:.3g}"
+
+
+def _panels(results: xr.Dataset, title: str, caption: str) -> tuple[Figure, dict[str, Axes]]:
+    """A figure with one panel per task, side by side."""
+    tasks = _coordinate(results, "task")
+    figure = _figure(2.8 + 3 * len(tasks), 3.8, title, caption)
+    grid = figure.subplots(1, len(tasks), squeeze=False, sharey=True)
+    panels = dict(zip(tasks, grid[0], strict=True))
+    for task, axes in panels.items():
+        axes.set_title(task, fontsize=10)
+    return figure, panels
+
+
+def figure_5(results: xr.Dataset) -> Figure:
+    """The best test loss at each epoch over the runs that did not diverge, a panel per task.
+
+    The colour of a line is its noise level, its style the model.
+    """
+    title = "Figure 5: best test loss at each epoch"
+    figure, panels = _panels(results, title, results.attrs["caption"])
+    loss = results.test_loss.where(~_diverged(results) & np.isfinite(results.test_loss))
+    best = loss.min(["tau", "gamma", "activation"])
+    noises, models = _coordinate(results, "noise"), _coordinate(results, "model")
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, len(noises)))
+    for task, axes in panels.items():
+        for noise, colour in zip(noises, colours, strict=True):
+            for model in models:
+                line = best.sel(task=task, noise=noise, model=model)
+                style = {"color": colour, "linestyle": STYLES[model]}
+                _curve(axes, _coordinate(results, "epoch"), line.values, **style)
+        axes.set_yscale("log")
+        _finish(axes, "epoch", "both")
+        if not best.sel(task=task).notnull().any():
+            _note(axes, "no run remains")
+    panels[next(iter(panels))].set_ylabel("best test loss")
+    handles = [
+        Line2D([], [], color=colour, label=f"noise {noise:g}")
+        for noise, colour in zip(noises, colours, strict=True)
+    ]
+    handles += [
+        Line2D([], [], color="0.3", linestyle=STYLES[name], label=NAMES[name]) for name in models
+    ]
+    figure.legend(handles=handles, loc="outside right upper")
+    return figure
+
+
+def figure_6(results: xr.Dataset, cap_seconds: float | None = None) -> Figure:
+    """How many runs reach how many epochs within a time cap, a panel per task.
+
+    The number of epochs is extrapolated from a run's mean seconds per trained epoch, its
+    evaluation included; every run that was timed counts, diverged or not.
+
+    Args:
+        results: with `seconds` and `evaluation_seconds`.
+        cap_seconds: the cap; where it is None, the median over the runs of the time of 10
+            epochs, rounded to 2 significant digits.
+    """
+    mean = (results.seconds + results.evaluation_seconds).mean("epoch")
+    mean = mean.where(mean > 0)
+    if cap_seconds is None:
+        cap_seconds = float(f"{float(10 * mean.median()):.2g}")
+    # a quotient that rounding left just below an integer is that integer
+    reached = np.floor(cap_seconds / mean * (1 + 1e-9))
+    said = (
+        f"Time cap {cap_seconds:g} s; the number of epochs within it is extrapolated from the "
+        "measured seconds per epoch (training and evaluation)."
+        if mean.notnull().any()
+        else "No run was timed."
+    )
+    caption = f"{results.attrs['caption'].rstrip('. ')}. {said}"
+    title = "Figure 6: epochs that runs reach within a time cap"
+    figure, panels = _panels(results, title, caption)
+    models = _coordinate(results, "model")
+    low, high = float(reached.min().fillna(0)), float(reached.max().fillna(0))
+    width = ceil((high - low + 1) / HISTOGRAM_BINS)
+    bins = np.arange(low, high + width + 1, width) - 0.5
+    for task, axes in panels.items():
+        counts = [_flat(reached, task, model) for model in models]
+        counts = [count[np.isfinite(count)] for count in counts]
+        axes.hist(counts, bins=bins.tolist(), color=[COLOURS[name] for name in models], alpha=0.8)
+        _finish(axes, "epochs")
+        if not any(map(len, counts)):
+            _note(axes, "no run was timed")
+    panels[next(iter(panels))].set_ylabel("runs")
+    figure.legend(handles=_model_patches(models), loc="outside right upper")
+    return figure
+
+
+def figures(results: xr.Dataset) -> dict[str, Figure]:
+    """The figures of the paper by name, `figure_2` to `figure_4` where their task is present."""
+    drawn = {"figure_1": figure_1(results)}
+    for name, task in RECONSTRUCTION_FIGURES.items():
+        if task in _coordinate(results, "task"):
+            drawn[name] = reconstruction_figure(results, task)
+    return drawn | {"figure_5": figure_5(results), "figure_6": figure_6(results)}

@@ -1,0 +1,130 @@
+"""The three named settings: how the lower level and its adjoint are solved while training.
+
+    paper      the published settings of [REB], exactly: absolute ridge, 50 evaluations, 1e-3
+    accurate   tolerances that are really met: relative ridge, 1e-4 forward, 5e-4 adjoint, and for
+               bilevel learning a preconditioned map
+    fast       the least time to a given loss: small budgets that grow where they mislead
+
+A setting is plain data, so a new one is `SETTINGS["fast"]._replace(learning_rate=1e-2)`. Losses
+are compared between settings by `converged`, which is the same for all.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from deqbilevel.solvers import ADJOINTS, anderson
+from deqbilevel.types import Adjoint, Solver
+
+
+class Budget(NamedTuple):
+    """Evaluations that a training step may spend; traced, so that it can grow without compiling."""
+
+    forward: Any
+    adjoint: Any
+
+
+class Setting(NamedTuple):
+    """How a lower level and its adjoint are solved; tolerances are those of `types.Info`."""
+
+    forward_tolerance: float
+    adjoint_tolerance: float
+    budget: Budget
+    """Evaluations to start with."""
+    limit: Budget
+    """What the budget may grow to; equal to `budget` where it is fixed."""
+    evaluation_tolerance: float
+    evaluation_budget: int
+    """The reconstructions of the reported test loss: never fewer evaluations than in training."""
+    ridge: float
+    relative_ridge: bool
+    preconditioned: bool
+    """Train bilevel models through `maps.preconditioned_step`, which has the same fixed points. Not
+    a DEQ, whose initial map need not contract, and contracts less with the preconditioner."""
+    learning_rate: float
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the budget grows while training."""
+        return self.limit != self.budget
+
+    def forward(self, budget: Budget) -> Solver:
+        """The lower-level solver of a training step."""
+        return anderson(**self._options(self.forward_tolerance, budget.forward))
+
+    def adjoint(self, budget: Budget) -> Adjoint:
+        """The adjoint solver of a training step."""
+        return ADJOINTS["anderson"](**self._options(self.adjoint_tolerance, budget.adjoint))
+
+    def evaluation(self) -> Solver:
+        """The lower-level solver of the reported test loss."""
+        return anderson(**self._options(self.evaluation_tolerance, self.evaluation_budget))
+
+    def _options(self, tolerance: float, max_evaluations: Any) -> dict[str, Any]:
+        return {
+            "tolerance": tolerance,
+            "max_evaluations": max_evaluations,
+            "ridge": self.ridge,
+            "relative": self.relative_ridge,
+        }
+
+
+SETTINGS: dict[str, Setting] = {
+    "paper": Setting(
+        forward_tolerance=1e-3,
+        adjoint_tolerance=1e-3,
+        budget=Budget(50, 50),
+        limit=Budget(50, 50),
+        evaluation_tolerance=1e-3,
+        evaluation_budget=50,
+        ridge=1e-4,
+        relative_ridge=False,
+        preconditioned=False,
+        learning_rate=1e-3,
+    ),
+    "accurate": Setting(
+        forward_tolerance=1e-4,
+        adjoint_tolerance=5e-4,
+        budget=Budget(200, 200),
+        limit=Budget(200, 200),
+        evaluation_tolerance=1e-4,
+        evaluation_budget=300,
+        ridge=1e-4,
+        relative_ridge=True,
+        preconditioned=True,
+        learning_rate=1e-3,
+    ),
+    "fast": Setting(
+        forward_tolerance=1e-3,
+        adjoint_tolerance=1e-3,
+        budget=Budget(12, 6),
+        limit=Budget(200, 100),
+        evaluation_tolerance=1e-3,
+        evaluation_budget=100,
+        ridge=1e-4,
+        relative_ridge=True,
+        preconditioned=False,
+        learning_rate=3e-3,
+    ),
+}
+
+
+def converged(*, max_evaluations: int = 1000) -> Solver:
+    """The common yardstick: reconstructions to a relative residual of 1e-5."""
+    return anderson(tolerance=1e-5, max_evaluations=max_evaluations, ridge=1e-6, relative=True)
+
+
+def grow(setting: Setting, budget: Budget, truncated_loss: Any, true_loss: Any) -> Budget:
+    """The budget of the next epoch: half as much again where the truncated loss misleads.
+
+    A budget misleads where the loss of the training steps is more than 5 % below the loss of the
+    same model's converged reconstructions on training images: the parameters have then learned
+    the truncation instead of the fixed point. Arrays (one entry a lane) grow each by itself.
+    """
+    misleads = setting.adaptive & (jnp.asarray(true_loss) > 1.05 * jnp.asarray(truncated_loss))
+    return Budget(
+        *(
+            jnp.where(misleads, jnp.minimum(now * 3 // 2, most), now)
+            for now, most in zip(budget, setting.limit, strict=True)
+        )
+    )

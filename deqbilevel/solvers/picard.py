@@ -1,0 +1,27 @@
+"""Picard iteration u <- G(u), the plain fixed-point iteration."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Array
+
+from deqbilevel.solvers.base import iterate, relative_residual
+from deqbilevel.types import Info, Solver
+
+
+def picard(*, tolerance: Any = 1e-3, max_evaluations: Any = 50, damping: Any = 1.0) -> Solver:
+    """u <- (1 - damping) u + damping G(u), on a whole batch u: [batch, ...].
+
+    Stops when norm(G(u) - u) / (1e-5 + norm(G(u))) <= tolerance over the batch, or when the
+    budget of evaluations is spent, and returns the last G(u). Converges where G is a contraction
+    [REB] 2.2. Raises ValueError for a budget below 1.
+    """
+
+    def solve(G: Callable[[Array], Array], u0: Array) -> tuple[Array, Info]:
+        def step(k: Array, u: Array) -> tuple[Array, Array, Array]:
+            image = G(u)
+            return u + damping * (image - u), image, relative_residual(image, u)
+
+        return iterate(step, u0, u0, tolerance=tolerance, max_evaluations=max_evaluations)
+
+    return solve

@@ -1,0 +1,48 @@
+"""The vocabulary that every layer shares. Imports nothing of ours."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from jaxtyping import Array, Bool, Float, Int
+
+Params = dict[str, Any]
+"""One pytree of everything that a map depends on: what is learned (`A`, `C`, `b`) and the scalar
+hyperparameters (`tau`, `gamma`, `lam`, the potential `phi`). A grid is a `vmap` over its leaves,
+and any of its scalars can itself be learned."""
+
+Images = Float[Array, "batch pixels"]
+
+
+class Info(NamedTuple):
+    """What a person reads of a solve; never an input of the next step.
+
+    The adjoint's info leaves a backward pass as a cotangent, so there all three are floats.
+    """
+
+    evaluations: Int[Array, ""] | Float[Array, ""]
+    """Evaluations of the map (forward) or of its vector-Jacobian product (adjoint)."""
+    residual: Float[Array, ""]
+    """norm(G(u) - u) / (1e-5 + norm(G(u))) over the whole batch, at the last evaluation."""
+    converged: Bool[Array, ""] | Float[Array, ""]
+    """Whether the residual met the tolerance within the budget."""
+
+
+class FixedPointMap(Protocol):
+    """`G(u, params, f) -> u`, with u: [batch, ...] and f in the range of the forward operator."""
+
+    def __call__(self, u: Array, params: Params, f: Array) -> Array: ...
+
+
+Solver = Callable[[Callable[[Array], Array], Array], tuple[Array, Info]]
+"""`solve(G_of_u, u0) -> (u, info)`, on a whole batch at once."""
+
+Adjoint = Callable[[Callable[[Array], Array], Array], tuple[Array, Info]]
+"""`adjoint(vjp, g) -> (w, info)` with w = vjp(w) + g, that is (I - dG/du)^T w = g."""
+
+
+class Solve(Protocol):
+    """A differentiable solve: `(params, f, u0, probe) -> (u, info)`."""
+
+    def __call__(
+        self, params: Params, f: Array, u0: Array, probe: Info | None = None
+    ) -> tuple[Array, Info]: ...

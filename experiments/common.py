@@ -1,0 +1,102 @@
+"""What every experiment shares: options, errors, records and the last line of standard output."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@contextlib.contextmanager
+def clear_errors() -> Iterator[None]:
+    """Bad input ends the program with its message alone; only for what precedes the long work."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def at_least(minimum: int, **values: int | None) -> None:
+    """Raises ValueError for a value below the minimum; None is left to its default."""
+    for name, value in values.items():
+        if value is not None and value < minimum:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} {value}: expected {minimum} or more")
+
+
+def options_of(config: Any, *, without: tuple[str, ...] = ("out", "fresh")) -> dict[str, Any]:
+    """The options that decide the numbers, ready for JSON."""
+    options = dataclasses.asdict(config)
+    return {name: value for name, value in options.items() if name not in without}
+
+
+def digest(options: dict[str, Any]) -> str:
+    """Eight characters that name a set of options."""
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def claim(out: Path, options: dict[str, Any], *, fresh: bool) -> None:
+    """Make `out` the folder of these options; start anew if `fresh`.
+
+    Only files that an experiment of ours wrote are removed.
+    Raises: ValueError if the folder holds a run with other options, naming the differences.
+    """
+    marker = out / "options.json"
+    if marker.exists() and not fresh:
+        stored = json.loads(marker.read_text())
+        current = json.loads(json.dumps(options))
+        names = sorted(set(stored) | set(current))
+        changed = [
+            f"{name}: {stored.get(name)!r} there, {current.get(name)!r} asked for"
+            for name in names
+            if stored.get(name) != current.get(name)
+        ]
+        if changed:
+            raise ValueError(
+                f"{out} holds a run with other options ({'; '.join(changed)}); choose another "
+                "--out, or --fresh to start it anew"
+            )
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out}: a folder is needed, this is a file")
+    if fresh and marker.exists():
+        _remove_run(out)
+    out.mkdir(parents=True, exist_ok=True)
+    write(marker, json.dumps(options, indent=1))
+
+
+def _remove_run(out: Path) -> None:
+    import shutil
+
+    for name in ("latest", "best", "runs"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for pattern in ("*.json", "*.jsonl", "*.png", "results.nc", "summary.md"):
+        for path in out.glob(pattern):
+            path.unlink()
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def plain(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of NumPy scalars as JSON values; what was not measured (NaN) becomes null."""
+
+    def value(x: Any) -> Any:
+        x = x.item() if isinstance(x, np.ndarray | np.generic) else x
+        return None if isinstance(x, float) and not np.isfinite(x) else x
+
+    return {name: value(x) for name, x in record.items()}
+
+
+def last_line(numbers: dict[str, Any]) -> None:
+    """The headline numbers: one JSON object, the last line of standard output."""
+    print(json.dumps(plain(numbers)), flush=True)

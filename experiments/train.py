@@ -1,0 +1,201 @@
+"""Learn one regulariser and see what it does: `python -m experiments.train --help`.
+
+Repeating the same command goes on after an interruption, or shows the finished run again.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from deqbilevel import checkpoints, data, models, plots, settings, training
+from deqbilevel.data import Images
+from deqbilevel.models import Model
+from experiments import common
+
+
+@dataclass(frozen=True)
+class Train:
+    """One training run of [REB]: a task, a model, one setting of the hyperparameters."""
+
+    task: Literal["denoising", "inpainting", "deblurring"] = "denoising"
+    model: Literal["bilevel", "deq"] = "bilevel"
+    """bilevel: C = A; deq: C is learned too."""
+    activation: Literal["identity", "relu", "softshrink"] = "relu"
+    tau: float = 0.9
+    """Step size, and threshold of Softshrink."""
+    gamma: float = 0.1
+    """Weight of the regulariser."""
+    lam: float = 1.0
+    """Weight of the data fidelity."""
+    noise: float = 0.5
+    """Standard deviation of the noise, on images in [-1, 1]."""
+    setting: Literal["paper", "accurate", "fast"] = "paper"
+    """How the lower level and its adjoint are solved."""
+    epochs: int = 2
+    train_size: int | None = None
+    """Training images; all that there are by default."""
+    test_size: int | None = None
+    batch_size: int = 100
+    learning_rate: float | None = None
+    """Adam's, at the start of its cosine schedule; the setting's by default."""
+    data: str = "sample"
+    """sample, idx:DIR, tfds, tfds:DIR or images:DIR."""
+    patch: int = 28
+    """Height and width of the patches of images:DIR."""
+    seed: int = 0
+    out: Path | None = None
+    """Folder of the results; by default one below runs/ that is named by the options."""
+    fresh: bool = False
+    """Start anew instead of going on."""
+
+
+def main(config: Train) -> dict[str, Any]:
+    """Train, resuming where an earlier call stopped; returns the headline numbers."""
+    with common.clear_errors():
+        common.at_least(0, epochs=config.epochs, seed=config.seed)
+        common.at_least(1, batch_size=config.batch_size)
+        setting = settings.SETTINGS[config.setting]
+        rate = setting.learning_rate if config.learning_rate is None else config.learning_rate
+        hyperparameters = models.hyperparameters(
+            tau=config.tau,
+            gamma=config.gamma,
+            lam=config.lam,
+            noise=config.noise,
+            activation=config.activation,
+            learning_rate=rate,
+        )
+        images = data.load(
+            config.data,
+            train_size=config.train_size,
+            test_size=config.test_size,
+            patch=config.patch,
+            seed=config.seed,
+        )
+        model = models.build(config.task, config.model, images.shape)
+        options = common.options_of(config)
+        name = f"{config.task}-{config.model}-{config.setting}-{common.digest(options)}"
+        out = Path("runs") / name if config.out is None else config.out
+        common.claim(out, options, fresh=config.fresh)
+
+    params_key, run_key, picture_key = jax.random.split(jax.random.key(config.seed), 3)
+    train, test = jnp.asarray(images.train), jnp.asarray(images.test)
+    steps = training.steps_per_epoch(len(train), config.batch_size)
+    trainer = training.trainer(
+        model, setting, total_steps=max(config.epochs, 1) * steps, batch_size=config.batch_size
+    )
+    state = trainer.init(model.init(params_key) | hyperparameters)
+    done = checkpoints.latest_step(out / "latest")
+    records = _stored_records(out, done)
+    if done is not None:
+        state = checkpoints.restore(out / "latest", state)
+    if (done or 0) < config.epochs:
+        trainer = training.compiled(trainer, state, train, config.batch_size)
+
+    with tqdm(total=config.epochs * steps, initial=(done or 0) * steps, unit="step") as bar:
+
+        def on_steps(count: int, metrics: training.Metrics, seconds: float) -> None:
+            spent = np.sum(metrics.forward_evaluations + metrics.adjoint_evaluations)
+            loss = float(metrics.step_loss[-1])
+            bar.set_postfix_str(f"loss {loss:.4f}, {spent / seconds:.0f} evaluations/s")
+            bar.update(count)
+
+        epochs = training.run(
+            trainer,
+            setting,
+            state,
+            train,
+            test,
+            epochs=config.epochs,
+            key=run_key,
+            batch_size=config.batch_size,
+            start=0 if done is None else done + 1,
+            on_steps=on_steps,
+        )
+        for state, values in epochs:
+            record = common.plain(values)
+            losses = [r["test_loss"] for r in records]
+            if not losses or record["test_loss"] < min(losses):
+                checkpoints.save(out / "best", record["epoch"], state.params)
+            records.append(record)
+            # The record first: a checkpoint says that everything before it is on disk.
+            common.write(out / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in records))
+            checkpoints.save(out / "latest", record["epoch"], state)
+            bar.write(
+                f"epoch {record['epoch']}: train loss {record['train_loss']:.4f}, "
+                f"test loss {record['test_loss']:.4f}"
+            )
+
+    caption = _caption(config, images, records[-1])
+    _draw(out, model, setting, state.params, test[:6], picture_key, caption)
+    plots.save(plots.loss_curves(records, caption), out / "losses.png")
+    numbers = _headline(model, state, records, test, picture_key, out)
+    common.write(out / "result.json", json.dumps(common.plain(numbers), indent=1))
+    return numbers
+
+
+def _stored_records(out: Path, done: int | None) -> list[dict[str, Any]]:
+    """The records of the epochs that the latest checkpoint has behind it."""
+    path = out / "metrics.jsonl"
+    if done is None or not path.exists():
+        return []
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return [record for record in records if record["epoch"] <= done]
+
+
+def _caption(config: Train, images: Images, record: dict[str, Any]) -> str:
+    return (
+        f"{config.task}, {config.model}, {config.activation}, tau {config.tau:g}, "
+        f"gamma {config.gamma:g}, lam {config.lam:g}, noise {config.noise:g}; setting "
+        f"{config.setting}, {record['epoch']} epochs; {images.source}; test loss "
+        f"{record['test_loss']:.4f}"
+    )
+
+
+def _draw(
+    out: Path,
+    model: Model,
+    setting: settings.Setting,
+    params: Any,
+    truth: jax.Array,
+    key: jax.Array,
+    caption: str,
+) -> None:
+    """The picture of reconstructions of a few test images."""
+    f = models.measure(model.K, truth, params["noise"], key)
+    u, _ = model.reconstruct(setting.evaluation(), params, f)
+    rows = {"true u": truth, "measurement f": f, "K u*": model.K.apply(u), "reconstruction u*": u}
+    arrays = {name: np.asarray(row) for name, row in rows.items()}
+    plots.save(plots.reconstructions(arrays, model.shape, caption), out / "reconstructions.png")
+
+
+def _headline(
+    model: Model,
+    state: training.State,
+    records: list[dict[str, Any]],
+    test: jax.Array,
+    key: jax.Array,
+    out: Path,
+) -> dict[str, Any]:
+    """The last epoch, and the test loss at convergence, where all settings can be compared."""
+    strictly = jax.jit(partial(training.evaluation, model, settings.converged()))
+    strict = strictly(state.params, test[:1000], key)
+    last = records[-1]
+    return last | {
+        "test_loss_initial": records[0]["test_loss"],
+        "test_loss_converged": np.asarray(strict["loss"]),
+        "test_residual_converged": np.asarray(strict["residual"]),
+        "seconds": sum(record["seconds"] for record in records),
+        "out": str(out),
+    }
+
+
+if __name__ == "__main__":
+    common.last_line(main(tyro.cli(Train)))

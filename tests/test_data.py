@@ -1,0 +1,449 @@
+"""Where images come from: digits by three ways, patches of pictures, and every way to fail."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+from PIL import Image
+
+from deqbilevel.data import DataError, load, load_idx_labels, prepare
+from deqbilevel.data.folder import read_grey
+
+ROOT = Path(__file__).parents[1]
+TRAIN, TEST = 40, 20
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+
+
+def idx(array, *, zeros=b"\0\0", kind=8, shape=None):
+    """The bytes of an IDX file; the keywords make it a wrong one."""
+    shape = array.shape if shape is None else shape
+    sizes = b"".join(size.to_bytes(4, "big") for size in shape)
+    return zeros + bytes([kind, len(shape)]) + sizes + array.tobytes()
+
+
+def as_bytes(rows):
+    return np.round((rows + 1) * 127.5).astype(np.uint8).reshape(-1, 28, 28)
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return load()
+
+
+@pytest.fixture(scope="module")
+def digits(sample, tmp_path_factory):
+    """A folder of the four IDX files of a few dozen digits."""
+    folder = tmp_path_factory.mktemp("idx")
+    for stem, rows, count in (("train", sample.train, TRAIN), ("t10k", sample.test, TEST)):
+        (folder / f"{stem}-images-idx3-ubyte").write_bytes(idx(as_bytes(rows[:count])))
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        (folder / f"{stem}-labels-idx1-ubyte").write_bytes(idx(labels))
+    return folder
+
+
+@pytest.fixture
+def broken(digits, tmp_path):
+    """A copy of the small folder, to be broken."""
+    for file in digits.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def prepared(digits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    assert prepare(digits, folder) == (TRAIN, TEST)
+    return folder
+
+
+def test_sample(sample):
+    assert sample.train.shape == (6000, 784) and sample.test.shape == (1000, 784)
+    assert sample.shape == (28, 28)
+    assert sample.source == "MNIST sample that ships with deqbilevel (6000 + 1000 digits)"
+    for rows in (sample.train, sample.test):
+        assert rows.dtype == np.float32 and rows.min() == -1 and rows.max() == 1
+
+
+def test_sample_begins_with_the_first_digits_of_mnist(sample):
+    folder = ROOT / "deqbilevel" / "data" / "mnist"
+    train, test = load_idx_labels(folder)
+    assert train[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert test[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+    assert as_bytes(sample.train[:1])[0, 5, 12:18].tolist() == [3, 18, 18, 18, 126, 136]
+
+
+def test_sizes_take_the_first(sample):
+    few = load(train_size=7, test_size=3)
+    np.testing.assert_array_equal(few.train, sample.train[:7])
+    np.testing.assert_array_equal(few.test, sample.test[:3])
+    assert "7 + 3" in few.source
+
+
+@pytest.mark.data
+def test_real_files_begin_with_the_sample(sample, data_dir):
+    real = load(f"idx:{data_dir / 'mnist'}")
+    np.testing.assert_array_equal(real.train[:6000], sample.train)
+    np.testing.assert_array_equal(real.test[:1000], sample.test)
+
+
+@pytest.mark.data
+def test_real_labels_match_the_images(data_dir):
+    train, test = load_idx_labels(data_dir / "mnist")
+    real = load(f"idx:{data_dir / 'mnist'}")
+    assert (len(train), len(test)) == (len(real.train), len(real.test))
+    assert set(np.unique(train)) == set(range(10))
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("", "Known are sample, idx:DIR, tfds or tfds:DIR, images:DIR"),
+        ("sampel", "did you mean sample"),
+        ("image:photos", "did you mean images:DIR"),
+        ("photos", "'photos': unknown data; Known"),
+        ("idx", "write idx:DIR"),
+        ("images:", "write images:DIR"),
+        ("tfds:", "write tfds or tfds:DIR"),
+        ("sample:more", "write sample"),
+        ("idx:no/such", "no/such: there is no such folder"),
+        ("images:no/such", "no/such: there is no such folder"),
+        (f"idx:{__file__}", "this is a file"),
+    ],
+)
+def test_wrong_spec(spec, says):
+    with pytest.raises(DataError, match=says):
+        load(spec)
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        ({"train_size": 6001}, "train_size=6001: there are only 6000 .* at most 6000"),
+        ({"test_size": 1001}, "test_size=1001: there are only 1000"),
+        ({"train_size": 0}, "train_size=0: ask for at least 1"),
+        ({"test_size": -3}, "test_size=-3: ask for at least 1"),
+        ({"patch": 14}, "patch=14: digits are 28x28"),
+    ],
+)
+def test_wrong_request(request_, says):
+    with pytest.raises(ValueError, match=says):
+        load(**request_)
+
+
+@pytest.mark.parametrize("dot", "-.")
+@pytest.mark.parametrize("pack", [gzip.compress, bytes])
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_idx_under_every_name(sample, digits, tmp_path, dot, pack, end):
+    """Gzip is told by its magic bytes, so a wrong ending does no harm."""
+    for file in digits.iterdir():
+        (tmp_path / (file.name.replace("-idx", f"{dot}idx") + end)).write_bytes(
+            pack(file.read_bytes())
+        )
+    images = load(f"idx:{tmp_path}")
+    np.testing.assert_array_equal(images.train, sample.train[:TRAIN])
+    np.testing.assert_array_equal(images.test, sample.test[:TEST])
+    assert load_idx_labels(tmp_path)[1][:3].tolist() == [0, 1, 2]
+
+
+def test_idx_needs_only_the_images(broken):
+    for file in broken.glob("*labels*"):
+        file.unlink()
+    assert len(load(f"idx:{broken}").train) == TRAIN
+    with pytest.raises(DataError, match="train-labels-idx1-ubyte.gz, train-labels-idx1-ubyte, "):
+        load_idx_labels(broken)
+
+
+ZEROS = np.zeros((2, 28, 28), np.uint8)
+GOOD = idx(ZEROS)
+PACKED = gzip.compress(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        (IMAGES, None, "no file named any of train-images-idx3-ubyte.gz, train-images-idx3-ubyte"),
+        (IMAGES, b"", "the file is empty"),
+        (IMAGES, b"\0\0", "truncated, 2 bytes where the header has at least 4"),
+        (IMAGES, GOOD[:10], "truncated, 10 bytes where the header has 16"),
+        (IMAGES, GOOD[:-1], "truncated, 1583 bytes where the header says 1584"),
+        (IMAGES, GOOD + b"\0", "trailing bytes, 1585 bytes where the header says 1584"),
+        (IMAGES, PACKED[:-9], "truncated, the gzip stream ends early"),
+        (IMAGES, PACKED[:2], "truncated, the gzip stream ends early"),
+        (IMAGES, PACKED + b"more", "damaged gzip stream"),
+        (IMAGES, PACKED[:-8] + b"\1\2\3\4" + PACKED[-4:], "damaged gzip stream"),
+        (IMAGES, PACKED[:12] + b"\xff" * 9 + PACKED[21:], "damaged gzip stream"),
+        (IMAGES, b"<!DOCTYPE html>", "not an IDX file, gzipped or not .begins with 3c 21 44 4f"),
+        (IMAGES, idx(ZEROS, kind=7), "not an IDX file"),
+        (IMAGES, idx(ZEROS, zeros=b"\0\1"), "not an IDX file"),
+        (IMAGES, idx(ZEROS, kind=0x0D), "holds float values .type 0x0d., not uint8"),
+        (IMAGES, idx(ZEROS[:, 0, 0]), "holds labels .1 dimensions., not images .3."),
+        (IMAGES, idx(ZEROS[0]), "holds an array .2 dimensions., not images"),
+        (IMAGES, idx(ZEROS[:, :27]), "images of 27x28, digits are 28x28"),
+        (IMAGES, idx(ZEROS[:0]), "holds no images"),
+        (IMAGES, idx(ZEROS, shape=(2**32 - 1,) * 3), "truncated"),
+        (LABELS, GOOD, "holds images .3 dimensions., not labels .1."),
+        (LABELS, idx(ZEROS[:, 0, 0]), f"2 labels, but {IMAGES} has {TRAIN} images"),
+    ],
+)
+def test_malformed_idx(broken, file, content, says):
+    (broken / file).unlink()
+    if content is not None:
+        (broken / file).write_bytes(content)
+    with pytest.raises(DataError, match=says) as caught:
+        load(f"idx:{broken}")
+    assert str(broken if content is None else broken / file) in str(caught.value)
+
+
+def test_tfds_equals_idx(digits, prepared):
+    ours, plain = load(f"tfds:{prepared}"), load(f"idx:{digits}")
+    np.testing.assert_array_equal(ours.train, plain.train)
+    np.testing.assert_array_equal(ours.test, plain.test)
+    assert ours.shape == plain.shape and f"{TRAIN} + {TEST}" in ours.source
+    assert len(load(f"tfds:{prepared}", train_size=5).train) == 5
+    with pytest.raises(DataError, match=f"train_size=41: there are only {TRAIN}"):
+        load(f"tfds:{prepared}", train_size=41)
+
+
+def test_a_plain_user_of_tfds_reads_the_prepared_folder(digits, prepared):
+    import tensorflow_datasets as tfds
+
+    source = tfds.data_source("mnist", data_dir=prepared, split="train")
+    assert len(source) == TRAIN
+    assert source[7]["image"].shape == (28, 28, 1) and source[7]["image"].dtype == np.uint8
+    assert [int(example["label"]) for example in source] == load_idx_labels(digits)[0].tolist()
+    info = tfds.builder("mnist", data_dir=prepared).info
+    assert info.full_name == "mnist/3.0.1" and info.splits["test"].num_examples == TEST
+    assert info.splits["train[10:30]"].num_examples == 20
+
+
+def test_tfds_by_its_default_folder(prepared, tmp_path, monkeypatch):
+    from tensorflow_datasets.core import constants
+
+    monkeypatch.setattr(constants, "DATA_DIR", str(prepared))
+    assert len(load("tfds").test) == TEST
+    monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path))
+    with pytest.raises(DataError, match="no MNIST prepared here"):
+        load("tfds")
+
+
+@pytest.mark.parametrize("name", ["empty", "no such"])
+def test_unprepared_tfds_names_the_command(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no MNIST prepared here") as caught:
+        load(f"tfds:{tmp_path / name}")
+    assert "python -m experiments.prepare_tfds --idx DIR --out" in str(caught.value)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["tfrecord", "shard", "info"])
+def test_damaged_tfds(digits, tmp_path, damage):
+    prepare(digits, tmp_path)
+    info = next(tmp_path.rglob("dataset_info.json"))
+    if damage == "shard":
+        next(tmp_path.rglob("*train*")).unlink()
+    elif damage == "info":
+        info.write_text("{")
+    else:
+        info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(DataError, match="cannot be read as array_record; remove it"):
+        load(f"tfds:{tmp_path}")
+
+
+@pytest.mark.parametrize("module", ["tensorflow_datasets", "array_record"])
+def test_missing_packages(digits, prepared, tmp_path, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    install = f"pip install {module.replace('_', '-')}"
+    with pytest.raises(DataError, match=install):
+        load(f"tfds:{prepared}")
+    with pytest.raises(DataError, match=install):
+        prepare(digits, tmp_path)
+
+
+def test_prepare_again_changes_nothing(digits, prepared):
+    before = {file: file.stat().st_mtime_ns for file in prepared.rglob("*")}
+    assert prepare(digits, prepared) == (TRAIN, TEST)
+    assert {file: file.stat().st_mtime_ns for file in prepared.rglob("*")} == before
+
+
+def test_prepare_refuses_another_set(broken, prepared):
+    (broken / IMAGES).write_bytes(GOOD)
+    (broken / LABELS).write_bytes(idx(np.zeros(2, np.uint8)))
+    with pytest.raises(DataError, match="3.0.1: holds another data set already"):
+        prepare(broken, prepared)
+
+
+def test_prepare_refuses_labels_of_no_digit(broken, tmp_path):
+    (broken / LABELS).write_bytes(idx(np.full(TRAIN, 10, np.uint8)))
+    with pytest.raises(DataError, match="train label 10"):
+        prepare(broken, tmp_path / "out")
+
+
+def test_interrupted_prepare_leaves_nothing(digits, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(digits, tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert list(tmp_path.glob(".*")) == []
+    assert prepare(digits, tmp_path) == (TRAIN, TEST)
+
+
+def test_prepare_from_the_command_line(digits, tmp_path):
+    def run(source):
+        arguments = ["experiments.prepare_tfds", "--idx", str(source), "--out", str(tmp_path)]
+        command = [sys.executable, "-W", "error", "-m", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    done = run(digits)
+    assert done.returncode == 0, done.stderr
+    summary = {"out": str(tmp_path), "train": TRAIN, "test": TEST}
+    assert json.loads(done.stdout.splitlines()[-1]) == summary
+    failed = run(tmp_path / "none")
+    assert failed.returncode == 1 and "error: " in failed.stderr and failed.stdout == ""
+
+
+def save(path, pixels):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    imageio.imwrite(path, np.asarray(pixels))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Eleven flat pictures, each of its own grey, in two levels of folders."""
+    for i in range(11):
+        save(tmp_path / "ab"[i % 2] / f"{i}.png", np.full((9, 12), 20 * i, np.uint8))
+    return tmp_path
+
+
+def greys(rows):
+    return {int(value) for value in np.unique(np.round((rows + 1) * 127.5))}
+
+
+def test_no_picture_is_in_training_and_test(pictures):
+    for seed in range(5):
+        images = load(f"images:{pictures}", train_size=30, test_size=10, patch=4, seed=seed)
+        assert images.train.shape == (30, 16) and images.test.shape == (10, 16)
+        assert images.shape == (4, 4) and images.train.dtype == np.float32
+        assert len(greys(images.train)) == 9 and len(greys(images.test)) == 2
+        assert not greys(images.train) & greys(images.test)
+    assert images.source == f"4x4 patches of 9 + 2 pictures in {pictures.name}"
+
+
+def test_train_and_test_folders_are_used(tmp_path):
+    for i, name in enumerate(["train/a", "train/deep/b", "train/c", "test/d", "e"]):
+        save(tmp_path / f"{name}.png", np.full((8, 8), i, np.uint8))
+    images = load(f"images:{tmp_path}", train_size=7, test_size=4, patch=6)
+    assert greys(images.train) == {0, 1, 2} and greys(images.test) == {3}
+    counts = np.unique(images.train[:, 0], return_counts=True)[1]
+    assert sorted(counts) == [2, 2, 3]
+
+
+def test_patches_follow_the_seed(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (4, 30, 30), dtype=np.uint8)
+    for i, picture in enumerate(noise):
+        save(tmp_path / f"{i}.png", picture)
+
+    def patches(**request):
+        settings = {"train_size": 50, "test_size": 10, "patch": 5} | request
+        return load(f"images:{tmp_path}", **settings)
+
+    one = patches(seed=1)
+    for again in (patches(seed=1), patches(seed=1, test_size=3)):
+        np.testing.assert_array_equal(one.train, again.train)
+    assert not np.array_equal(one.train, patches(seed=2).train)
+    assert len(np.unique(one.train, axis=0)) == 50
+
+
+def test_patches_are_cut_row_major_and_never_twice(tmp_path):
+    for split in ("train", "test"):
+        save(tmp_path / split / "p.png", np.arange(9, dtype=np.uint8).reshape(3, 3))
+    rows = load(f"images:{tmp_path}", train_size=4, test_size=1, patch=2).train
+    found = sorted(np.round((rows + 1) * 127.5).astype(int).tolist())
+    assert found == [[0, 1, 3, 4], [1, 2, 4, 5], [3, 4, 6, 7], [4, 5, 7, 8]]
+    with pytest.raises(DataError, match="p.png: 3x3 has 4 places for 2x2 patches, 5 are needed"):
+        load(f"images:{tmp_path}", train_size=5, test_size=1, patch=2)
+
+
+def flat(dtype, *pixel):
+    return np.broadcast_to(np.array(pixel, dtype), (4, 5, len(pixel)))
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "grey"),
+    [
+        ("grey8.png", flat(np.uint8, 51)[..., 0], 0.2),
+        ("grey8.bmp", flat(np.uint8, 51)[..., 0], 0.2),
+        ("grey8.PGM", flat(np.uint8, 51)[..., 0], 0.2),
+        ("grey16.png", flat(np.uint16, 13107)[..., 0], 0.2),
+        ("grey16.tif", flat(np.uint16, 13107)[..., 0], 0.2),
+        ("float.tiff", flat(np.float32, 0.2)[..., 0], 0.2),
+        ("bit.png", flat(np.bool_, True)[..., 0], 1.0),
+        ("red.png", flat(np.uint8, 255, 0, 0), 0.2125),
+        ("green16.tif", flat(np.uint16, 0, 65535, 0), 0.7154),
+        ("white.jpg", flat(np.uint8, 255, 255, 255), 1.0),
+        ("blue.webp", flat(np.uint8, 0, 0, 255), 0.0721),
+        ("opaque.png", flat(np.uint8, 51, 51, 51, 255), 0.2),
+        ("clear.png", flat(np.uint8, 51, 51, 51, 0), 1.0),
+        ("clear-grey.png", flat(np.uint8, 51, 0), 1.0),
+    ],
+)
+def test_every_kind_of_picture_becomes_grey(tmp_path, name, pixels, grey):
+    save(tmp_path / name, pixels)
+    read = read_grey(tmp_path / name)
+    assert read.shape == (4, 5) and read.dtype == np.float32
+    tolerance = 0.02 if name.endswith("webp") else 1e-6
+    np.testing.assert_allclose(read, 2 * grey - 1, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "says"),
+    [
+        ("text.png", lambda path: path.write_text("hello"), "cannot be read as an image"),
+        ("text.tif", lambda path: path.write_text("hello"), "cannot be read as an image"),
+        ("empty.jpg", lambda path: path.write_bytes(b""), "cannot be read as an image"),
+        ("pages.tif", lambda path: save(path, np.zeros((6, 9, 9), np.uint8)), "array of shape"),
+        ("wide.tif", lambda path: save(path, np.full((9, 9), 2.0)), "float64 values"),
+        ("nan.tif", lambda path: save(path, np.full((9, 9), np.nan)), "float64 values"),
+        ("signed.tif", lambda path: save(path, np.zeros((9, 9), np.int16)), "int16 values"),
+        ("ink.jpg", lambda path: Image.new("CMYK", (9, 9)).save(path), "CMYK"),
+    ],
+)
+def test_unusable_pictures(tmp_path, name, write, says):
+    write(tmp_path / name)
+    with pytest.raises(DataError, match=says) as caught:
+        read_grey(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        ({"patch": 10}, r"\d+.png: 9x12 is smaller than 10x10; use a smaller --patch"),
+        ({"patch": 0}, "patch=0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"train_size": 0}, "train_size=0"),
+        ({"test_size": -1}, "test_size=-1"),
+    ],
+)
+def test_wrong_request_of_pictures(pictures, request_, says):
+    with pytest.raises(DataError, match=says):
+        load(f"images:{pictures}", **request_)
+
+
+def test_one_picture_or_none_is_not_enough(tmp_path):
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / ".hidden.png").write_text("nor this")
+    with pytest.raises(DataError, match="no images here"):
+        load(f"images:{tmp_path}")
+    save(tmp_path / "only.png", np.zeros((40, 40), np.uint8))
+    with pytest.raises(DataError, match="only only.png here; training and test need one each"):
+        load(f"images:{tmp_path}")
