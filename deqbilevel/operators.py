@@ -11,7 +11,7 @@ Arrays are leaves, so an operator can be vmapped over or learned; shapes are sta
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 
+@runtime_checkable
 class Operator(Protocol):
     """A linear map between spaces of images; see the module's docstring."""
 

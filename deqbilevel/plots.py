@@ -1,7 +1,7 @@
 """Pictures and curves, and the six figures of the paper. Figures are returned, none is shown.
 
 A `results` is a dataset with dimensions (task, model, noise, tau, gamma, activation, epoch), NaN
-where a run does not exist. A run has diverged where `diverged` holds at any of its epochs.
+where a run does not exist. A run has diverged where `diverged` holds at its last epoch.
 """
 
 import os
@@ -137,7 +137,7 @@ def _curve(axes: Axes, epochs: Sequence[Any], loss: Sequence[Any], **style: Any)
 
 def loss_curves(records: list[dict[str, Any]], caption: str) -> Figure:
     """Train and test loss against the epoch, from dicts with epoch, train_loss and test_loss."""
-    figure = _figure(6, 3.8, "", caption)
+    figure = _figure(6.0, 3.8, "", caption)
     axes = figure.subplots()
     epochs = [record["epoch"] for record in records]
     for split, colour in (("train", "tab:green"), ("test", "tab:purple")):
@@ -154,7 +154,7 @@ def _coordinate(results: xr.Dataset, name: str) -> list[Any]:
 
 
 def _diverged(results: xr.Dataset) -> xr.DataArray:
-    return results.diverged.astype(bool).any("epoch")
+    return results.diverged.astype(bool).isel(epoch=-1)
 
 
 def _flat(values: xr.DataArray, task: str, model: str) -> np.ndarray:
@@ -173,7 +173,7 @@ def figure_1(results: xr.Dataset, threshold: float = 0.5) -> Figure:
     """
     tasks, models = _coordinate(results, "task"), _coordinate(results, "model")
     title = f"Figure 1: final test loss of the runs below {threshold:g}"
-    figure = _figure(max(5.5, 2.6 + 1.9 * len(tasks)), 4, title, results.attrs["caption"])
+    figure = _figure(max(5.5, 2.6 + 1.9 * len(tasks)), 4.0, title, results.attrs["caption"])
     axes = figure.subplots()
     diverged = _diverged(results)
     exists = diverged | results.test_loss.notnull().any("epoch")
@@ -289,7 +289,7 @@ def figure_5(results: xr.Dataset) -> Figure:
             for model in models:
                 line = best.sel(task=task, noise=noise, model=model)
                 style = {"color": colour, "linestyle": STYLES[model]}
-                _curve(axes, _coordinate(results, "epoch"), line.values, **style)
+                _curve(axes, _coordinate(results, "epoch"), line.values.tolist(), **style)
         axes.set_yscale("log")
         _finish(axes, "epoch", "both")
         if not best.sel(task=task).notnull().any():

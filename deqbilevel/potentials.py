@@ -16,7 +16,7 @@ Moreau-Yosida energy of [REB] (20),
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 Scalar = Float[Array, ""] | float
 
 
+@runtime_checkable
 class Potential(Protocol):
     """A scalar function with its derivatives and proximal map; see the module's docstring."""
 

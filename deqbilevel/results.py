@@ -1,6 +1,7 @@
 """Results of a study: labelled arrays, and each run on disk as soon as it is finished."""
 
 import os
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,9 +39,9 @@ def store(path: Path, run: Run) -> None:
 def read(path: Path, lane: dict[str, Any]) -> Run:
     """The run that `store` wrote. Raises: ValueError that names a file which cannot be read."""
     try:
-        with np.load(path) as stored:
+        with path.open("rb") as file, np.load(file) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path}: not a stored run ({error}); remove it to run it again"
         ) from error

@@ -19,7 +19,7 @@ from deqbilevel import models, training
 from deqbilevel.models import Model
 from deqbilevel.results import AXES, Run
 from deqbilevel.settings import Setting
-from deqbilevel.types import Images, Params
+from deqbilevel.types import Images, Params, TestImages, TrainImages
 
 Lane = dict[str, Any]
 
@@ -74,8 +74,8 @@ def run_group(
     model: Model,
     lanes: Sequence[Lane],
     plan: Plan,
-    train: Images,
-    test: Images,
+    train: TrainImages,
+    test: TestImages,
     *,
     on_epoch: Callable[[int, Mapping[str, Any]], None] = lambda count, record: None,
 ) -> Iterator[Run]:
@@ -84,7 +84,7 @@ def run_group(
     All lanes see the same initial weights, images and noise. `on_epoch(lanes, record)` is called
     after every epoch of a chunk with the number of its lanes.
     """
-    together = min(plan.lanes_at_once, len(lanes))
+    together = plan.lanes_at_once
     params_key, run_key, picture_key = jax.random.split(jax.random.key(plan.seed), 3)
     weights = model.init(params_key)
     steps = training.steps_per_epoch(len(train), plan.batch_size)
@@ -99,7 +99,8 @@ def run_group(
     prepared = False
     for start in range(0, len(lanes), together):
         chunk = lanes[start : start + together]
-        # The last chunk is filled up with its last lane, so that one program serves all.
+        # A chunk is filled up with its last lane: one program serves all, and so a lane's result
+        # is bit for bit the same whatever trains beside it.
         filled = [*chunk, *[chunk[-1]] * (together - len(chunk))]
         each = [weights | hyperparameters(lane, plan.learning_rate) for lane in filled]
         params = jax.tree.map(lambda *x: jnp.stack(x), *each) if together > 1 else each[0]
@@ -117,7 +118,7 @@ def run_group(
             epochs=plan.epochs,
             key=run_key,
             batch_size=plan.batch_size,
-            train_evaluation_size=len(test),
+            train_evaluation_size=plan.batch_size,
         ):
             record = epoch.record
             # Lanes of a chunk share its time.
@@ -135,7 +136,7 @@ def _outcome(
 ) -> Run:
     """The part of a chunk's records and pictures that belongs to one lane (None: all of it)."""
 
-    def own(x: Any) -> np.ndarray:
+    def own(x: Any) -> Any:
         x = np.asarray(x)
         return x if index is None or x.ndim == 0 else x[index]
 
@@ -144,19 +145,19 @@ def _outcome(
 
 
 def _pictures(
-    model: Model, plan: Plan, test: Images, key: PRNGKeyArray, *, lanes: bool
+    model: Model, plan: Plan, test: TestImages, key: PRNGKeyArray, *, lanes: bool
 ) -> Callable[[Params], dict[str, Any]]:
     """params -> the reconstructions u* of the first test images, and K u*."""
 
     def draw(params: Params) -> dict[str, Any]:
-        f = models.measure(model.K, test[: plan.pictures], params["noise"], key)
+        f = models.measure(model.K, jnp.asarray(test[: plan.pictures]), params["noise"], key)
         u, _ = model.reconstruct(plan.setting.evaluation(), params, f)
         return {"reconstruction": u, "measured_reconstruction": model.K.apply(u)}
 
     return jax.jit(jax.vmap(draw) if lanes else draw)
 
 
-def measurements(model: Model, plan: Plan, noise: float, test: Images) -> Images:
+def measurements(model: Model, plan: Plan, noise: float, test: TestImages) -> Images:
     """The measurements f that the pictures of a noise level were reconstructed from."""
     key = jax.random.split(jax.random.key(plan.seed), 3)[2]
-    return models.measure(model.K, test[: plan.pictures], jnp.float32(noise), key)
+    return models.measure(model.K, jnp.asarray(test[: plan.pictures]), jnp.float32(noise), key)

@@ -3,7 +3,8 @@
 Everything is written for one run. With `lanes=True` the same functions are vmapped over a leading
 axis of the state, so that many settings of the hyperparameters train at once on the same images
 and the same noise. A run whose loss or hypergradient is no longer finite has diverged: it keeps
-its last finite weights from then on, and says so.
+its last finite weights from then on, and says so. So does one whose test loss is beyond reason,
+though it may go on and come back.
 """
 
 import time
@@ -21,7 +22,7 @@ from deqbilevel.hypergradients import no_info
 from deqbilevel.losses import Loss, mean_squared_error
 from deqbilevel.models import Model, measure
 from deqbilevel.settings import Budget, Setting, grow
-from deqbilevel.types import Images, Params, Solver
+from deqbilevel.types import Images, Params, Solver, TestImages, TrainImages
 
 LEARNED = ("A", "b", "C")
 """The entries of `params` that are learned; any scalar may be added, such as "tau"."""
@@ -31,6 +32,9 @@ FINAL_LEARNING_RATE = 1e-6
 
 HUGE = 1e30
 """What the loss of a diverged run is recorded as; means of it are still finite in float32."""
+
+DIVERGED = 100.0
+"""A test loss above this counts as diverged: images in [-1, 1] differ by 4 at the most."""
 
 
 class State(NamedTuple):
@@ -207,8 +211,9 @@ def _blocks(images: int, batch_size: int) -> tuple[int, int, int]:
     return min(batch_size, images), count, block
 
 
-def compiled(trainer: Trainer, state: State, train: Images, batch_size: int = 100) -> Trainer:
+def compiled(trainer: Trainer, state: State, train: TrainImages, batch_size: int = 100) -> Trainer:
     """The trainer with its steps compiled for these shapes, so that `run` times no compilation."""
+    train = jnp.asarray(train)
     batch, _, block = _blocks(len(train), batch_size)
     order = jnp.zeros((block, batch), jnp.int32)
     keys = jax.random.split(jax.random.key(0), block)
@@ -226,8 +231,8 @@ def run(
     trainer: Trainer,
     setting: Setting,
     state: State,
-    train: Images,
-    test: Images,
+    train: TrainImages,
+    test: TestImages,
     *,
     epochs: int,
     key: PRNGKeyArray,
@@ -247,6 +252,7 @@ def run(
     budget, and at epoch 0, it is that of converged reconstructions of at most
     `train_evaluation_size` training images.
     """
+    train, test = jnp.asarray(train), jnp.asarray(test)
     batch, count, block = _blocks(len(train), batch_size)
     sample = train[:train_evaluation_size]
     for epoch in range(start, epochs + 1):
@@ -278,14 +284,15 @@ def run(
                 )
         else:
             record["train_loss"] = record["step_loss"]
-        record["diverged"] = np.asarray(state.diverged)
+        lost = record["test_loss"] > DIVERGED
+        record["diverged"] = np.asarray(state.diverged | lost)
         record["seconds"] = float(np.sum(times))
         record["evaluation_seconds"] = time.perf_counter() - begin
         record["step_ms"] = 1e3 * float(np.median(times)) / block if times else np.nan
         yield Epoch(state, record)
 
 
-def _means(blocks: list[Metrics]) -> dict[str, np.ndarray | float]:
+def _means(blocks: list[Metrics]) -> dict[str, Any]:
     """The mean of every metric over the steps of an epoch; NaN for an epoch without steps."""
     if not blocks:
         return dict.fromkeys(Metrics._fields, np.nan)

@@ -1,8 +1,9 @@
 """The vocabulary that every layer shares. Imports nothing of ours."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 Params = dict[str, Any]
@@ -11,6 +12,8 @@ hyperparameters (`tau`, `gamma`, `lam`, the potential `phi`). A grid is a `vmap`
 and any of its scalars can itself be learned."""
 
 Images = Float[Array, "batch pixels"]
+TrainImages = Float[Array | np.ndarray, "train pixels"]
+TestImages = Float[Array | np.ndarray, "test pixels"]
 
 
 class Info(NamedTuple):
@@ -27,6 +30,7 @@ class Info(NamedTuple):
     """Whether the residual met the tolerance within the budget."""
 
 
+@runtime_checkable
 class FixedPointMap(Protocol):
     """`G(u, params, f) -> u`, with u: [batch, ...] and f in the range of the forward operator."""
 
@@ -40,6 +44,7 @@ Adjoint = Callable[[Callable[[Array], Array], Array], tuple[Array, Info]]
 """`adjoint(vjp, g) -> (w, info)` with w = vjp(w) + g, that is (I - dG/du)^T w = g."""
 
 
+@runtime_checkable
 class Solve(Protocol):
     """A differentiable solve: `(params, f, u0, probe) -> (u, info)`."""
 

@@ -31,7 +31,7 @@ GRIDS: dict[str, dict[str, Any]] = {
         "gammas": (0.1, 1.0),
         "epochs": 2,
         "train_size": 1000,
-        "test_size": 200,
+        "test_size": 100,
         "setting": "fast",
     },
     "paper": {
@@ -222,7 +222,7 @@ def _caption(options: dict[str, Any], lanes: list[studies.Lane], images: Images)
     scalars = ", ".join(f"{name} {listed(options[name + 's'])}" for name in results.AXES[2:5])
     return (
         f"{len(lanes)} runs: {scalars}, {listed(options['activations'])}; setting "
-        f"{options['setting']}, {options['epochs']} epochs on {len(images.train)} images, tested "
+        f"{options['setting']}, epochs: {options['epochs']}, on {len(images.train)} images, tested "
         f"on {len(images.test)}; {images.source}"
     )
 

@@ -4,6 +4,7 @@ Repeating the same command goes on after an interruption, or shows the finished 
 """
 
 import json
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -130,7 +131,8 @@ def main(config: Train) -> dict[str, Any]:
             checkpoints.save(out / "latest", record["epoch"], state)
             bar.write(
                 f"epoch {record['epoch']}: train loss {record['train_loss']:.4f}, "
-                f"test loss {record['test_loss']:.4f}"
+                f"test loss {record['test_loss']:.4f}",
+                file=sys.stderr,
             )
 
     caption = _caption(config, images, records[-1])
@@ -154,7 +156,7 @@ def _caption(config: Train, images: Images, record: dict[str, Any]) -> str:
     return (
         f"{config.task}, {config.model}, {config.activation}, tau {config.tau:g}, "
         f"gamma {config.gamma:g}, lam {config.lam:g}, noise {config.noise:g}; setting "
-        f"{config.setting}, {record['epoch']} epochs; {images.source}; test loss "
+        f"{config.setting}, epochs: {record['epoch']}; {images.source}; test loss "
         f"{record['test_loss']:.4f}"
     )
 

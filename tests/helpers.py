@@ -1,0 +1,96 @@
+"""Builders and references that several test modules share."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import io_callback
+
+from deqbilevel import models, operators, potentials
+
+SHAPE = (6, 6)
+PIXELS = SHAPE[0] * SHAPE[1]
+
+
+def float64(test: Callable) -> Callable:
+    """The test, run in double precision.
+
+    For all threads, unlike `jax.enable_x64`: a callback may run on another one.
+    """
+
+    @functools.wraps(test)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        jax.config.update("jax_enable_x64", True)
+        try:
+            return test(*args, **kwargs)
+        finally:
+            jax.config.update("jax_enable_x64", False)
+
+    return wrapped
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    """Standard normal numbers in the default precision."""
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+def default_precision(tree: Any) -> Any:
+    """Every leaf as an array in the default precision."""
+    return jax.tree.map(lambda x: jnp.asarray(x, float), tree)
+
+
+def dense(apply: Callable[[jax.Array], jax.Array], pixels: int) -> np.ndarray:
+    """The matrix of a linear map on rows: apply(u) = u @ matrix.T."""
+    return np.asarray(apply(jnp.eye(pixels))).T
+
+
+def affine(n: int = 8, batch: int = 3, *, symmetric: bool, radius: float = 0.7) -> Any:
+    """J, c with ||J|| = radius, for u -> u @ J.T + c."""
+    J = np.random.default_rng(0).standard_normal((n, n))
+    J = J + J.T if symmetric else J
+    return jnp.asarray(radius * J / np.linalg.norm(J, 2)), normal(1, batch, n)
+
+
+def recorded(G: Callable[[jax.Array], jax.Array]) -> tuple[Callable, list[np.ndarray]]:
+    """G, and the list of the inputs that it is evaluated at while it runs compiled."""
+    inputs: list[np.ndarray] = []
+
+    def record(u: jax.Array) -> None:
+        inputs.append(np.asarray(u))
+
+    def watched(u: jax.Array) -> jax.Array:
+        io_callback(record, None, u, ordered=True)
+        return G(u)
+
+    return watched, inputs
+
+
+def residual(new: Any, old: Any) -> float:
+    """The relative residual of `types.Info`, written again."""
+    new, old = np.asarray(new), np.asarray(old)
+    return float(np.linalg.norm(new - old) / (1e-5 + np.linalg.norm(new)))
+
+
+def model_params(model: models.Model, phi: Any = None, **scalars: float) -> dict[str, Any]:
+    """Params of a strongly monotone model, whose fixed point is unique, in the default precision.
+
+    An untied C is near A; a preconditioner is always there, and only its own map reads it.
+    """
+    weights = model.init(jax.random.key(1))
+    if "C" in weights:
+        weights["C"] = weights["A"] + 0.2 * weights["C"]
+    phi = potentials.CornerRounded(0.5) if phi is None else phi
+    params = default_precision(
+        {"tau": 0.6, "gamma": 0.9, "lam": 1.3, "phi": phi, **scalars} | weights
+    )
+    return params | {"inverse": models.preconditioner(model.K, params)}
+
+
+def small_model(operator: str, name: str, step: Any = None) -> models.Model:
+    """A model on 6x6 images with a named operator, tied or untied by its name."""
+    K = operators.OPERATORS[operator](SHAPE)
+    options = {} if step is None else {"step": step}
+    return models.assemble(K, tied=models.MODELS[name], shape=SHAPE, **options)

@@ -1,0 +1,200 @@
+"""Every experiment at its smallest budget, as a user runs it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+from PIL import Image
+
+from deqbilevel import checkpoints, data, models, settings, training
+from experiments import common, compare, train
+
+ROOT = Path(__file__).parents[1]
+TINY = {"train_size": 20, "test_size": 10, "batch_size": 10, "epochs": 1}
+KEYS = {
+    "test_loss_initial", "train_loss", "test_loss", "forward_evaluations", "adjoint_evaluations",
+    "forward_residual", "adjoint_residual", "step_ms", "diverged", "test_loss_converged",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "activation", "setting"),
+    [
+        ("denoising", "bilevel", "relu", "paper"),
+        ("inpainting", "deq", "softshrink", "fast"),
+        ("deblurring", "bilevel", "identity", "accurate"),
+    ],
+)
+def test_train_writes_its_numbers_and_pictures(
+    task: str, model: str, activation: str, setting: str, tmp_path: Path
+) -> None:
+    config = train.Train(task, model, activation, setting=setting, out=tmp_path / "run", **TINY)
+    numbers = common.plain(train.main(config))
+    assert set(numbers) >= KEYS
+    assert all(value is not None for value in numbers.values())
+    assert 1 <= numbers["forward_evaluations"] <= settings.SETTINGS[setting].budget.forward
+    assert 1 <= numbers["adjoint_evaluations"] <= settings.SETTINGS[setting].budget.adjoint
+    assert json.loads((tmp_path / "run" / "result.json").read_text()) == numbers
+    for name in ("reconstructions.png", "losses.png"):
+        assert np.asarray(Image.open(tmp_path / "run" / name).convert("L")).std() > 10
+
+
+def test_an_interrupted_run_goes_on_and_ends_bit_for_bit_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = TINY | {"epochs": 3, "setting": "fast", "task": "deblurring", "noise": 0.05}
+    whole = train.main(train.Train(out=tmp_path / "whole", **options))
+    save = checkpoints.save
+
+    def killed(folder: Path, step: int, tree: object) -> None:
+        if step == 2 and folder.name == "latest":
+            raise KeyboardInterrupt
+        save(folder, step, tree)
+
+    monkeypatch.setattr(checkpoints, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(train.Train(out=tmp_path / "parts", **options))
+    monkeypatch.undo()
+    assert checkpoints.latest_step(tmp_path / "parts" / "latest") == 1
+    parts = train.main(train.Train(out=tmp_path / "parts", **options))
+    timed = {"seconds", "evaluation_seconds", "step_ms", "out"}
+    assert {k: v for k, v in common.plain(parts).items() if k not in timed} == {
+        k: v for k, v in common.plain(whole).items() if k not in timed
+    }
+    records = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "parts")
+    ]
+    for a, b in zip(*records, strict=True):
+        assert {k: a[k] for k in a if k not in timed} == {k: b[k] for k in b if k not in timed}
+    model = models.build("deblurring", "bilevel", (28, 28))
+    setting = settings.SETTINGS["fast"]
+    trainer = training.trainer(model, setting, total_steps=6, batch_size=10)
+    scalars = models.hyperparameters(tau=0.9, gamma=0.1, activation="relu")
+    like = trainer.init(model.init(jax.random.key(5)) | scalars)
+    ends = [checkpoints.restore(tmp_path / name / "latest", like) for name in ("whole", "parts")]
+    for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_folder_of_other_options_is_refused_with_the_difference_and_fresh_starts_anew(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "run"
+    train.main(train.Train(out=out, **TINY))
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(SystemExit, match=r"tau: 0\.9 there, 0\.1 asked for"):
+        train.main(train.Train(out=out, tau=0.1, **TINY))
+    again = train.main(train.Train(out=out, tau=0.1, fresh=True, **TINY))
+    assert again["epoch"] == 1
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tau": 0.0}, r"tau=0\.0: expected a finite number, above 0"),
+        ({"gamma": -1.0}, r"gamma=-1\.0: expected a finite number, 0 or more"),
+        ({"epochs": -1}, "--epochs -1: expected 0 or more"),
+        ({"batch_size": 0}, "--batch-size 0: expected 1 or more"),
+        ({"data": "mnist"}, "unknown data"),
+        ({"train_size": 10**6}, "there are only 6000"),
+    ],
+)
+def test_bad_options_end_with_a_clear_error(options: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=message):
+        train.main(train.Train(out=tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_own_images_train_the_same_models(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for index in range(3):
+        picture = generator.integers(0, 256, (40, 30, 3), np.uint8)
+        Image.fromarray(picture).save(tmp_path / f"{index}.png")
+    numbers = train.main(
+        train.Train(
+            data=f"images:{tmp_path}", patch=9, task="inpainting", out=tmp_path / "o", **TINY
+        )
+    )
+    assert np.isfinite(numbers["test_loss"])
+
+
+@pytest.mark.data
+def test_idx_files_train_as_the_sample_does(data_dir: Path, tmp_path: Path) -> None:
+    sample = train.main(train.Train(out=tmp_path / "sample", **TINY))
+    idx = train.main(train.Train(out=tmp_path / "idx", data=f"idx:{data_dir / 'mnist'}", **TINY))
+    assert idx["test_loss"] == sample["test_loss"]
+
+
+def test_compare_makes_table_results_and_figures_and_repeats_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = compare.Compare(
+        tasks=("denoising", "inpainting"),
+        noises=(0.1,),
+        taus=(0.9, 2.1),
+        gammas=(1.0,),
+        activations=("relu",),
+        out=tmp_path,
+        lanes_at_once=2,
+        **TINY,
+    )
+    numbers = compare.main(config)
+    assert numbers["runs"] == 8
+    table = capsys.readouterr().out
+    assert table.count("\n") == 2 + 4 and "best setting" in table
+    dataset = xr.open_dataset(tmp_path / "results.nc")
+    assert dict(dataset.test_loss.sizes) == {
+        "task": 2, "model": 2, "noise": 1, "tau": 2, "gamma": 1, "activation": 1, "epoch": 2,
+    }  # fmt: skip
+    assert bool(dataset.test_loss.notnull().all()) and bool(np.isfinite(dataset.test_loss).all())
+    for name in ("figure_1", "figure_2", "figure_3", "figure_5", "figure_6"):
+        assert np.asarray(Image.open(tmp_path / f"{name}.png").convert("L")).std() > 5
+    assert table.splitlines()[0] in (tmp_path / "summary.md").read_text()
+    dataset.close()
+    monkeypatch.setattr(training, "run", None)  # nothing is left to train
+    assert compare.main(config)["best_test_loss"] == numbers["best_test_loss"]
+
+
+def test_the_paper_preset_is_the_grid_of_1350_runs() -> None:
+    options = compare.Compare(preset="paper").resolved()
+    axes = {name: options[f"{name}s"] for name in compare.results.AXES}
+    assert len(compare.studies.grid(axes)) == 1350
+    assert (options["epochs"], options["setting"], options["learning_rate"]) == (100, "paper", 1e-3)
+
+
+def test_the_command_ends_with_one_json_line_and_nothing_else_on_standard_output(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-m", "experiments.train", "--epochs", "0", "--train-size", "10"]
+    command += ["--test-size", "10", "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=True
+    )
+    [line] = done.stdout.splitlines()
+    assert json.loads(line)["step_ms"] is None
+    assert "epoch 0" in done.stderr
+
+
+def test_the_readmes_twenty_lines_learn_a_denoiser_both_ways(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert code is not None
+    load = data.load
+    monkeypatch.setattr(
+        data, "load", lambda spec, **sizes: load(spec, train_size=200, test_size=50)
+    )
+    exec(compile(code[1], "README.md", "exec"), {})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for name in ("bilevel", "deq"):
+        losses = [float(loss) for model, _, loss in lines if model == name]
+        assert len(losses) == 3 and losses[-1] < losses[0]

@@ -1,0 +1,196 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import PIXELS, SHAPE, default_precision, float64, model_params, normal, small_model
+
+from deqbilevel import models
+from deqbilevel.models import ACTIVATIONS, MODELS, TASKS
+from deqbilevel.operators import OPERATORS
+from deqbilevel.regularizers import dense
+from deqbilevel.solvers import ADJOINTS, anderson
+
+GOOD = {"tau": 0.9, "gamma": 0.1, "activation": "relu"}
+
+
+# ---- building
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", MODELS)
+def test_build_makes_the_model_that_is_named(task, name):
+    model = models.build(task, name, SHAPE)
+    assert isinstance(model.K, type(OPERATORS[TASKS[task]](SHAPE)))
+    assert (model.tied, model.shape) == (name == "bilevel", SHAPE)
+    params = model.init(jax.random.key(0)) | models.hyperparameters(**GOOD)
+    assert ("C" in params) == (name == "deq")
+    u = jnp.asarray(normal(0, 2, PIXELS), jnp.float32)
+    step = u - 0.9 * (
+        model.K.adjoint(model.K.apply(u) - u) + jnp.float32(0.1) * dense.gradient(u, params)
+    )
+    np.testing.assert_allclose(model.G(u, params, u), step, rtol=1e-4, atol=1e-5)  # float32
+
+
+def test_build_refuses_unknown_names():
+    with pytest.raises(ValueError, match="task 'sharpening': expected one of denoising, inpaint"):
+        models.build("sharpening", "bilevel", SHAPE)
+    with pytest.raises(ValueError, match="model 'trilevel': expected one of bilevel, deq"):
+        models.build("denoising", "trilevel", SHAPE)
+
+
+def test_features_may_differ_from_pixels():
+    model = models.build("denoising", "deq", SHAPE, features=5)
+    weights = model.init(jax.random.key(0))
+    assert {name: x.shape for name, x in weights.items()} == {
+        "A": (5, PIXELS),
+        "b": (5,),
+        "C": (5, PIXELS),
+    }
+    params = weights | models.hyperparameters(**GOOD)
+    assert model.G(jnp.ones((2, PIXELS)), params, jnp.ones((2, PIXELS))).shape == (2, PIXELS)
+
+
+# ---- initial weights
+
+
+def test_same_key_gives_tied_and_untied_the_same_analysis_weights():
+    tied, untied = (models.build("denoising", m, SHAPE).init(jax.random.key(3)) for m in MODELS)
+    assert set(untied) - set(tied) == {"C"}
+    for name, x in tied.items():
+        np.testing.assert_array_equal(x, untied[name])
+    assert not np.isclose(untied["A"], untied["C"]).all()
+    other = models.build("denoising", "deq", SHAPE).init(jax.random.key(4))
+    assert all((other[name] != x).mean() > 0.9 for name, x in untied.items())
+
+
+def test_initial_weights_are_uniform_within_one_over_root_pixels():
+    weights = dense.init(jax.random.key(0), 100, tied=False)
+    for x in weights.values():
+        x = np.asarray(x)
+        assert np.abs(x).max() <= 0.1 and np.abs(x).max() > 0.09
+        # A mean of n uniform numbers has the standard deviation 0.1 / sqrt(3 n); five of them.
+        assert abs(x.mean()) < 5 * 0.1 / np.sqrt(3 * x.size)
+    np.testing.assert_allclose(np.var(weights["A"]), 0.1**2 / 3, rtol=0.05)
+
+
+# ---- hyperparameters
+
+
+def test_hyperparameters_are_float32_leaves():
+    params = models.hyperparameters(**GOOD, lam=2.0, noise=0.5, learning_rate=1e-2)
+    assert all(x.dtype == jnp.float32 and x.shape == () for x in jax.tree.leaves(params))
+    assert {name: float(params[name]) for name in ("tau", "gamma", "lam", "noise")} == {
+        "tau": np.float32(0.9),
+        "gamma": np.float32(0.1),
+        "lam": 2.0,
+        "noise": 0.5,
+    }
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activation_takes_the_step_size_for_its_threshold(activation):
+    phi = models.hyperparameters(tau=0.5, gamma=1.0, activation=activation)["phi"]
+    z = jnp.array([-2.0, -0.25, 0.25, 2.0])
+    expected = {
+        "identity": z,
+        "relu": jnp.maximum(z, 0),
+        "softshrink": jnp.array([-1.5, 0, 0, 1.5]),
+        "clipping": jnp.array([-0.5, -0.25, 0.25, 0.5]),
+    }[activation]
+    np.testing.assert_array_equal(phi.derivative(z), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tau", 0.0),
+        ("learning_rate", 0.0),
+        *(
+            (name, value)
+            for name in ("tau", "gamma", "lam", "noise", "learning_rate")
+            for value in (-0.1, float("inf"), float("nan"))
+        ),
+    ],
+)
+def test_hyperparameters_refuse_numbers(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value}: expected a finite number, "):
+        models.hyperparameters(**GOOD | {name: value})
+
+
+def test_hyperparameters_refuse_an_unknown_activation():
+    with pytest.raises(ValueError, match="activation 'tanh': expected one of identity, relu"):
+        models.hyperparameters(tau=1.0, gamma=1.0, activation="tanh")
+
+
+# ---- measurements
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@float64
+def test_measure_adds_the_same_noise_to_every_pixel_also_where_k_is_zero(operator):
+    K = default_precision(OPERATORS[operator]((20, 20)))
+    u, key = normal(0, 10, 400), jax.random.key(0)
+    np.testing.assert_array_equal(models.measure(K, u, jnp.asarray(0.0), key), K.apply(u))
+    noise = np.asarray(models.measure(K, u, jnp.asarray(0.3), key) - K.apply(u))
+    for part in (noise[:, :140], noise[:, 140:]):  # the masked rows are the first 140 pixels
+        # Standard errors of the deviation and the mean of n numbers; five of them.
+        assert abs(part.std() / 0.3 - 1) < 5 / np.sqrt(2 * part.size)
+        assert abs(part.mean() / 0.3) < 5 / np.sqrt(part.size)
+    again = models.measure(K, u, jnp.asarray(0.3), jax.random.key(1)) - K.apply(u)
+    assert not np.isclose(noise, again).any(axis=1).all()
+
+
+# ---- energy, preconditioner, solve
+
+
+def test_an_untied_model_has_no_energy():
+    model = small_model("identity", "deq")
+    params = model.init(jax.random.key(0)) | models.hyperparameters(**GOOD)
+    u = jnp.zeros((1, PIXELS))
+    with pytest.raises(ValueError, match=r"an untied regulariser .* is not the gradient"):
+        models.energy(model.K)(u, params, u)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@float64
+def test_preconditioner_is_the_inverse_of_its_matrix(operator):
+    model = small_model(operator, "deq")
+    params = model_params(model)
+    K = np.asarray(model.K.apply(jnp.eye(PIXELS))).T
+    P = params["lam"] * K.T @ K + 0.45 * params["C"].T @ params["A"] + 0.1 * np.eye(PIXELS)
+    inverse = models.preconditioner(model.K, params, damping=0.1)  # 0.45 is gamma / 2
+    np.testing.assert_allclose(inverse @ P, np.eye(PIXELS), atol=1e-11)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@float64
+def test_preconditioned_solve_has_the_same_fixed_point_in_fewer_evaluations(name):
+    model = small_model("row_mask", name)
+    params, f = model_params(model), normal(2, 2, PIXELS)
+    del params["inverse"]
+    results = {}
+    for preconditioned in (False, True):
+        solve, its_params = model.solve(
+            params,
+            anderson(tolerance=1e-10, max_evaluations=500, relative=True),
+            ADJOINTS["anderson"](),
+            preconditioned=preconditioned,
+        )
+        results[preconditioned] = jax.jit(solve)(its_params, f, jnp.zeros_like(f))
+        assert ("inverse" in its_params) == (preconditioned and model.tied)
+    np.testing.assert_allclose(results[True][0], results[False][0], atol=1e-8)
+    plain, quick = (results[p][1].evaluations for p in (False, True))
+    assert quick < plain if model.tied else quick == plain
+
+
+@pytest.mark.parametrize("name", MODELS)
+@float64
+def test_reconstruct_solves_from_zero(name):
+    model = small_model("diagonal_blur", name)
+    params, f = model_params(model), normal(2, 2, PIXELS)
+    solver = anderson(tolerance=1e-12, max_evaluations=500, relative=True)
+    u, info = model.reconstruct(solver, params, f)
+    assert info.converged
+    np.testing.assert_allclose(model.G(u, params, f), u, atol=1e-10)
+    first, _ = model.reconstruct(anderson(max_evaluations=1), params, f)
+    np.testing.assert_allclose(first, model.G(jnp.zeros_like(f), params, f), rtol=1e-12)

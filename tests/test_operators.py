@@ -1,0 +1,153 @@
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+from helpers import default_precision, dense, float64, normal
+
+from deqbilevel.operators import (
+    OPERATORS,
+    CircularConvolution,
+    Operator,
+    circular_convolution,
+    norm,
+    row_mask,
+)
+
+SHAPES = [(6, 6), (6, 9)]
+METHODS = ("apply", "adjoint", "resolvent")
+
+
+class Case(NamedTuple):
+    """An operator in double precision and its methods, each compiled once."""
+
+    K: Operator
+    pixels: int
+    apply: Callable
+    adjoint: Callable
+    resolvent: Callable
+
+
+@pytest.fixture(
+    scope="module", params=[(name, shape) for name in OPERATORS for shape in SHAPES], ids=str
+)
+def case(request):
+    name, shape = request.param
+    K = OPERATORS[name](shape)
+    with jax.enable_x64(True):
+        K = default_precision(K)
+    methods = [jax.jit(lambda *x, name=name: getattr(K, name)(*x)) for name in METHODS]
+    return Case(K, shape[0] * shape[1], *methods)
+
+
+@float64
+def test_adjoint_is_the_transpose(case):
+    u, v = normal(0, 4, case.pixels), normal(1, 4, case.pixels)
+    np.testing.assert_allclose(np.vdot(case.apply(u), v), np.vdot(u, case.adjoint(v)), rtol=1e-12)
+    (transposed,) = jax.jit(jax.linear_transpose(case.apply, u))(v)
+    np.testing.assert_allclose(case.adjoint(v), transposed, rtol=1e-12, atol=1e-14)
+
+
+@float64
+def test_linear(case):
+    u, v = normal(0, 4, case.pixels), normal(1, 4, case.pixels)
+    for map_ in (case.apply, case.adjoint):
+        np.testing.assert_allclose(map_(2 * u - 3 * v), 2 * map_(u) - 3 * map_(v), atol=1e-13)
+
+
+@float64
+def test_resolvent_solves_the_proximal_equation(case):
+    z = normal(0, 4, case.pixels)
+    for a in (0.0, 0.3, 20.0):
+        x = case.resolvent(z, a)
+        np.testing.assert_allclose(x + a * case.adjoint(case.apply(x)), z, atol=1e-12)
+
+
+@float64
+def test_norm_approaches_the_largest_singular_value_from_below(case):
+    true = np.linalg.norm(dense(case.apply, case.pixels), 2)
+    both = jax.jit(lambda K, key: [norm(K, case.pixels, key, n) for n in (2, 100)])
+    short, long = both(case.K, jax.random.key(0))
+    assert max(short, long) <= true * (1 + 1e-14)
+    np.testing.assert_allclose(long, true, rtol=1e-9)
+
+
+def test_float32_images_of_any_rank_keep_shape_and_dtype(case):
+    u = np.zeros((2, 3, case.pixels), np.float32)
+    single = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), case.K)
+    for name, more in (("apply", ()), ("adjoint", ()), ("resolvent", (0.5,))):
+        for image in (u, u[0, 0]):
+            out = jax.eval_shape(lambda K, u, n=name, m=more: getattr(K, n)(u, *m), single, image)
+            assert (out.shape, out.dtype) == (image.shape, image.dtype)
+
+
+@float64
+def test_jit_and_vmap_over_leaves(case):
+    lanes = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf, leaf - 1]), case.K)
+    u = normal(0, 3, 2, case.pixels)
+
+    def all_methods(K, u):
+        return K.apply(u), K.adjoint(u), K.resolvent(u, 0.7)
+
+    together, one = jax.jit(jax.vmap(all_methods))(lanes, u), jax.jit(all_methods)
+    for i in range(3):
+        alone = one(jax.tree.map(lambda leaf, i=i: leaf[i], lanes), u[i])
+        for x, y in zip(together, alone, strict=True):
+            np.testing.assert_allclose(x[i], y, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("size", [(3, 3), (2, 4), (1, 5), (5, 2), (6, 9)], ids=str)
+@float64
+def test_circular_convolution_is_a_wrapped_correlation(size):
+    kernel = np.random.default_rng(0).integers(-8, 9, size) / 8
+    K, u = default_precision(circular_convolution(kernel, (6, 9))), normal(0, 3, 54)
+    expected = [scipy.ndimage.correlate(x.reshape(6, 9), kernel, mode="wrap") for x in np.array(u)]
+    np.testing.assert_allclose(
+        jax.jit(lambda u: K.apply(u))(u), np.reshape(expected, (3, 54)), atol=1e-13
+    )
+
+    def left_side(u):
+        z = K.resolvent(u, 0.8)
+        return z + 0.8 * K.adjoint(K.apply(z))
+
+    np.testing.assert_allclose(jax.jit(left_side)(u), u, atol=1e-12)
+
+
+@float64
+def test_convolution_weights_can_be_learned():
+    K = default_precision(circular_convolution(np.arange(1.0, 10.0).reshape(3, 3), (6, 6)))
+    u, v = normal(0, 2, 36), normal(1, 2, 36)
+    value, gradient = jax.jit(jax.value_and_grad(lambda K: jnp.vdot(K.apply(u), v)))(K)
+    assert isinstance(gradient, CircularConvolution)
+    # K u is linear in the weights, so <gradient, weights> = <K u, v>.
+    np.testing.assert_allclose(jnp.vdot(gradient.weights, K.weights), value, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((28, 28), 10), ((6, 9), 2), ((7, 4), 3)])
+def test_row_mask_removes_the_top_third(shape, rows):
+    mask = np.asarray(OPERATORS["row_mask"](shape).mask).reshape(shape)
+    assert (mask[:rows] == 0).all() and (mask[rows:] == 1).all()
+
+
+def test_diagonal_blur_averages_five_pixels_of_a_diagonal():
+    spike = jnp.zeros((9, 9)).at[4, 3].set(1.0).ravel()
+    image = np.asarray(OPERATORS["diagonal_blur"]((9, 9)).apply(spike)).reshape(9, 9)
+    expected = np.zeros((9, 9))
+    for i in range(-2, 3):
+        expected[4 + i, 3 + i] = 0.2
+    np.testing.assert_allclose(image, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("missing", [-1, 0, 6, 7])
+def test_row_mask_refuses(missing):
+    with pytest.raises(ValueError, match=rf"missing={missing}: expected between 1 and 5 rows"):
+        row_mask((6, 6), missing)
+
+
+@pytest.mark.parametrize("kernel", [np.zeros((3, 3)), np.ones((7, 3)), np.ones((3, 7))])
+def test_circular_convolution_refuses(kernel):
+    with pytest.raises(ValueError, match=r"no larger than the image \(6, 6\); crop the kernel"):
+        circular_convolution(kernel, (6, 6))

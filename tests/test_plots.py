@@ -1,0 +1,376 @@
+"""The figures, on made-up results: what they say and draw against independent counts."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from PIL import Image
+
+from deqbilevel import plots
+
+DIMS = ("task", "model", "noise", "tau", "gamma", "activation", "epoch")
+PICTURE = ("task", "model", "noise")
+CAPTION = "Made-up digits, 10 $ of train and test pictures, no training at all"
+SHAPE = (4, 6)
+
+
+def made_up(
+    tasks=("denoising", "inpainting", "deblurring"),
+    models=("bilevel", "deq"),
+    noises=(0.01, 0.05, 0.1, 0.2),
+    taus=(0.1, 1.0),
+    gammas=(0.5,),
+    activations=("identity", "relu", "softshrink"),
+    epochs=4,
+    pictures=6,
+    picture=None,
+    diverging=0.2,
+):
+    """A dataset of results; `picture` gives the pictures, of SHAPE by default."""
+    rng = np.random.default_rng(0)
+    coords = dict(
+        zip(
+            DIMS,
+            (tasks, models, noises, taus, gammas, activations, range(epochs)),
+            strict=True,
+        )
+    )
+    coords = {name: list(values) for name, values in coords.items()}
+    size = tuple(len(coords[name]) for name in DIMS)
+    level = rng.uniform(0.02, 0.8, (*size[:-1], 1)) * np.arange(1, size[2] + 1)[:, *4 * [None]]
+    loss = level / size[2] * (0.3 + np.exp(-0.2 * np.arange(epochs)))
+    untrained = np.where(np.arange(epochs) == 0, np.nan, 1.0)
+    diverged = rng.uniform(size=(*size[:-1], 1)) < diverging
+    diverged = diverged & (np.arange(epochs) >= epochs // 2)
+    speed = rng.lognormal(0, 0.4, (*size[:-1], 1))
+    arrays = {
+        "test_loss": np.where(diverged, np.nan, loss),
+        "train_loss": np.where(diverged, np.nan, 0.9 * loss * untrained),
+        "seconds": speed * untrained * rng.uniform(0.9, 1.1, size),
+        "evaluation_seconds": np.broadcast_to(0.1, size),
+        "diverged": diverged,
+    }
+    data = {name: (DIMS, values) for name, values in arrays.items()}
+    if picture is None:
+        picture = rng.uniform(-1, 1, (pictures, *SHAPE))
+    rows = picture.reshape(len(picture), -1)
+    data["truth"] = (("picture", "pixel"), rows)
+
+    def noisy(*names):
+        free = tuple(len(coords[name]) for name in names)
+        noise = rng.normal(size=(*free, *rows.shape))
+        return ((*names, "picture", "pixel"), np.clip(rows + 0.2 * noise, -1, 1))
+
+    data["measurement"] = noisy("task", "noise")
+    data["reconstruction"] = noisy(*PICTURE)
+    data["measured_reconstruction"] = noisy(*PICTURE)
+    for name, best in (("tau", taus), ("gamma", gammas), ("activation", activations)):
+        data[f"best_{name}"] = (PICTURE, np.full(size[:3], best[0]))
+    data["best_test_loss"] = (PICTURE, rng.uniform(0.01, 0.1, size[:3]))
+    attrs = {"caption": CAPTION, "height": picture.shape[1], "width": picture.shape[2]}
+    return xr.Dataset(data, coords, attrs)
+
+
+def dead(results, **cell):
+    """The same results with every run of the cell diverged, its last losses and best run NaN."""
+    results = results.copy(deep=True)
+    results["diverged"].loc[cell] = True
+    names = ("test_loss", "reconstruction", "measured_reconstruction")
+    for name in (*names, "best_tau", "best_gamma", "best_test_loss"):
+        results[name].loc[cell] = np.nan
+    return results
+
+
+DEAD = {"task": "deblurring", "model": "deq"}
+RESULTS = {
+    "full": made_up(),
+    "single": made_up(
+        ["inpainting"], ["deq"], [0.05], [1.0], [0.5], ["relu"], pictures=1, diverging=0
+    ),
+    "dead": dead(made_up(), **DEAD),
+    "nothing": dead(made_up(["deblurring"], ["deq"], [0.05], epochs=1), **DEAD),
+}
+
+
+@pytest.fixture(scope="module", params=RESULTS)
+def results(request):
+    return RESULTS[request.param]
+
+
+def runs(results, task, model):
+    """Per run of a cell: its test losses and whether it diverged, by plain indexing."""
+    cell = results.sel(task=task, model=model)
+    for index in np.ndindex(*(results.sizes[name] for name in DIMS[2:-1])):
+        where = dict(zip(DIMS[2:-1], index, strict=True))
+        run = cell.isel(where)
+        yield run, bool(run.diverged.values.any())
+
+
+def cells(results):
+    return product(results.task.values.tolist(), results.model.values.tolist())
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def labels(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def caption_of(figure):
+    return figure.get_supxlabel().replace("\n", " ")
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.15])
+def test_boxes_count_the_runs_that_remain(results, threshold):
+    figure = plots.figure_1(results, threshold)
+    (axes,) = figure.axes
+    expected, filled = [], []
+    for task, model in cells(results):
+        final = [(run.test_loss.values[-1], bad) for run, bad in runs(results, task, model)]
+        kept = [loss for loss, bad in final if not bad and loss < threshold]
+        expected.append(f"{len(kept) or 'none'} of {len(final)}")
+        if kept:
+            middle = np.median(kept)
+            filled.append((plots.COLOURS[model], middle))
+    assert texts(axes) == expected
+    assert len(axes.patches) == len(filled)
+    for box, (colour, middle) in zip(axes.patches, filled, strict=True):
+        assert box.get_facecolor() == to_rgba(colour, 0.8)
+        low, high = np.percentile(box.get_path().vertices[:, 1], [0, 100])
+        assert low <= middle <= high
+    assert f"{threshold:g}" in figure.get_suptitle()
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == results.task.values.tolist()
+    assert labels(figure) == [plots.NAMES[model] for model in results.model.values.tolist()]
+
+
+def test_runs_that_do_not_exist_are_not_counted():
+    results = RESULTS["full"].copy(deep=True)
+    missing = {"task": "denoising", "tau": 0.1}
+    results["test_loss"].loc[missing] = np.nan
+    results["diverged"].loc[missing] = False
+    counts = [text.split(" of ")[1] for text in texts(plots.figure_1(results).axes[0])]
+    assert counts == ["12", "12", "24", "24", "24", "24"]
+
+
+def test_best_losses_are_drawn(results):
+    figure = plots.figure_5(results)
+    noises, models = results.noise.values.tolist(), results.model.values.tolist()
+    assert labels(figure) == [
+        *(f"noise {noise:g}" for noise in noises),
+        *(plots.NAMES[model] for model in models),
+    ]
+    for task, axes in zip(results.task.values.tolist(), figure.axes, strict=True):
+        assert axes.get_title() == task and axes.get_yscale() == "log"
+        assert len(axes.lines) == len(noises) * len(models)
+        lines = iter(axes.lines)
+        colours = []
+        for noise, model in product(noises, models):
+            line = next(lines)
+            best = np.full(results.sizes["epoch"], np.inf)
+            for run, bad in runs(results, task, model):
+                if not bad and run.noise == noise:
+                    best = np.minimum(best, run.test_loss.values)
+            best[np.isinf(best)] = np.nan
+            np.testing.assert_array_equal(line.get_ydata(), best)
+            np.testing.assert_array_equal(line.get_xdata(), results.epoch)
+            assert line.get_linestyle() == plots.STYLES[model]
+            colours.append(tuple(line.get_color()))
+        assert len(set(colours)) == len(noises)
+    empty = results is RESULTS["nothing"]
+    assert texts(figure.axes[0]) == (["no run remains"] if empty else [])
+
+
+@pytest.mark.parametrize("cap", [None, 7.3])
+def test_histogram_of_epochs_within_a_cap(results, cap):
+    figure = plots.figure_6(results, cap)
+    if results.sizes["epoch"] == 1:
+        assert texts(figure.axes[0]) == ["no run was timed"]
+        assert "No run was timed." in caption_of(figure)
+        return
+    timed = {
+        cell: [
+            np.mean(run.seconds.values[1:] + run.evaluation_seconds.values[1:])
+            for run, _ in runs(results, *cell)
+        ]
+        for cell in cells(results)
+    }
+    if cap is None:
+        cap = float(f"{np.median([10 * t for times in timed.values() for t in times]):.2g}")
+    assert f"Time cap {cap:g} s" in caption_of(figure)
+    assert "extrapolated" in caption_of(figure)
+    models = results.model.values.tolist()
+    for task, axes in zip(results.task.values.tolist(), figure.axes, strict=True):
+        bars = axes.patches
+        assert len(bars) <= plots.HISTOGRAM_BINS * len(models)
+        if len(models) == 1:
+            assert [bar.get_height() for bar in bars] == [1]
+            continue
+        for side, (model, group) in enumerate(
+            zip(models, np.split(np.array(bars), 2), strict=True)
+        ):
+            reached = np.floor(cap / np.array(timed[task, model]))
+            width = round(group[1].get_x() - group[0].get_x())
+            # side by side, two groups of bars fill the middle 0.8 of each bin
+            edge = group[0].get_x() - width * (0.1 + 0.4 * side)
+            assert edge % 1 == pytest.approx(0.5)
+            bins = round(edge + 0.5) + width * np.arange(len(group))
+            counts = [np.sum((reached >= low) & (reached < low + width)) for low in bins]
+            assert [bar.get_height() for bar in group] == counts
+            assert sum(counts) == len(reached)
+            assert group[0].get_facecolor() == to_rgba(plots.COLOURS[model], 0.8)
+
+
+def test_a_run_that_takes_a_whole_fraction_of_the_cap_reaches_it():
+    results = RESULTS["single"].copy(deep=True)
+    results["seconds"][..., 1:] = 0.1
+    results["evaluation_seconds"][:] = 0.0
+    (bar,) = plots.figure_6(results, 0.3).axes[0].patches
+    assert bar.get_x() < 3 < bar.get_x() + bar.get_width()
+
+
+@pytest.mark.parametrize("task", ["denoising", "deblurring"])
+def test_reconstructions_of_the_best_runs(task):
+    results = RESULTS["dead"]
+    figure = plots.reconstruction_figure(results, task)
+    rows = ["truth $u$", "measurement $f$"]
+    for model in ("bilevel", "DEQ"):
+        rows += [f"{model} $K u^*$"] if task != "denoising" else []
+        rows += [f"{model} $u^*$"]
+    grid = np.array(figure.axes).reshape(3 * len(rows), plots.MAX_PICTURES)
+    assert [axes.get_ylabel().split("\n")[0] for axes in grid[:, 0]] == 3 * rows
+    heads = [axes.get_title(loc="left") for axes in grid[:: len(rows), 0]]
+    assert heads == ["noise 0.01", "noise 0.1", "noise 0.2"]
+    for noise, block in zip((0.01, 0.1, 0.2), np.split(grid, 3), strict=True):
+        cell = results.sel(task=task, noise=noise)
+        for label, line in zip(rows, block, strict=True):
+            source = cell.sel(model="deq" if label.startswith("DEQ") else "bilevel")
+            name = {"truth $u$": "truth", "measurement $f$": "measurement"}.get(
+                label, "measured_reconstruction" if "K" in label else "reconstruction"
+            )
+            for index, axes in enumerate(line):
+                drawn = np.ma.filled(axes.images[0].get_array(), np.nan)
+                expected = source[name].values[index].reshape(SHAPE)
+                np.testing.assert_array_equal(drawn, expected)
+                assert axes.images[0].get_clim() == (-1, 1)
+                assert texts(axes) == (["none"] if np.isnan(expected).all() else [])
+            if name == "reconstruction":
+                loss = float(source.best_test_loss)
+                says = line[0].get_ylabel()
+                if np.isnan(loss):
+                    assert says.endswith("no run remains")
+                else:
+                    assert says.endswith(
+                        f"$\\tau$ 0.1, $\\gamma$ 0.5, identity\ntest loss {loss:.3g}"
+                    )
+
+
+def test_a_task_that_is_absent_is_named():
+    with pytest.raises(ValueError, match=r"task='denoising'.*inpainting"):
+        plots.reconstruction_figure(RESULTS["single"], "denoising")
+
+
+def rendered(figure, path):
+    """The picture that `save` writes, checked not to be blank."""
+    plots.save(figure, path)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    with Image.open(path) as image:
+        assert image.format == "PNG" and image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
+        assert image.size == tuple(int(150 * side) for side in figure.get_size_inches())
+        pixels = np.asarray(image.convert("L"))
+    assert np.ptp(pixels) > 200 and pixels.std() > 10
+    return pixels
+
+
+@pytest.mark.parametrize("name", ["single", "nothing"])
+def test_every_figure_of_present_tasks_is_drawn_and_saved(name, tmp_path):
+    results = RESULTS[name]
+    drawn = plots.figures(results)
+    present = "figure_3" if name == "single" else "figure_4"
+    assert list(drawn) == ["figure_1", present, "figure_5", "figure_6"]
+    for number, figure in drawn.items():
+        assert isinstance(figure, Figure)
+        assert caption_of(figure).startswith(CAPTION)
+        assert figure.get_suptitle().startswith(f"Figure {number[-1]}: ")
+        rendered(figure, tmp_path / "figure.png")
+
+
+def test_no_text_leaves_the_figure_or_meets_another():
+    drawn = plots.figures(RESULTS["full"].isel(noise=[0, 3], picture=[0, 1]))
+    assert list(drawn) == [f"figure_{number}" for number in range(1, 7)]
+    for name in ("figure_1", "figure_3", "figure_5", "figure_6"):
+        figure = drawn[name]
+        figure.draw_without_rendering()
+        found = {text.get_text()[:7]: text.get_window_extent() for text in figure.texts}
+        title, caption = found["Figure "], found[CAPTION[:7]]
+        assert caption.y0 >= 0 and title.y1 <= figure.bbox.y1
+        for box in (title, caption):
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+        for axes in figure.axes:
+            box = axes.get_tightbbox()
+            assert box.y0 >= caption.y1 and box.y1 <= title.y0
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+        for legend in figure.legends:
+            box = legend.get_window_extent()
+            assert not box.overlaps(title) and not box.overlaps(caption)
+
+
+def test_grid_of_labelled_rows(tmp_path):
+    rng = np.random.default_rng(1)
+    rows = {name: rng.uniform(-1, 1, (3, 24)).astype(np.float32) for name in ("u", "f", "K u*")}
+    figure = plots.reconstructions(rows, SHAPE, CAPTION)
+    grid = np.array(figure.axes).reshape(3, 3)
+    assert [axes.get_ylabel() for axes in grid[:, 0]] == list(rows)
+    for line, pictures in zip(grid, rows.values(), strict=True):
+        for axes, picture in zip(line, pictures, strict=True):
+            np.testing.assert_array_equal(axes.images[0].get_array(), picture.reshape(SHAPE))
+    assert caption_of(figure) == CAPTION
+    rendered(figure, tmp_path / "grid.png")
+
+
+@pytest.mark.parametrize("rows", [{}, {"u": np.zeros((0, 24))}, {"u": np.zeros((2, 23))}])
+def test_pictures_that_cannot_be_drawn(rows):
+    with pytest.raises(ValueError):
+        plots.reconstructions(rows, SHAPE, CAPTION)
+
+
+def test_loss_curves(tmp_path):
+    records = [
+        {
+            "epoch": epoch,
+            "train_loss": np.nan if epoch == 0 else 1 / epoch,
+            "test_loss": 2.0**-epoch,
+        }
+        for epoch in range(5)
+    ]
+    figure = plots.loss_curves(records, CAPTION)
+    (axes,) = figure.axes
+    assert axes.get_yscale() == "log"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "train loss",
+        "test loss",
+    ]
+    for line, name in zip(axes.lines, ("train_loss", "test_loss"), strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), range(5))
+        np.testing.assert_array_equal(line.get_ydata(), [record[name] for record in records])
+    assert caption_of(figure) == CAPTION
+    rendered(figure, tmp_path / "curves.png")
+
+
+def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "figure.png"
+    path.write_bytes(b"old")
+    figure = plots.loss_curves([], CAPTION)
+
+    def half(part, **_):
+        part.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure, "savefig", half)
+    with pytest.raises(OSError, match="disk full"):
+        plots.save(figure, path)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,192 @@
+"""Training: what a step does, lanes, divergence, budgets, and restarts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deqbilevel import checkpoints, models, settings, studies, training
+from deqbilevel.settings import SETTINGS, Budget, grow
+
+SHAPE = (8, 8)
+LANES = [
+    {"noise": 0.1, "tau": 0.9, "gamma": 0.5, "activation": "relu"},
+    {"noise": 0.1, "tau": 0.5, "gamma": 1.0, "activation": "softshrink"},
+    {"noise": 0.5, "tau": 0.1, "gamma": 0.1, "activation": "identity"},
+]
+
+
+def images(count: int, seed: int = 0) -> jax.Array:
+    """Smooth pictures in [-1, 1]: products of random waves."""
+    x = jnp.arange(8) / 8
+    frequency, phase = jax.random.uniform(jax.random.key(seed), (2, count, 2, 1), maxval=6.0)
+    rows, columns = jnp.moveaxis(jnp.sin(frequency * x + phase), 1, 0)
+    return (rows[:, :, None] * columns[:, None, :]).reshape(count, 64)
+
+
+TRAIN, TEST = images(40), images(20, seed=1)
+
+
+def outcome(
+    model: models.Model,
+    params: dict,
+    setting: settings.Setting,
+    lanes: bool = False,
+    epochs: int = 1,
+) -> list[training.Epoch]:
+    trainer = training.trainer(model, setting, total_steps=4 * epochs, batch_size=10, lanes=lanes)
+    return list(
+        training.run(
+            trainer,
+            setting,
+            trainer.init(params),
+            TRAIN,
+            TEST,
+            epochs=epochs,
+            key=jax.random.key(1),
+            batch_size=10,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> models.Model:
+    return models.build("inpainting", "bilevel", SHAPE)
+
+
+def params_of(model: models.Model, lane: dict, learning_rate: float = 1e-2) -> dict:
+    return model.init(jax.random.key(0)) | models.hyperparameters(
+        **lane, learning_rate=learning_rate
+    )
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_training_lowers_the_test_loss_after_an_epoch_0_without_steps(
+    model: models.Model, name: str
+) -> None:
+    params = params_of(model, LANES[0])
+    before = np.asarray(params["A"])
+    epochs = outcome(model, params, SETTINGS[name], epochs=3)
+    assert [e.record["epoch"] for e in epochs] == [0, 1, 2, 3]
+    assert np.isnan(epochs[0].record["step_loss"]) and np.isfinite(epochs[0].record["train_loss"])
+    assert epochs[-1].record["test_loss"] < 0.8 * epochs[0].record["test_loss"]
+    assert int(epochs[-1].state.step) == 12
+    assert not np.array_equal(before, epochs[-1].state.params["A"])
+    assert float(epochs[-1].state.params["tau"]) == pytest.approx(0.9)
+
+
+def test_one_step_is_adam_with_the_cosine_schedule(model: models.Model) -> None:
+    """The first step of Adam moves every learned entry by the learning rate, whatever the
+    gradient; the last step's rate is almost 1e-6."""
+    params = params_of(model, LANES[0], learning_rate=1e-2)
+    trainer = training.trainer(model, SETTINGS["paper"], total_steps=2, batch_size=10)
+    order, keys = jnp.arange(10)[None], jax.random.split(jax.random.key(3), 1)
+    first, metrics = trainer.steps(trainer.init(params), TRAIN, order, keys)
+    moved = np.abs(np.asarray(first.params["A"]) - np.asarray(params["A"]))
+    np.testing.assert_allclose(np.median(moved), 1e-2, rtol=1e-3)
+    f = models.measure(model.K, TRAIN[:10], params["noise"], keys[0])
+    u, info = model.reconstruct(SETTINGS["paper"].evaluation(), params, f)
+    np.testing.assert_allclose(metrics.step_loss[0], jnp.mean((u - TRAIN[:10]) ** 2), rtol=1e-5)
+    assert metrics.forward_evaluations[0] == info.evaluations
+    halfway = np.asarray(first.params["A"])
+    second, _ = trainer.steps(first, TRAIN, order, keys)
+    assert np.abs(np.asarray(second.params["A"]) - halfway).max() < 0.6e-2
+
+
+def test_any_scalar_can_be_learned(model: models.Model) -> None:
+    trainer = training.trainer(
+        model, SETTINGS["paper"], total_steps=2, batch_size=10, learned=("A", "b", "gamma")
+    )
+    state = trainer.init(params_of(model, LANES[0]))
+    order, keys = jnp.arange(10)[None], jax.random.split(jax.random.key(3), 1)
+    after, _ = trainer.steps(state, TRAIN, order, keys)
+    assert abs(float(after.params["gamma"]) - 0.5) == pytest.approx(1e-2, rel=1e-2)
+
+
+@pytest.mark.parametrize("name", ["bilevel", "deq"])
+def test_a_lane_of_a_vmapped_run_equals_the_same_run_alone(name: str) -> None:
+    """To rounding: batched and single matrix products sum in different orders. Denoising, whose
+    solves take the same number of evaluations either way, keeps the difference at rounding."""
+    model = models.build("denoising", name, SHAPE)
+    each = [params_of(model, lane, 1e-3) for lane in LANES]
+    together = outcome(
+        model, jax.tree.map(lambda *x: jnp.stack(x), *each), SETTINGS["paper"], lanes=True
+    )[-1]
+    for index, params in enumerate(each):
+        alone = outcome(model, params, SETTINGS["paper"])[-1]
+        np.testing.assert_allclose(
+            together.record["test_loss"][index], alone.record["test_loss"], rtol=1e-4
+        )
+        evaluations = together.record["forward_evaluations"][index]
+        assert evaluations == alone.record["forward_evaluations"]
+        np.testing.assert_allclose(
+            together.state.params["A"][index], alone.state.params["A"], atol=2e-4
+        )
+
+
+@pytest.mark.parametrize("lanes_at_once", [1, 2])
+def test_a_diverging_lane_is_recorded_and_leaves_its_neighbours_bitwise(lanes_at_once: int) -> None:
+    model = models.build("denoising", "deq", SHAPE)
+    plan = studies.Plan(
+        SETTINGS["paper"], epochs=1, batch_size=10, lanes_at_once=lanes_at_once,
+        learning_rate=1e-3, seed=0,
+    )  # fmt: skip
+    fixed = {"task": "denoising", "model": "deq"}
+    good = fixed | LANES[0]
+    bad = fixed | {"noise": 0.1, "tau": 1e30, "gamma": 1.0, "activation": "identity"}
+    alone = next(iter(studies.run_group(model, [good], plan, TRAIN, TEST)))
+    beside, lost = studies.run_group(model, [good, bad], plan, TRAIN, TEST)
+    assert bool(lost.records["diverged"][-1]) and not bool(alone.records["diverged"][-1])
+    timed = ("seconds", "evaluation_seconds", "step_ms")
+    for name in set(alone.records) - set(timed):
+        np.testing.assert_array_equal(beside.records[name], alone.records[name])
+        assert np.all(np.isfinite(lost.records[name][1:]))
+    np.testing.assert_array_equal(
+        beside.pictures["reconstruction"], alone.pictures["reconstruction"]
+    )
+
+
+def test_a_lane_whose_loss_is_not_finite_keeps_its_last_weights(model: models.Model) -> None:
+    params = params_of(model, LANES[0])
+    params["A"] = 1e25 * params["A"]
+    trainer = training.trainer(model, SETTINGS["paper"], total_steps=2, batch_size=10)
+    order, keys = jnp.arange(20).reshape(2, 10), jax.random.split(jax.random.key(3), 2)
+    state, metrics = trainer.steps(trainer.init(params), TRAIN, order, keys)
+    assert bool(state.diverged)
+    np.testing.assert_array_equal(state.params["A"], params["A"])
+    assert all(np.all(np.isfinite(m)) for m in metrics)
+
+
+def test_budgets_grow_only_where_the_truncated_loss_misleads() -> None:
+    fast, budget = SETTINGS["fast"], Budget(jnp.array([12, 12, 199]), jnp.array([6, 6, 99]))
+    truncated, converged = np.array([0.10, 0.10, 0.10]), np.array([0.104, 0.106, 0.2])
+    grown = grow(fast, budget, truncated, converged)
+    assert grown.forward.tolist() == [12, 18, 200] and grown.adjoint.tolist() == [6, 9, 100]
+    same = grow(SETTINGS["paper"], budget, truncated, converged)
+    assert same.forward.tolist() == [12, 12, 199]
+
+
+def test_evaluation_weighs_every_image_once() -> None:
+    """With no noise the mean over batches of 8 and a rest of 4 is that of single images."""
+    model = models.build("denoising", "bilevel", SHAPE)
+    params = params_of(model, LANES[0] | {"noise": 0.0})
+    solver = settings.converged()
+    found = training.evaluation(model, solver, params, TEST, jax.random.key(0), 8)
+    one_by_one = jax.vmap(lambda u: model.reconstruct(solver, params, u[None])[0][0])
+    expected = jnp.mean((one_by_one(TEST) - TEST) ** 2)
+    np.testing.assert_allclose(found["loss"], expected, rtol=1e-3)
+
+
+def test_a_checkpoint_round_trips_a_training_state(model: models.Model, tmp_path) -> None:
+    trainer = training.trainer(model, SETTINGS["fast"], total_steps=2, batch_size=10)
+    state = trainer.init(params_of(model, LANES[1]))
+    assert checkpoints.latest_step(tmp_path / "none") is None
+    checkpoints.save(tmp_path / "latest", 3, state)
+    checkpoints.save(tmp_path / "latest", 4, state._replace(step=jnp.int32(7)))
+    assert checkpoints.latest_step(tmp_path / "latest") == 4
+    back = checkpoints.restore(tmp_path / "latest", state)
+    assert int(back.step) == 7
+    assert jax.tree.structure(back) == jax.tree.structure(state)
+    np.testing.assert_array_equal(back.params["A"], state.params["A"])
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        checkpoints.restore(tmp_path / "none", state)
