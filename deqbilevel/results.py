@@ -32,7 +32,7 @@ def store(path: Path, run: Run) -> None:
     arrays |= {f"picture_{name}": value for name, value in run.pictures.items()}
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
     os.replace(partial, path)
 
 
@@ -143,7 +143,7 @@ def summary(dataset: xr.Dataset, threshold: float = 0.5) -> list[dict[str, Any]]
 def table(rows: list[dict[str, Any]], threshold: float = 0.5) -> str:
     """The summary as a Markdown table."""
     head = ("task", "model", "runs", f"under {threshold:g}", "diverged", "median", "quartiles")
-    lines = [(*head, "best", "best setting")]
+    lines: list[tuple[str, ...]] = [(*head, "best", "best setting")]
     for row in rows:
         cells = [row["task"], row["model"], str(row["runs"]), str(row["under"])]
         cells.append(str(row["diverged"]))

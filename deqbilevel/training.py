@@ -106,12 +106,13 @@ def step(
     (loss, info), (gradient, adjoint) = jax.value_and_grad(upper_level, (0, 1), has_aux=True)(
         weights, no_info(truth.dtype)
     )
-    rate = state.params["learning_rate"]
-    schedule = optax.cosine_decay_schedule(rate, total_steps, alpha=FINAL_LEARNING_RATE / rate)
+    start = state.params["learning_rate"]
+    schedule = optax.cosine_decay_schedule(start, total_steps, alpha=FINAL_LEARNING_RATE / start)
     directions, optimiser_state = optimiser().update(gradient, state.optimiser)
-    updates = optax.tree.scale(-schedule(state.step), directions)
+    rate = jnp.asarray(schedule(state.step))
+    moved = jax.tree.map(lambda w, direction: w - rate * direction, weights, directions)
     diverged = state.diverged | ~jnp.isfinite(loss + optax.tree.norm(gradient))
-    proposal = (state.params | optax.apply_updates(weights, updates), optimiser_state)
+    proposal = (state.params | moved, optimiser_state)
     params, optimiser_state = jax.tree.map(
         partial(jnp.where, diverged), (state.params, state.optimiser), proposal
     )

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from deqbilevel import plots
+from deqbilevel.plots import paper
 
 DIMS = ("task", "model", "noise", "tau", "gamma", "activation", "epoch")
 PICTURE = ("task", "model", "noise")
@@ -136,7 +137,7 @@ def test_boxes_count_the_runs_that_remain(results, threshold):
         expected.append(f"{len(kept) or 'none'} of {len(final)}")
         if kept:
             middle = np.median(kept)
-            filled.append((plots.COLOURS[model], middle))
+            filled.append((paper.COLOURS[model], middle))
     assert texts(axes) == expected
     assert len(axes.patches) == len(filled)
     for box, (colour, middle) in zip(axes.patches, filled, strict=True):
@@ -145,7 +146,7 @@ def test_boxes_count_the_runs_that_remain(results, threshold):
         assert low <= middle <= high
     assert f"{threshold:g}" in figure.get_suptitle()
     assert [tick.get_text() for tick in axes.get_xticklabels()] == results.task.values.tolist()
-    assert labels(figure) == [plots.NAMES[model] for model in results.model.values.tolist()]
+    assert labels(figure) == [paper.NAMES[model] for model in results.model.values.tolist()]
 
 
 def test_runs_that_do_not_exist_are_not_counted():
@@ -162,7 +163,7 @@ def test_best_losses_are_drawn(results):
     noises, models = results.noise.values.tolist(), results.model.values.tolist()
     assert labels(figure) == [
         *(f"noise {noise:g}" for noise in noises),
-        *(plots.NAMES[model] for model in models),
+        *(paper.NAMES[model] for model in models),
     ]
     for task, axes in zip(results.task.values.tolist(), figure.axes, strict=True):
         assert axes.get_title() == task and axes.get_yscale() == "log"
@@ -178,7 +179,7 @@ def test_best_losses_are_drawn(results):
             best[np.isinf(best)] = np.nan
             np.testing.assert_array_equal(line.get_ydata(), best)
             np.testing.assert_array_equal(line.get_xdata(), results.epoch)
-            assert line.get_linestyle() == plots.STYLES[model]
+            assert line.get_linestyle() == paper.STYLES[model]
             colours.append(tuple(line.get_color()))
         assert len(set(colours)) == len(noises)
     empty = results is RESULTS["nothing"]
@@ -206,7 +207,7 @@ def test_histogram_of_epochs_within_a_cap(results, cap):
     models = results.model.values.tolist()
     for task, axes in zip(results.task.values.tolist(), figure.axes, strict=True):
         bars = axes.patches
-        assert len(bars) <= plots.HISTOGRAM_BINS * len(models)
+        assert len(bars) <= paper.HISTOGRAM_BINS * len(models)
         if len(models) == 1:
             assert [bar.get_height() for bar in bars] == [1]
             continue
@@ -222,7 +223,7 @@ def test_histogram_of_epochs_within_a_cap(results, cap):
             counts = [np.sum((reached >= low) & (reached < low + width)) for low in bins]
             assert [bar.get_height() for bar in group] == counts
             assert sum(counts) == len(reached)
-            assert group[0].get_facecolor() == to_rgba(plots.COLOURS[model], 0.8)
+            assert group[0].get_facecolor() == to_rgba(paper.COLOURS[model], 0.8)
 
 
 def test_a_run_that_takes_a_whole_fraction_of_the_cap_reaches_it():
@@ -241,7 +242,7 @@ def test_reconstructions_of_the_best_runs(task):
     for model in ("bilevel", "DEQ"):
         rows += [f"{model} $K u^*$"] if task != "denoising" else []
         rows += [f"{model} $u^*$"]
-    grid = np.array(figure.axes).reshape(3 * len(rows), plots.MAX_PICTURES)
+    grid = np.array(figure.axes).reshape(3 * len(rows), paper.MAX_PICTURES)
     assert [axes.get_ylabel().split("\n")[0] for axes in grid[:, 0]] == 3 * rows
     heads = [axes.get_title(loc="left") for axes in grid[:: len(rows), 0]]
     assert heads == ["noise 0.01", "noise 0.1", "noise 0.2"]

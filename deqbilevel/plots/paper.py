@@ -1,25 +1,21 @@
-"""Pictures and curves, and the six figures of the paper. Figures are returned, none is shown.
+"""The six figures of [REB] from the labelled results of a study.
 
 A `results` is a dataset with dimensions (task, model, noise, tau, gamma, activation, epoch), NaN
 where a run does not exist. A run has diverged where `diverged` holds at its last epoch.
 """
 
-import os
-import textwrap
-from collections.abc import Sequence
 from math import ceil
-from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+
+from deqbilevel.plots.base import curve, finish, new_figure, note, picture_grid
 
 NAMES = {"bilevel": "bilevel", "deq": "DEQ"}
 COLOURS = {"bilevel": "tab:blue", "deq": "tab:orange"}
@@ -33,120 +29,6 @@ MAX_PICTURES = 5
 MAX_NOISES = 3
 HISTOGRAM_BINS = 20
 RUN = ("noise", "tau", "gamma", "activation")
-
-Rows = dict[str, Float[np.ndarray, "pictures pixels"]]
-
-
-def save(figure: Figure, path: str | Path) -> None:
-    """Writes the figure as PNG at 150 dpi; a reader of `path` never sees half a file.
-
-    Raises:
-        OSError: the folder does not exist or cannot be written.
-    """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(part, format="png", dpi=150)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _figure(
-    width: float, height: float, title: str, caption: str, layout: Any = "constrained"
-) -> Figure:
-    """An empty figure of that size in inches, higher by what the wrapped caption needs."""
-    caption = textwrap.fill(caption, int(15 * width))
-    height += 0.15 * (1 + caption.count("\n"))
-    figure = Figure(figsize=(width, height), layout=layout)
-    if title:
-        wrapped = textwrap.fill(title, int(9 * width))
-        figure.suptitle(wrapped, x=0.02, ha="left", fontsize=12)
-    figure.supxlabel(caption, x=0.02, ha="left", fontsize=8, color="0.35", parse_math=False)
-    return figure
-
-
-def _note(axes: Axes, text: str) -> None:
-    """A remark in the middle of axes that have nothing to show."""
-    middle = {"ha": "center", "va": "center", "transform": axes.transAxes}
-    axes.text(0.5, 0.5, text, color="0.45", fontsize=8, **middle)
-
-
-def _picture_grid(
-    blocks: dict[str, Rows], shape: tuple[int, int], title: str, caption: str
-) -> Figure:
-    """Blocks of labelled rows of grey pictures below each other, a column per picture."""
-    labelled = [(head, label, rows[label]) for head, rows in blocks.items() for label in rows]
-    columns = max((len(pictures) for _, _, pictures in labelled), default=0)
-    if not columns:
-        raise ValueError("rows: there is no picture to draw")
-    wide = float(np.clip(12 / len(labelled), 0.75, 1))
-    high = wide * float(np.clip(shape[0] / shape[1], 0.5, 2))
-    height = 0.4 + len(labelled) * (high + 0.06) + 0.3 * len(blocks)
-    width = max(5.5, 2.2 + columns * (wide + 0.06))
-    figure = _figure(width, height, title, caption, "compressed")
-    grid = figure.subplots(len(labelled), columns, squeeze=False)
-    seen = set()
-    for line, (head, label, pictures) in zip(grid, labelled, strict=True):
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
-        if head not in seen:
-            line[0].set_title(head, loc="left", fontsize=10, fontweight="bold")
-            seen.add(head)
-        for axes, picture in zip(line, pictures, strict=False):
-            axes.imshow(picture.reshape(shape), cmap="gray", vmin=-1, vmax=1)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-            if np.isnan(picture).all():
-                axes.set_facecolor("0.93")
-                _note(axes, "none")
-        for axes in line[len(pictures) :]:
-            axes.set_axis_off()
-    return figure
-
-
-def reconstructions(rows: Rows, shape: tuple[int, int], caption: str) -> Figure:
-    """One labelled row of grey pictures on [-1, 1] per entry, a column per picture.
-
-    Args:
-        rows: label to pictures, such as truth, measurement, K u* and reconstruction.
-        shape: (height, width), with height * width = pixels.
-        caption: stands below, wrapped.
-
-    Raises:
-        ValueError: the shape is not that of the pictures, or there is none.
-    """
-    return _picture_grid({"": rows}, shape, "", caption)
-
-
-def _finish(axes: Axes, x_label: str, grid: Literal["both", "y"] = "y") -> None:
-    """Whole epochs or runs on the axes that are not logarithmic, a light grid behind."""
-    axes.set_xlabel(x_label)
-    for axis in (axes.xaxis, axes.yaxis):
-        if axis.get_scale() == "linear":
-            ticks = MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
-            axis.set_major_locator(ticks)
-    axes.grid(which="both", axis=grid, color="0.92")
-    axes.set_axisbelow(True)
-
-
-def _curve(axes: Axes, epochs: Sequence[Any], loss: Sequence[Any], **style: Any) -> None:
-    """One loss against the epoch; few epochs are marked, so that a single one is visible."""
-    marker = "o" if len(epochs) <= 20 else ""
-    axes.plot(epochs, loss, marker=marker, markersize=3, linewidth=1.5, **style)
-
-
-def loss_curves(records: list[dict[str, Any]], caption: str) -> Figure:
-    """Train and test loss against the epoch, from dicts with epoch, train_loss and test_loss."""
-    figure = _figure(6.0, 3.8, "", caption)
-    axes = figure.subplots()
-    epochs = [record["epoch"] for record in records]
-    for split, colour in (("train", "tab:green"), ("test", "tab:purple")):
-        loss = [record[f"{split}_loss"] for record in records]
-        _curve(axes, epochs, loss, color=colour, label=f"{split} loss")
-    axes.set(yscale="log", ylabel="loss")
-    _finish(axes, "epoch", "both")
-    axes.legend()
-    return figure
 
 
 def _coordinate(results: xr.Dataset, name: str) -> list[Any]:
@@ -173,7 +55,7 @@ def figure_1(results: xr.Dataset, threshold: float = 0.5) -> Figure:
     """
     tasks, models = _coordinate(results, "task"), _coordinate(results, "model")
     title = f"Figure 1: final test loss of the runs below {threshold:g}"
-    figure = _figure(max(5.5, 2.6 + 1.9 * len(tasks)), 4.0, title, results.attrs["caption"])
+    figure = new_figure(max(5.5, 2.6 + 1.9 * len(tasks)), 4.0, title, results.attrs["caption"])
     axes = figure.subplots()
     diverged = _diverged(results)
     exists = diverged | results.test_loss.notnull().any("epoch")
@@ -250,7 +132,7 @@ def reconstruction_figure(results: xr.Dataset, task: str) -> Figure:
     number = next(name for name, held in RECONSTRUCTION_FIGURES.items() if held == task)
     title = f"{number.replace('_', ' ').capitalize()}: best {task} by each model"
     shape = (int(results.attrs["height"]), int(results.attrs["width"]))
-    return _picture_grid(blocks, shape, title, results.attrs["caption"])
+    return picture_grid(blocks, shape, title, results.attrs["caption"])
 
 
 def _best_label(best: xr.Dataset, model: str) -> str:
@@ -265,7 +147,7 @@ def _best_label(best: xr.Dataset, model: str) -> str:
 def _panels(results: xr.Dataset, title: str, caption: str) -> tuple[Figure, dict[str, Axes]]:
     """A figure with one panel per task, side by side."""
     tasks = _coordinate(results, "task")
-    figure = _figure(2.8 + 3 * len(tasks), 3.8, title, caption)
+    figure = new_figure(2.8 + 3 * len(tasks), 3.8, title, caption)
     grid = figure.subplots(1, len(tasks), squeeze=False, sharey=True)
     panels = dict(zip(tasks, grid[0], strict=True))
     for task, axes in panels.items():
@@ -289,11 +171,11 @@ def figure_5(results: xr.Dataset) -> Figure:
             for model in models:
                 line = best.sel(task=task, noise=noise, model=model)
                 style = {"color": colour, "linestyle": STYLES[model]}
-                _curve(axes, _coordinate(results, "epoch"), line.values.tolist(), **style)
+                curve(axes, _coordinate(results, "epoch"), line.values.tolist(), **style)
         axes.set_yscale("log")
-        _finish(axes, "epoch", "both")
+        finish(axes, "epoch", "both")
         if not best.sel(task=task).notnull().any():
-            _note(axes, "no run remains")
+            note(axes, "no run remains")
     panels[next(iter(panels))].set_ylabel("best test loss")
     handles = [
         Line2D([], [], color=colour, label=f"noise {noise:g}")
@@ -340,9 +222,9 @@ def figure_6(results: xr.Dataset, cap_seconds: float | None = None) -> Figure:
         counts = [_flat(reached, task, model) for model in models]
         counts = [count[np.isfinite(count)] for count in counts]
         axes.hist(counts, bins=bins.tolist(), color=[COLOURS[name] for name in models], alpha=0.8)
-        _finish(axes, "epochs")
+        finish(axes, "epochs")
         if not any(map(len, counts)):
-            _note(axes, "no run was timed")
+            note(axes, "no run was timed")
     panels[next(iter(panels))].set_ylabel("runs")
     figure.legend(handles=_model_patches(models), loc="outside right upper")
     return figure
