@@ -2,11 +2,12 @@
 
 import difflib
 from importlib.resources import as_file, files
+from pathlib import Path
 
 from deqbilevel.data.base import DataError, Images
 from deqbilevel.data.folder import load_folder
-from deqbilevel.data.idx import load_idx, load_idx_labels
-from deqbilevel.data.tfds import load_tfds, prepare
+from deqbilevel.data.idx import load_idx, load_idx_labels, read_labelled
+from deqbilevel.data.tfds import SPLITS, load_tfds, write_tfds
 
 __all__ = ["DataError", "Images", "load", "load_idx_labels", "prepare"]
 
@@ -64,6 +65,20 @@ def load(
     with as_file(files(__name__) / "mnist") as shipped:
         name = "MNIST sample that ships with deqbilevel"
         return load_idx(shipped, train_size, test_size, source=name)
+
+
+def prepare(idx_directory: str | Path, tfds_directory: str | Path) -> tuple[int, int]:
+    """Prepares MNIST for tensorflow-datasets from its IDX files, see `tfds.write_tfds`.
+
+    Returns:
+        The numbers of training and test digits.
+
+    Raises:
+        DataError: packages are missing, an IDX file is missing or malformed, or
+            `tfds_directory` holds another `mnist`.
+    """
+    digits = {split: read_labelled(idx_directory, split) for split in SPLITS}
+    return write_tfds(digits, tfds_directory)
 
 
 def _unknown(spec: str, kind: str) -> str:

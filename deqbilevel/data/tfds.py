@@ -15,10 +15,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from deqbilevel.data.base import DataError, Images, first, from_bytes
-from deqbilevel.data.idx import read_labelled
 
 SPLITS = ("train", "test")
 FORMAT = "array_record"
+
+Labelled = tuple[UInt8[np.ndarray, "n 28 28"], UInt8[np.ndarray, " n"]]
 
 _PACKAGES = {"tensorflow_datasets": "tensorflow-datasets", "array_record": "array-record"}
 
@@ -65,21 +66,19 @@ def load_tfds(
     return from_bytes(train, test, "MNIST through tensorflow-datasets")
 
 
-def prepare(idx_directory: str | Path, tfds_directory: str | Path) -> tuple[int, int]:
-    """Writes the digits and labels of IDX files as a prepared `mnist` of tensorflow-datasets.
+def write_tfds(digits: dict[str, Labelled], tfds_directory: str | Path) -> tuple[int, int]:
+    """Writes the images and labels of each split as a prepared `mnist` of tensorflow-datasets.
 
-    Afterwards `tfds.data_source("mnist", data_dir=tfds_directory)` reads them, in the order of the
-    IDX files. The folder appears whole or not at all; one that is there already is left alone.
+    Afterwards `tfds.data_source("mnist", data_dir=tfds_directory)` reads them, in this order. The
+    folder appears whole or not at all; one that is there already is left alone.
 
     Returns:
         The numbers of training and test digits.
 
     Raises:
-        DataError: packages are missing, an IDX file is missing or malformed, or
-            `tfds_directory` holds another `mnist`.
+        DataError: packages are missing, or `tfds_directory` holds another `mnist`.
     """
     tfds = _tensorflow_datasets()
-    digits = {split: read_labelled(idx_directory, split) for split in SPLITS}
     counts = len(digits["train"][1]), len(digits["test"][1])
     out = Path(tfds_directory).expanduser()
     there = tfds.builder("mnist", data_dir=out)

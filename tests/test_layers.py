@@ -1,0 +1,127 @@
+"""The import contract of DESIGN.md section 2: imports inside deqbilevel only run downwards."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "deqbilevel"
+LAYERS = [
+    ["types"],
+    ["operators", "potentials", "losses", "solvers", "results", "checkpoints"],
+    ["maps", "regularizers", "hypergradients", "settings", "data", "plots"],
+    ["models"],
+    ["training"],
+    ["studies"],
+]
+HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
+SOURCES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / PACKAGE).rglob("*.py"))
+}
+IMPLICIT = f"{PACKAGE}.hypergradients.implicit"
+
+
+def imports(module, source, *, is_package=False):
+    """The full names that a module imports, relative ones resolved, wherever they stand."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = module.split(".")
+            parts = parts[: len(parts) - node.level + is_package] if node.level else []
+            base = ".".join([*parts, node.module] if node.module else parts)
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def violations(module, source, *, is_package=False):
+    """The imports of a module of ours that the contract forbids."""
+    own = module.split(".")[1:]
+    for name in imports(module, source, is_package=is_package):
+        top, *target = name.split(".")
+        if top in ("experiments", "notebooks", "tests"):
+            yield f"{module} imports {name}, which is above the library"
+        if top != PACKAGE or not own or not target:
+            continue
+        if target[0] not in HEIGHT or own[0] not in HEIGHT:
+            yield f"{module} imports {name}: give both a layer in {Path(__file__).name}"
+        elif target[0] == own[0]:
+            if not is_package and target[1:2] != ["base"]:
+                yield f"{module} imports {name}, sideways inside its package"
+        elif HEIGHT[target[0]] >= HEIGHT[own[0]]:
+            yield f"{module} imports {name}, which is not below it"
+
+
+def is_package(path):
+    return path.name == "__init__.py"
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_imports_only_run_downwards(module):
+    path = SOURCES[module]
+    assert not list(violations(module, path.read_text(), is_package=is_package(path)))
+    assert module == PACKAGE or module.split(".")[1] in HEIGHT, "give the module a layer"
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("types", "from deqbilevel import operators"),
+        ("solvers.picard", "from deqbilevel.maps import gradient_step"),
+        ("solvers.picard", "import deqbilevel.maps"),
+        ("solvers.picard", "from deqbilevel.solvers.krylov import conjugate_gradient"),
+        ("solvers.picard", "from .krylov import conjugate_gradient"),
+        ("solvers.picard", "from ..maps import gradient_step"),
+        ("maps", "from deqbilevel.settings import SETTINGS"),
+        ("models", "def f():\n    from deqbilevel.training import run"),
+        ("models", "from deqbilevel.unheard_of import thing"),
+        ("unheard_of", "from deqbilevel.types import Info"),
+        ("models", "from experiments import train"),
+    ],
+)
+def test_a_violation_is_caught(module, source):
+    assert len(list(violations(f"{PACKAGE}.{module}", source))) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "package"),
+    [
+        ("models", "from deqbilevel import maps, operators\nimport jax\nimport numpy as np", False),
+        ("solvers.picard", "from deqbilevel.solvers.base import iterate", False),
+        ("solvers.picard", "from .base import iterate\nfrom ..types import Info", False),
+        ("solvers", "from deqbilevel.solvers.picard import picard", True),
+        ("solvers", "from .picard import picard", True),
+    ],
+)
+def test_the_contract_allows(module, source, package):
+    assert not list(violations(f"{PACKAGE}.{module}", source, is_package=package))
+
+
+def calls_of_print(source):
+    return [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Name) and node.id == "print"
+    ]
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_the_library_does_not_print(module):
+    assert not calls_of_print(SOURCES[module].read_text())
+
+
+def test_a_print_is_caught():
+    assert calls_of_print("def f():\n    print('x')") and not calls_of_print("pprint('print(')")
+
+
+def test_one_module_uses_jaxopt():
+    users = [
+        module
+        for module, path in SOURCES.items()
+        if any(
+            name.split(".")[0] == "jaxopt"
+            for name in imports(module, path.read_text(), is_package=is_package(path))
+        )
+    ]
+    assert users == [IMPLICIT]
