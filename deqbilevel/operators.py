@@ -52,7 +52,7 @@ class Identity:
 class Mask:
     """K u = mask * u, a diagonal operator with entries 0 (missing) and 1 (kept): inpainting."""
 
-    mask: Float[Array, " pixels"]
+    mask: Float[Array, "*lanes pixels"]
 
     def apply(self, u: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
         return self.mask * u
@@ -73,7 +73,7 @@ class CircularConvolution:
     only its taps: shifted slices of a wrapped image, which XLA fuses into one loop.
     """
 
-    weights: Float[Array, " taps"]
+    weights: Float[Array, "*lanes taps"]
     offsets: tuple[tuple[int, int], ...] = field(metadata={"static": True})
     shape: tuple[int, int] = field(metadata={"static": True})
 

@@ -49,7 +49,7 @@ class PiecewiseQuadratic:
     One family holds every activation of [REB] 3.2, so that the activation is a traced
     hyperparameter and a whole grid is one compiled program; (s, p, q, t) is
 
-        identity     (0, 1, 1, 0)     R = indicator of {0}
+        identity     (1, 0, 0, 0)     R = indicator of {0}
         ReLU         (0, 1, 0, 0)     R = indicator of (-inf, 0]
         Softshrink   (0, 1, 1, t)     R = indicator of [-t, t]
         clipping     (1, -1, -1, t)   R = t |.|, so sigma is the prox of the conjugate of the
@@ -87,7 +87,7 @@ class PiecewiseQuadratic:
 
 def identity() -> PiecewiseQuadratic:
     """sigma(z) = z: the quadratic potential z^2 / 2."""
-    return PiecewiseQuadratic(0.0, 1.0, 1.0, 0.0)
+    return PiecewiseQuadratic(1.0, 0.0, 0.0, 0.0)
 
 
 def relu() -> PiecewiseQuadratic:

@@ -79,6 +79,8 @@ def _weights(
     if relative:
         count = jnp.sum(filled)
         scale = jnp.trace(gram, axis1=1, axis2=2)[:, None, None] / count
+        # A ridge below rounding leaves a singular system where residuals are collinear.
+        ridge = jnp.maximum(ridge, 8 * jnp.finfo(gram.dtype).eps)
         # At an exact fixed point the Gram matrix is zero; every weight is then as good.
         gram = gram / jnp.where(scale > 0, scale, 1)
     eye = jnp.eye(filled.size, dtype=gram.dtype)

@@ -39,7 +39,12 @@ def _any_lane_vmap(axis_size: int, in_batched: list[bool], active: Array) -> tup
 
 def relative_residual(new: Array, old: Array) -> Float[Array, ""]:
     """norm(new - old) / (1e-5 + norm(new)) over the whole batch, where new = G(old)."""
-    return jnp.linalg.norm((new - old).ravel()) / (OFFSET + jnp.linalg.norm(new.ravel()))
+    return quotient(jnp.linalg.norm((new - old).ravel()), jnp.linalg.norm(new.ravel()))
+
+
+def quotient(change: Float[Array, ""], size: Float[Array, ""]) -> Float[Array, ""]:
+    """change / (1e-5 + size), but infinite where the size overflows: that is no convergence."""
+    return jnp.where(jnp.isfinite(size), change / (OFFSET + size), jnp.inf)
 
 
 def floor_tolerance(tolerance: Any, dtype: Any) -> Any:

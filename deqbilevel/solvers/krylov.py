@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from deqbilevel.solvers.base import OFFSET, iterate
+from deqbilevel.solvers.base import iterate, quotient
 from deqbilevel.types import Adjoint, Info
 
 
@@ -37,7 +37,7 @@ def conjugate_gradient(*, tolerance: Any = 1e-3, max_evaluations: Any = 50) -> A
             w, r = w + step_size * p, r - step_size * Hp
             rr_new = _dot(r, r)
             beta = jnp.where(usable & (rr > 0), rr_new / jnp.where(rr > 0, rr, 1), 0)
-            residual = jnp.linalg.norm(r) / (OFFSET + jnp.linalg.norm(w + r))
+            residual = quotient(jnp.linalg.norm(r), jnp.linalg.norm(w + r))
             p = jnp.where(usable, r + beta * p, 0)
             return (w, r, p, rr_new), w.reshape(shape), residual
 
