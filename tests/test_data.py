@@ -155,7 +155,7 @@ def test_idx_needs_only_the_images(broken):
     for file in broken.glob("*labels*"):
         file.unlink()
     assert len(load(f"idx:{broken}").train) == TRAIN
-    with pytest.raises(DataError, match="train-labels-idx1-ubyte.gz, train-labels-idx1-ubyte, "):
+    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte.gz, train-labels-idx1-ubyte, "):
         load_idx_labels(broken)
 
 
@@ -274,7 +274,7 @@ def test_prepare_again_changes_nothing(digits, prepared):
 def test_prepare_refuses_another_set(broken, prepared):
     (broken / IMAGES).write_bytes(GOOD)
     (broken / LABELS).write_bytes(idx(np.zeros(2, np.uint8)))
-    with pytest.raises(DataError, match="3.0.1: holds another data set already"):
+    with pytest.raises(DataError, match=r"3.0.1: holds another data set already"):
         prepare(broken, prepared)
 
 
@@ -369,7 +369,7 @@ def test_patches_are_cut_row_major_and_never_twice(tmp_path):
     rows = load(f"images:{tmp_path}", train_size=4, test_size=1, patch=2).train
     found = sorted(np.round((rows + 1) * 127.5).astype(int).tolist())
     assert found == [[0, 1, 3, 4], [1, 2, 4, 5], [3, 4, 6, 7], [4, 5, 7, 8]]
-    with pytest.raises(DataError, match="p.png: 3x3 has 4 places for 2x2 patches, 5 are needed"):
+    with pytest.raises(DataError, match=r"p.png: 3x3 has 4 places for 2x2 patches, 5 are needed"):
         load(f"images:{tmp_path}", train_size=5, test_size=1, patch=2)
 
 
@@ -445,5 +445,5 @@ def test_one_picture_or_none_is_not_enough(tmp_path):
     with pytest.raises(DataError, match="no images here"):
         load(f"images:{tmp_path}")
     save(tmp_path / "only.png", np.zeros((40, 40), np.uint8))
-    with pytest.raises(DataError, match="only only.png here; training and test need one each"):
+    with pytest.raises(DataError, match=r"only only.png here; training and test need one each"):
         load(f"images:{tmp_path}")

@@ -1,0 +1,260 @@
+"""What a training step costs, against the floor that its matrix products set, and against peers.
+
+python -m experiments.benchmark [--peers] [--settings paper fast] [--cases denoising] [--out DIR]
+
+An evaluation of the dense map is two matrix products, so evaluations times products is the least
+that a step can take; the fraction of this floor that is reached says what is lost around them.
+All that is compared is timed in rounds, one step of each after the other, so that whatever else
+the machine does meets all of them alike. Other programs should rest meanwhile.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jaxtyping import Array
+from tqdm import tqdm
+
+from deqbilevel import data, models
+from deqbilevel.settings import SETTINGS, Budget, Setting
+from deqbilevel.training import steps_per_epoch, trainer
+from experiments import common, peers
+from experiments.peers import Evaluations, Problem, Step
+
+CASES: dict[str, dict[str, Any]] = {
+    "denoising": {"activation": "relu", "tau": 0.9, "gamma": 0.1, "noise": 0.5},
+    "inpainting": {"activation": "softshrink", "tau": 0.9, "gamma": 1.0, "noise": 0.1},
+    "deblurring": {"activation": "relu", "tau": 0.9, "gamma": 0.5, "noise": 0.05},
+}
+"""One point of the grid of [REB] for each task."""
+
+CAPS = (10, 50, 250, 1000)
+"""Caps on the evaluations of a solve, for which memory is compared."""
+
+EPOCHS = 100
+"""Length of the cosine schedule, as in [REB]: what is timed is the start of a long training."""
+
+PAIRS = 10
+"""Evaluations' worth of matrix products in one timing of the floor."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Time training steps and compare them with the floor, and with other libraries."""
+
+    settings: tuple[Literal["paper", "accurate", "fast"], ...] = ("paper", "accurate", "fast")
+    """How the lower level is solved; an adaptive setting at the budget that it starts with."""
+    models: tuple[Literal["bilevel", "deq"], ...] = ("bilevel", "deq")
+    """bilevel: C = A; deq: C is learned too."""
+    cases: tuple[Literal["denoising", "inpainting", "deblurring"], ...] = (
+        "denoising",
+        "inpainting",
+        "deblurring",
+    )
+    """Tasks, each at one point of the grid of hyperparameters."""
+    steps: int = 20
+    """Timed steps."""
+    warm_up: int = 20
+    """Steps before, which compile and leave the random start behind."""
+    batch_size: int = 100
+    train_size: int = 6000
+    """Images to draw batches from."""
+    peers: bool = False
+    """Also time TorchDEQ and plain jaxopt, against the setting paper on the model bilevel."""
+    seed: int = 0
+    out: Path | None = None
+    """Folder for benchmark.json."""
+
+
+class Cost(NamedTuple):
+    """The median time of a step and the mean of its evaluations over the rounds."""
+
+    step_ms: float
+    forward_evaluations: float | None
+    adjoint_evaluations: float | None
+
+
+def check(config: Benchmark) -> None:
+    """Raises ValueError for a request that cannot be met."""
+    common.at_least(1, steps=config.steps, warm_up=config.warm_up, batch_size=config.batch_size)
+    common.at_least(0, seed=config.seed)
+    if config.batch_size > config.train_size:
+        raise ValueError(f"--batch-size {config.batch_size}: more than --train-size")
+    if config.peers and not ("paper" in config.settings and "bilevel" in config.models):
+        raise ValueError("--peers: compared with --settings paper on --models bilevel; add both")
+    if config.peers and jax.default_backend() != "cpu":
+        raise ValueError("--peers: timed on the CPU; set JAX_PLATFORMS=cpu")
+
+
+def pose(config: Benchmark, images: data.Images, case: str, kind: str) -> Problem:
+    """A case with its initial weights and batches."""
+    weights = models.build(case, kind, images.shape).init(jax.random.key(config.seed))
+    rng = np.random.default_rng(config.seed)
+    shape = (config.warm_up + config.steps, config.batch_size)
+    return Problem(
+        task=case,
+        kind=kind,
+        activation=CASES[case]["activation"],
+        shape=images.shape,
+        params=weights | models.hyperparameters(**CASES[case]),
+        images=images.train,
+        order=rng.integers(len(images.train), size=shape),
+        seed=config.seed,
+    )
+
+
+def ours(problem: Problem, setting: Setting) -> Step:
+    """A step of our own training, in a block of one."""
+    total = EPOCHS * steps_per_epoch(len(problem.images), problem.order.shape[1])
+    functions = trainer(problem.model, setting, total_steps=total)
+    rate = {"learning_rate": jnp.float32(setting.learning_rate)}
+    # The steps donate their state, and other settings start from the same weights.
+    state = functions.init(jax.tree.map(jnp.array, problem.params | rate))
+    images, order, keys = jnp.asarray(problem.images), jnp.asarray(problem.order), problem.keys
+
+    def step(i: int) -> Evaluations:
+        nonlocal state
+        state, metrics = functions.steps(state, images, order[i : i + 1], keys[i : i + 1])
+        jax.block_until_ready(state)
+        return float(metrics.forward_evaluations[0]), float(metrics.adjoint_evaluations[0])
+
+    return step
+
+
+def floor(batch: int, pixels: int) -> Step:
+    """The matrix products of `PAIRS` evaluations and nothing else: x <- (x A^T) A."""
+    A = jax.random.normal(jax.random.key(0), (pixels, pixels)) / pixels**0.5
+    start = jax.random.normal(jax.random.key(1), (batch, pixels))
+
+    @jax.jit
+    def products(x: Array, A: Array) -> Array:
+        return jax.lax.fori_loop(0, PAIRS, lambda _, x: (x @ A.T) @ A, x)
+
+    def step(i: int) -> Evaluations:
+        products(start, A).block_until_ready()
+        return PAIRS, 0
+
+    return step
+
+
+def rounds(steps: dict[str, Step], *, warm_up: int, timed: int, label: str) -> dict[str, Cost]:
+    """The cost of each of `steps`: each warms up alone, then all take turns."""
+    milliseconds: dict[str, list[float]] = {name: [] for name in steps}
+    evaluations: dict[str, list[Evaluations]] = {name: [] for name in steps}
+    with tqdm(total=len(steps) * (warm_up + timed), desc=label, unit="step") as bar:
+        for step in steps.values():
+            for i in range(warm_up):
+                step(i)
+                bar.update()
+        for i in range(warm_up, warm_up + timed):
+            for name, step in steps.items():
+                begin = time.perf_counter()
+                evaluations[name].append(step(i))
+                milliseconds[name].append(1e3 * (time.perf_counter() - begin))
+                bar.update()
+    return {
+        name: Cost(float(np.median(times)), *map(_mean, zip(*evaluations[name], strict=True)))
+        for name, times in milliseconds.items()
+    }
+
+
+def _mean(values: tuple[float | None, ...]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def memory(problem: Problem) -> dict[int, int]:
+    """Temporary bytes of the compiled step for each cap; implicit differentiation keeps no path."""
+    sizes = {}
+    for cap in CAPS:
+        setting = SETTINGS["paper"]._replace(budget=Budget(cap, cap), limit=Budget(cap, cap))
+        functions = trainer(problem.model, setting, total_steps=1)
+        state = functions.init(problem.params)
+        lowered = functions.steps.lower(state, problem.images, problem.order[:1], problem.keys[:1])
+        sizes[cap] = int(lowered.compile().memory_analysis().temp_size_in_bytes)
+    return sizes
+
+
+def row(*cells: str | float | None) -> str:
+    """One line of the table: three names, then numbers."""
+    texts = ["" if c is None else c if isinstance(c, str) else f"{c:.4g}" for c in cells]
+    return " ".join([f"{t:<10}" for t in texts[:3]] + [f"{t:>8}" for t in texts[3:]]).rstrip()
+
+
+def main(config: Benchmark) -> dict[str, Any]:
+    """Time everything, print the table, and return the numbers."""
+    with common.clear_errors():
+        check(config)
+        images = data.load("sample", train_size=config.train_size, test_size=1)
+        if config.out:
+            config.out.mkdir(parents=True, exist_ok=True)
+    load = os.getloadavg()[0]
+    absent = {name: peers.missing(name) for name in peers.PEERS} if config.peers else {}
+    compared: dict[str, Any] = {name: text or {} for name, text in absent.items()}
+    cases: dict[str, Any] = {case: {kind: {} for kind in config.models} for case in config.cases}
+    floors = []
+    table = [row("case", "model", "step", "ms", "forward", "adjoint", "floor", "of it", "to paper")]
+    for case in config.cases:
+        for kind in config.models:
+            problem = pose(config, images, case, kind)
+            with contextlib.ExitStack() as stack:
+                steps = {name: ours(problem, SETTINGS[name]) for name in config.settings}
+                for name in absent if kind == "bilevel" else ():
+                    if not absent[name]:
+                        steps[name] = stack.enter_context(peers.apart(name, problem))
+                steps["floor"] = floor(config.batch_size, images.train.shape[1])
+                label = f"{case} {kind}"
+                costs = rounds(steps, warm_up=config.warm_up, timed=config.steps, label=label)
+            floors.append(costs.pop("floor").step_ms / PAIRS)
+            for name, cost in costs.items():
+                record: dict[str, Any] = cost._asdict()
+                if name in config.settings:
+                    record |= reached(cost, floors[-1])
+                    cases[case][kind][name] = record
+                else:
+                    record["ratio"] = cost.step_ms / costs["paper"].step_ms
+                    compared[name][case] = record
+                rest = (record.get(n) for n in ("floor_ms", "fraction_of_floor", "ratio"))
+                table.append(row(case, kind, name, *cost, *rest))
+    sizes = memory(pose(config, images, config.cases[0], config.models[0]))
+    table += [f"{name}: {text}" for name, text in absent.items() if text]
+    table += [f"temporary memory, at most {cap} evaluations: {n} bytes" for cap, n in sizes.items()]
+    table += [f"load average before the run: {load:.2f} on {os.cpu_count()} cores"]
+    print("\n".join(table), file=sys.stderr)
+    numbers = {
+        "device": jax.devices()[0].device_kind,
+        "load_average": load,
+        "floor_ms_per_evaluation": float(np.median(floors)),
+        "cases": cases,
+        "memory_bytes": sizes,
+        "peak_rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "peers": compared,
+    }
+    if config.out:
+        common.write(config.out / "benchmark.json", json.dumps(numbers, indent=1))
+    return numbers
+
+
+def reached(cost: Cost, floor_ms_per_evaluation: float) -> dict[str, float]:
+    """The floor of a step, measured in the same rounds, and the fraction that is reached."""
+    evaluations = (cost.forward_evaluations or 0) + (cost.adjoint_evaluations or 0)
+    floor_ms = evaluations * floor_ms_per_evaluation
+    return {
+        "floor_ms_per_evaluation": floor_ms_per_evaluation,
+        "floor_ms": floor_ms,
+        "fraction_of_floor": floor_ms / cost.step_ms,
+    }
+
+
+if __name__ == "__main__":
+    common.last_line(main(tyro.cli(Benchmark)))

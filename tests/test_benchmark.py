@@ -1,0 +1,54 @@
+"""The benchmark at its smallest budget: what it says must be consistent."""
+
+import importlib.util
+
+import pytest
+
+from experiments import benchmark, peers
+
+TINY = {"steps": 1, "warm_up": 1, "batch_size": 10, "train_size": 20}
+
+
+def test_the_numbers_are_consistent_and_memory_is_flat(tmp_path) -> None:
+    config = benchmark.Benchmark(
+        settings=("paper",), models=("bilevel",), cases=("denoising",), out=tmp_path, **TINY
+    )
+    summary = benchmark.main(config)
+    record = summary["cases"]["denoising"]["bilevel"]["paper"]
+    evaluations = record["forward_evaluations"] + record["adjoint_evaluations"]
+    assert 2 <= evaluations <= 100 and record["step_ms"] > 0
+    assert record["floor_ms"] == pytest.approx(evaluations * record["floor_ms_per_evaluation"])
+    assert record["fraction_of_floor"] == pytest.approx(record["floor_ms"] / record["step_ms"])
+    assert set(summary["memory_bytes"]) == set(benchmark.CAPS)
+    assert len(set(summary["memory_bytes"].values())) == 1, "implicit differentiation is flat"
+    assert (tmp_path / "benchmark.json").exists()
+
+
+def test_a_peer_that_is_not_installed_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if "torch" in name else find_spec(name)
+    )
+    assert peers.missing("torchdeq") == "not installed; pip install 'deqbilevel[bench]'"
+    assert peers.missing("jaxopt") is None
+
+
+def test_plain_jaxopt_takes_the_same_problem() -> None:
+    config = benchmark.Benchmark(**TINY)
+    images = benchmark.data.load("sample", train_size=20, test_size=1)
+    problem = benchmark.pose(config, images, "denoising", "bilevel")
+    forward, _ = peers.plain_jaxopt(problem)(0)
+    assert forward is not None and 2 <= forward <= 51
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "--steps 0: expected 1 or more"),
+        ({"batch_size": 21, "train_size": 20}, "--batch-size 21: more than --train-size"),
+        ({"peers": True, "settings": ("fast",)}, "compared with --settings paper"),
+    ],
+)
+def test_bad_options_end_with_a_clear_error(options: dict, message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        benchmark.main(benchmark.Benchmark(**(TINY | options)))
