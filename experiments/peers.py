@@ -142,8 +142,10 @@ def _torch_operator(torch: Any, problem: Problem) -> tuple[Callable, Callable]:
 
     def correlate(u: Any, sign: int) -> Any:
         x = u.view(-1, *problem.shape)
-        shifted = [w * torch.roll(x, (-sign * i, -sign * j), (1, 2)) for w, (i, j) in taps]
-        return torch.stack(shifted).sum(0).view(u.shape)
+        total = torch.zeros_like(x)
+        for weight, (i, j) in taps:
+            total = total + weight * torch.roll(x, (-sign * i, -sign * j), (1, 2))
+        return total.view(u.shape)
 
     return (lambda u: correlate(u, 1)), (lambda v: correlate(v, -1))
 
