@@ -35,7 +35,7 @@ class Setting(NamedTuple):
     """What the budget may grow to; equal to `budget` where it is fixed."""
     evaluation_tolerance: float
     evaluation_budget: int
-    """The reconstructions of the reported test loss: never fewer evaluations than in training."""
+    """The cap on the reconstructions of the reported test loss."""
     ridge: float
     relative_ridge: bool
     preconditioned: bool
