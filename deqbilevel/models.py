@@ -102,11 +102,13 @@ def hyperparameters(
     lam: float = 1.0,
     noise: float = 0.0,
     learning_rate: float = 1e-3,
+    threshold: float | None = None,
 ) -> Params:
     """The scalars of a run as float32 leaves, all of which may be vmapped over.
 
-    tau: step size, and threshold of Softshrink; gamma: weight of the regulariser; lam: weight of
-    the data fidelity; noise: standard deviation alpha on the scale of images in [-1, 1].
+    tau: step size, and threshold of Softshrink unless that is given; gamma: weight of the
+    regulariser; lam: weight of the data fidelity; noise: standard deviation alpha on the scale of
+    images in [-1, 1].
     Raises: ValueError for an unknown activation or a negative or infinite number.
     """
     scalars = {"tau": tau, "gamma": gamma, "lam": lam, "noise": noise}
@@ -115,7 +117,8 @@ def hyperparameters(
         if not 0 <= value < float("inf") or (value == 0 and name in ("tau", "learning_rate")):
             low = "above 0" if name in ("tau", "learning_rate") else "0 or more"
             raise ValueError(f"{name}={value}: expected a finite number, {low}")
-    phi = ACTIVATIONS[known("activation", activation, ACTIVATIONS)](tau)
+    threshold = tau if threshold is None else threshold
+    phi = ACTIVATIONS[known("activation", activation, ACTIVATIONS)](threshold)
     return jax.tree.map(jnp.float32, scalars | {"phi": phi})
 
 

@@ -1,117 +1,65 @@
-"""Results of a study: labelled arrays, and each run on disk as soon as it is finished."""
+"""Results of a study, opened lazily: its best runs and its table."""
 
-import os
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 AXES = ("task", "model", "noise", "tau", "gamma", "activation")
-"""The dimensions of a study, in order; `epoch` is the last."""
+"""The dimensions of every study, in order; axes of its own follow, and `epoch` is the last."""
 
 PICTURES = ("reconstruction", "measured_reconstruction")
 
 
-class Run(NamedTuple):
-    """One finished run: its setting, each recorded quantity by epoch, and a few pictures."""
+def read(folder: str | Path) -> xr.Dataset:
+    """The results of a study, also of one that is under way; what is not finished is NaN.
 
-    lane: dict[str, Any]
-    """A value for each of AXES."""
-    records: dict[str, np.ndarray]
-    """name -> [epochs + 1]"""
-    pictures: dict[str, np.ndarray]
-    """name of PICTURES -> [pictures, pixels]"""
-
-
-def store(path: Path, run: Run) -> None:
-    """Write a finished run, whole or not at all."""
-    arrays = {f"record_{name}": value for name, value in run.records.items()}
-    arrays |= {f"picture_{name}": value for name, value in run.pictures.items()}
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-    os.replace(partial, path)
-
-
-def read(path: Path, lane: dict[str, Any]) -> Run:
-    """The run that `store` wrote. Raises: ValueError that names a file which cannot be read."""
-    try:
-        with path.open("rb") as file, np.load(file) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path}: not a stored run ({error}); remove it to run it again"
-        ) from error
-
-    def part(prefix: str) -> dict[str, np.ndarray]:
-        return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-
-    return Run(lane, part("record_"), part("picture_"))
-
-
-def labelled(axes: Mapping[str, Sequence[Any]], runs: Iterable[Run], **attrs: Any) -> xr.Dataset:
-    """A Dataset of every recorded quantity over AXES and epoch.
-
-    `axes` holds the values of each dimension. A run that does not exist is NaN. For each task,
-    model and noise the best run (lowest final test loss of those that did not diverge) gives
-    `best_test_loss`, `best_tau`, `best_gamma`, `best_activation` and its pictures.
+    Every record has the dimensions AXES, the study's own axes, and epoch. For each task, model
+    and noise the best finished run (lowest test loss of those that did not diverge) gives
+    `best_test_loss`, `best_tau` ... for every other axis, and the `best_` pictures.
+    Raises: ValueError where the folder holds no study.
     """
-    runs = list(runs)
-    if not runs:
-        raise ValueError("no runs to label: the study has no finished run yet")
-    coordinates = {name: list(axes[name]) for name in AXES}
-    shape = tuple(len(values) for values in coordinates.values())
-    where = {name: {v: i for i, v in enumerate(values)} for name, values in coordinates.items()}
-    places = [tuple(where[name][run.lane[name]] for name in AXES) for run in runs]
-    epochs = len(runs[0].records["epoch"])
-    arrays: dict[str, Any] = {}
-    for name, example in runs[0].records.items():
-        if name == "epoch":
-            continue
-        fill = False if example.dtype == bool else np.nan
-        values = np.full((*shape, epochs), fill, bool if example.dtype == bool else np.float32)
-        for place, run in zip(places, runs, strict=True):
-            values[place] = run.records[name]
-        arrays[name] = ((*AXES, "epoch"), values)
-    dataset = xr.Dataset(arrays, coordinates | {"epoch": np.arange(epochs)}, attrs)
-    return dataset.assign(_best(coordinates, where, runs))
+    path = Path(folder) / "results.zarr"
+    if not path.is_dir():
+        raise ValueError(f"{folder}: holds no study (no results.zarr); give a study's --out")
+    dataset = xr.open_zarr(path, chunks=None)
+    return dataset.assign(best(dataset))
 
 
-def _best(
-    coordinates: dict[str, list[Any]], where: dict[str, dict[Any, int]], runs: list[Run]
-) -> dict[str, Any]:
-    """The best run of each (task, model, noise), and its pictures."""
-    cells = AXES[:3]
-    shape = tuple(len(coordinates[name]) for name in cells)
-    loss = np.full(shape, np.nan, np.float32)
-    tau, gamma = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
-    activation = np.full(shape, "", dtype=object)
-    pictures = {name: np.full((*shape, *p.shape), np.nan) for name, p in runs[0].pictures.items()}
-    for run in runs:
-        place = tuple(where[name][run.lane[name]] for name in cells)
-        final = run.records["test_loss"][-1]
-        if run.records["diverged"][-1] or not (np.isnan(loss[place]) or final < loss[place]):
-            continue
-        loss[place], tau[place], gamma[place] = final, run.lane["tau"], run.lane["gamma"]
-        activation[place] = run.lane["activation"]
-        for name, picture in run.pictures.items():
-            pictures[name][place] = picture
-    best = {"best_test_loss": loss, "best_tau": tau, "best_gamma": gamma}
-    named: dict[str, Any] = {name: (cells, values) for name, values in best.items()}
-    named["best_activation"] = (cells, activation.astype(str))
-    for name, values in pictures.items():
-        named[name] = ((*cells, "picture", "pixel"), values.astype(np.float32))
-    return named
+def others(dataset: xr.Dataset, *kept: str) -> list[str]:
+    """The dimensions over runs that are not among `kept`."""
+    return [str(d) for d in dataset.test_loss.dims if d != "epoch" and d not in kept]
 
 
-def save(dataset: xr.Dataset, path: Path) -> None:
-    """Write a Dataset as netCDF, whole or not at all; `xarray.open_dataset` reads it."""
-    partial = path.with_name(path.name + ".partial")
-    dataset.to_netcdf(partial, engine="netcdf4")
-    os.replace(partial, path)
+def final(dataset: xr.Dataset, name: str) -> xr.DataArray:
+    """A record at the last epoch that each run has; where it has none, at epoch 0."""
+    exists = dataset.test_loss.notnull() | dataset.diverged.astype(bool)
+    number = xr.DataArray(np.arange(dataset.sizes["epoch"]), dims="epoch")
+    return dataset[name].load().isel(epoch=(exists * number).max("epoch"))
+
+
+def best(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
+    """The best finished run of each task, model and noise: see `read`."""
+    rest = others(dataset, *AXES[:3])
+    loss = dataset.test_loss.isel(epoch=-1).where(~dataset.diverged.isel(epoch=-1).astype(bool))
+    runs = loss.stack(run=rest).transpose(..., "run")
+    # argmin refuses a cell without any run; its place is then 0 and its values are missing.
+    where = runs.fillna(np.inf).argmin("run")
+    lowest = runs.min("run")
+    found = {"best_test_loss": lowest.drop_vars(rest, errors="ignore")}
+    places = np.unravel_index(where.values, [dataset.sizes[d] for d in rest])
+    index = {d: xr.DataArray(i, dims=where.dims) for d, i in zip(rest, places, strict=True)}
+    for d in rest:
+        values = dataset[d].isel({d: index[d]}).drop_vars(d)
+        missing = "" if values.dtype.kind in "UO" else np.nan
+        found[f"best_{d}"] = values.where(lowest.notnull().values, missing)
+    for name in PICTURES:
+        if name in dataset:
+            pointed = {c: xr.DataArray(np.arange(dataset.sizes[c]), dims=c) for c in where.dims}
+            pictures = dataset[name].isel(pointed | index).drop_vars(rest)
+            found[f"best_{name}"] = pictures.where(lowest.notnull())
+    return found
 
 
 def summary(dataset: xr.Dataset, threshold: float = 0.5) -> list[dict[str, Any]]:
@@ -120,11 +68,13 @@ def summary(dataset: xr.Dataset, threshold: float = 0.5) -> list[dict[str, Any]]
     Median and quartiles are over the runs that did not diverge and ended under the threshold, as
     in Figure 1 of [REB]; the best setting is the one with the lowest final test loss.
     """
-    rows = []
+    rows, rest = [], others(dataset, "task", "model")
     for task in dataset.task.values:
         for model in dataset.model.values:
-            cell = dataset.sel(task=task, model=model).isel(epoch=-1)
-            flat = cell[["test_loss", "diverged"]].stack(run=AXES[2:])
+            cell = dataset[["test_loss", "diverged"]].sel(task=task, model=model)
+            flat = xr.Dataset(
+                {name: final(cell, name) for name in ("test_loss", "diverged")}
+            ).stack(run=rest)
             exists = flat.where(flat.test_loss.notnull(), drop=True)
             diverged = exists.diverged.astype(bool)
             good = exists.test_loss.where(~diverged & (exists.test_loss < threshold), drop=True)
@@ -133,9 +83,9 @@ def summary(dataset: xr.Dataset, threshold: float = 0.5) -> list[dict[str, Any]]
             quartiles = good.quantile([0.25, 0.5, 0.75]).values if good.size else [np.nan] * 3
             row |= dict(zip(("lower_quartile", "median", "upper_quartile"), quartiles, strict=True))
             if good.size:
-                best = good.isel(run=int(np.argmin(good.values)))
-                row |= {"best": float(best)}
-                row |= {name: best[name].item() for name in AXES[2:]}
+                lowest = good.isel(run=int(np.argmin(good.values)))
+                row |= {"best": float(lowest)}
+                row |= {name: lowest[name].item() for name in rest}
             rows.append(row)
     return rows
 

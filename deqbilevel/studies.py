@@ -1,40 +1,49 @@
 """A study: a grid of settings becomes lanes, lanes become groups, groups run chunk by chunk.
 
 A lane is one setting of the hyperparameters. Task and model decide shapes and code, so a group
-holds the lanes of one task and model, and is one compiled program: noise, tau, gamma and the
-activation are traced leaves. A chunk is the lanes that train at once under `vmap`; a lane's result
-does not depend on its chunk. Storage is `results`.
+holds the lanes of one task and model, and is one compiled program: all other axes are traced
+leaves. A group trains epoch by epoch. For each epoch its lanes are put in order of the evaluations
+that they needed in the epoch before and cut into chunks, which train at once (`lanes.Lanes`), so
+that no lane waits long for a slower one. A lane's result does not depend on its chunk, and after
+every chunk everything that it needs to go on is on disk (`storage.Storage`).
 """
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jax.experimental import multihost_utils
 
-from deqbilevel import models, training
+from deqbilevel import loop, models, results, storage, training
+from deqbilevel.lanes import Lanes, everything, mine
 from deqbilevel.models import Model
-from deqbilevel.results import AXES, Run
+from deqbilevel.results import AXES
 from deqbilevel.settings import Setting
+from deqbilevel.storage import Lane, Progress, Storage
 from deqbilevel.types import Images, Params, TestImages, TrainImages
 
-Lane = dict[str, Any]
+OWN_AXES: dict[str, type] = {"seed": int, "learning_rate": float, "lam": float, "threshold": float}
+"""Axes that a study may have beside `results.AXES`."""
 
 
 def grid(axes: Mapping[str, Sequence[Any]]) -> list[Lane]:
-    """Every combination of the values of `axes` (a value list for each of `results.AXES`).
+    """Every combination of the values of `axes`: a list for each of AXES, and any of OWN_AXES.
 
     Raises: ValueError for an axis that is missing, empty, unknown or has a value twice.
     """
-    if set(axes) != set(AXES):
-        raise ValueError(f"axes {sorted(axes)}: expected a list of values for each of {AXES}")
+    if tuple(axes)[: len(AXES)] != AXES or not set(axes) <= {*AXES, *OWN_AXES}:
+        raise ValueError(
+            f"axes {list(axes)}: expected a list of values for each of {AXES}, in that order, then "
+            f"any of {tuple(OWN_AXES)}"
+        )
     for name, values in axes.items():
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name} {list(values)}: expected one value or more, each once")
-    return [dict(zip(AXES, v, strict=True)) for v in itertools.product(*(axes[n] for n in AXES))]
+    return [dict(zip(axes, v, strict=True)) for v in itertools.product(*axes.values())]
 
 
 def groups(lanes: Sequence[Lane]) -> dict[tuple[str, str], list[Lane]]:
@@ -45,119 +54,279 @@ def groups(lanes: Sequence[Lane]) -> dict[tuple[str, str], list[Lane]]:
     return found
 
 
-class Plan(NamedTuple):
-    """What is common to all lanes of a study."""
+class Study(NamedTuple):
+    """What is common to all lanes of a study, and how they are run."""
 
     setting: Setting
     epochs: int
     batch_size: int
-    lanes_at_once: int
-    """Lanes of a chunk. 1 runs each lane alone, which is fastest on a CPU: a vmapped solve lasts
-    as long as its slowest lane, and the matrix products are no faster together."""
     learning_rate: float
+    """Of a lane without an axis of that name; likewise the seed."""
     seed: int
+    lanes: Lanes
     pictures: int = 5
+    keep: Literal["none", "best", "all"] = "none"
+    """Whose final parameters stay on disk: nobody's, the best of each task, model and noise, or
+    everybody's."""
+
+    def hyperparameters(self, lane: Lane) -> Params:
+        """The scalars of a lane. Raises: ValueError, see `models.hyperparameters`."""
+        return scalars({"learning_rate": self.learning_rate} | lane)
+
+    def keys(self, lane: Lane) -> Any:
+        """The random keys of a lane: initial weights, order and noise of training, pictures."""
+        return jax.random.split(jax.random.key(lane.get("seed", self.seed)), 3)
 
 
-def hyperparameters(lane: Lane, learning_rate: float) -> Params:
-    """The scalars of a lane, with lam = 1 as in [REB]."""
-    return models.hyperparameters(
-        tau=lane["tau"],
-        gamma=lane["gamma"],
-        activation=lane["activation"],
-        noise=lane["noise"],
-        learning_rate=learning_rate,
-    )
+def scalars(lane: Lane) -> Params:
+    """The scalars of a lane, with lam = 1 as in [REB] where that is no axis."""
+    names = ("tau", "gamma", "activation", "noise", "lam", "threshold", "learning_rate")
+    return models.hyperparameters(**{name: lane[name] for name in names if name in lane})
+
+
+def chunks(
+    lanes: Sequence[Lane], progress: Progress, store: Storage, count: int, epoch: int
+) -> Iterator[list[Lane]]:
+    """The lanes that wait for `epoch`, at most `count` at a time, those that take longest first.
+
+    What a lane will take is what it took in the epoch before.
+    """
+
+    def expected(lane: Lane) -> float:
+        record = progress.records[store.key(lane)].get(epoch - 1)
+        return record["needed_evaluations"] if record else 0.0
+
+    waiting = [lane for lane in lanes if progress.done[store.key(lane)] == epoch - 1]
+    waiting.sort(key=expected, reverse=True)
+    return (waiting[i : i + count] for i in range(0, len(waiting), count))
 
 
 def run_group(
     model: Model,
     lanes: Sequence[Lane],
-    plan: Plan,
+    study: Study,
     train: TrainImages,
     test: TestImages,
+    store: Storage,
+    progress: Progress,
     *,
-    on_epoch: Callable[[int, Mapping[str, Any]], None] = lambda count, record: None,
-) -> Iterator[Run]:
-    """Train every lane of a group; yields each when its chunk is finished.
+    on_chunk: Callable[[list[Lane], Mapping[str, Any]], None] = lambda lanes, record: None,
+) -> None:
+    """Train the lanes of a task and model from where `progress` says they are to the last epoch.
 
-    All lanes see the same initial weights, images and noise. `on_epoch(lanes, record)` is called
-    after every epoch of a chunk with the number of its lanes.
+    `progress` is kept up to date. `on_chunk(lanes, record)` is called after every epoch of a chunk,
+    with one entry a lane in each value of the record, when it is on disk.
+    Raises: ValueError that names a chunk that could not be stored; all others are on disk.
     """
-    together = plan.lanes_at_once
-    params_key, run_key, picture_key = jax.random.split(jax.random.key(plan.seed), 3)
-    weights = model.init(params_key)
-    steps = training.steps_per_epoch(len(train), plan.batch_size)
+    steps = training.steps_per_epoch(len(train), study.batch_size)
     trainer = training.trainer(
         model,
-        plan.setting,
-        total_steps=max(plan.epochs, 1) * steps,
-        batch_size=plan.batch_size,
-        lanes=together > 1,
+        study.setting,
+        total_steps=max(study.epochs, 1) * steps,
+        batch_size=study.batch_size,
+        lanes=study.lanes,
     )
-    draw = _pictures(model, plan, test, picture_key, lanes=together > 1)
+    train, test = study.lanes.share(train), study.lanes.share(test)
+    draw = _pictures(model, study)
+    weights = _initial_weights(model, study, lanes)
     prepared = False
-    for start in range(0, len(lanes), together):
-        chunk = lanes[start : start + together]
-        # A chunk is filled up with its last lane: one program serves all, and so a lane's result
-        # is bit for bit the same whatever trains beside it.
-        filled = [*chunk, *[chunk[-1]] * (together - len(chunk))]
-        each = [weights | hyperparameters(lane, plan.learning_rate) for lane in filled]
-        params = jax.tree.map(lambda *x: jnp.stack(x), *each) if together > 1 else each[0]
-        state = trainer.init(params)
-        if not prepared and plan.epochs:
-            trainer = training.compiled(trainer, state, train, plan.batch_size)
-            prepared = True
-        records = []
-        for epoch in training.run(
-            trainer,
-            plan.setting,
-            state,
-            train,
-            test,
-            epochs=plan.epochs,
-            key=run_key,
-            batch_size=plan.batch_size,
-            train_evaluation_size=plan.batch_size,
-        ):
-            record = epoch.record
-            # Lanes of a chunk share its time.
-            for name in ("seconds", "evaluation_seconds", "step_ms"):
-                record[name] /= len(chunk)
-            records.append(record)
-            on_epoch(len(chunk), record)
-        drawn = {name: np.asarray(x) for name, x in draw(epoch.state.params).items()}
-        for i, lane in enumerate(chunk):
-            yield _outcome(lane, records, drawn, i if together > 1 else None)
+    for epoch in range(study.epochs + 1):
+        for chunk in chunks(lanes, progress, store, study.lanes.count, epoch):
+            # A chunk is filled up with its last lane: one program serves all, and so a lane's
+            # result is bit for bit the same whatever trains beside it.
+            filled = [*chunk, *[chunk[-1]] * (study.lanes.count - len(chunk))]
+            own = filled[study.lanes.local]
+            state = _state(trainer, study, weights, own, store, epoch)
+            keys = study.lanes.keys([study.keys(lane)[1] for lane in own])
+            if epoch and not prepared:
+                trainer, prepared = loop.compiled(trainer, state, train, keys), True
+            state, record = loop.epoch(
+                trainer,
+                study.setting,
+                state,
+                epoch,
+                train,
+                test,
+                key=keys,
+                train_evaluation_size=study.batch_size,
+            )
+            record = _by_lane(record, len(chunk))
+            pictures = None
+            if epoch == study.epochs:
+                keys = study.lanes.keys([study.keys(lane)[2] for lane in own])
+                pictures = everything(draw(state.params, keys, test))
+            try:
+                _store(study, store, progress, chunk, epoch, state, record, pictures)
+            except OSError as error:
+                names = ", ".join(store.path("states", lane).stem for lane in chunk)
+                raise ValueError(
+                    f"epoch {epoch} of {names} could not be stored ({error}). Everything before "
+                    "it is on disk: make room, then repeat the command"
+                ) from error
+            if jax.process_count() > 1:
+                # Another process may go on with a state that this one has just written.
+                multihost_utils.sync_global_devices("stored")
+            on_chunk(chunk, record)
 
 
-def _outcome(
-    lane: Lane, records: list[dict[str, Any]], drawn: dict[str, np.ndarray], index: int | None
-) -> Run:
-    """The part of a chunk's records and pictures that belongs to one lane (None: all of it)."""
-
-    def own(x: Any) -> Any:
-        x = np.asarray(x)
-        return x if index is None or x.ndim == 0 else x[index]
-
-    series = {name: np.stack([own(r[name]) for r in records]) for name in records[0]}
-    return Run(lane, series, {name: own(x) for name, x in drawn.items()})
+def _by_lane(record: Mapping[str, Any], count: int) -> dict[str, np.ndarray]:
+    """A chunk's record with an entry for each of its lanes; they share its time and its work."""
+    own = {name: np.broadcast_to(value, np.shape(value) or (count,))[:count]
+           for name, value in record.items()}  # fmt: skip
+    for name in ("seconds", "evaluation_seconds", "step_ms"):
+        own[name] = own[name] / count
+    own["made_evaluations"] = np.full(count, np.sum(record["made_evaluations"]) / count)
+    return own
 
 
-def _pictures(
-    model: Model, plan: Plan, test: TestImages, key: PRNGKeyArray, *, lanes: bool
-) -> Callable[[Params], dict[str, Any]]:
-    """params -> the reconstructions u* of the first test images, and K u*."""
-
-    def draw(params: Params) -> dict[str, Any]:
-        f = models.measure(model.K, jnp.asarray(test[: plan.pictures]), params["noise"], key)
-        u, _ = model.reconstruct(plan.setting.evaluation(), params, f)
-        return {"reconstruction": u, "measured_reconstruction": model.K.apply(u)}
-
-    return jax.jit(jax.vmap(draw) if lanes else draw)
+def _initial_weights(model: Model, study: Study, lanes: Sequence[Lane]) -> dict[int, Any]:
+    """The weights that training starts from, for each seed."""
+    seeds = {lane.get("seed", study.seed): study.keys(lane)[0] for lane in lanes}
+    return {seed: jax.tree.map(np.asarray, model.init(key)) for seed, key in seeds.items()}
 
 
-def measurements(model: Model, plan: Plan, noise: float, test: TestImages) -> Images:
+def _state(
+    trainer: training.Trainer,
+    study: Study,
+    weights: dict[int, Any],
+    own: Sequence[Lane],
+    store: Storage,
+    epoch: int,
+) -> training.State:
+    """The state in which these lanes, those of this process, start the epoch."""
+    params = [
+        weights[lane.get("seed", study.seed)]
+        | jax.tree.map(np.asarray, study.hyperparameters(lane))
+        for lane in own
+    ]
+    state = trainer.init(study.lanes.put(jax.tree.map(lambda *x: np.stack(x), *params)))
+    if epoch <= 1:
+        return state
+    stored = {store.key(lane): lane for lane in own}
+    leaves = {key: storage.read_state(store.path("states", x))[1] for key, x in stored.items()}
+    stacked = [np.stack(x) for x in zip(*(leaves[store.key(lane)] for lane in own), strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(state), study.lanes.put(stacked))
+
+
+def _store(
+    study: Study,
+    store: Storage,
+    progress: Progress,
+    chunk: list[Lane],
+    epoch: int,
+    state: training.State,
+    record: Mapping[str, np.ndarray],
+    pictures: Mapping[str, np.ndarray] | None,
+) -> None:
+    """Put an epoch of a chunk on disk, in the order that `storage` promises."""
+    first = jax.process_index() == 0
+    own = list(enumerate(chunk[study.lanes.local]))
+    if pictures is not None:
+        if first:
+            store.append_pictures(chunk, pictures)
+        _keep(study, store, progress, own, mine(state.params), record)
+    if first:
+        store.append(chunk, epoch, record)
+    if pictures is None and epoch:
+        leaves = mine(jax.tree.leaves(state))
+        for i, lane in own:
+            storage.write_state(store.path("states", lane), epoch, [x[i, ...] for x in leaves])
+    for i, lane in enumerate(chunk):
+        key = store.key(lane)
+        progress.done[key] = epoch
+        progress.records[key][epoch] = {name: record[name][i].item() for name in store.records}
+    if pictures is not None:
+        for _, lane in own:
+            store.path("states", lane).unlink(missing_ok=True)
+
+
+def _keep(
+    study: Study,
+    store: Storage,
+    progress: Progress,
+    own: list[tuple[int, Lane]],
+    params: Params,
+    record: Mapping[str, np.ndarray],
+) -> None:
+    """Write the final parameters of the lanes of this process that `study.keep` asks for."""
+    for i, lane in own:
+        index = study.lanes.local.start + i
+        better = study.keep == "all" or (
+            study.keep == "best"
+            and not record["diverged"][index]
+            and record["test_loss"][index] <= _best_loss(study, store, progress, lane)
+        )
+        if better:
+            learned = {name: params[name][i, ...] for name in training.LEARNED if name in params}
+            storage.write_arrays(store.path("parameters", lane), learned)
+
+
+def _best_loss(study: Study, store: Storage, progress: Progress, lane: Lane) -> float:
+    """The lowest final test loss so far among the lanes of a task, model and noise."""
+    cell = store.key(lane)[: storage.CELL]
+    finished = (r[study.epochs] for key, r in progress.records.items()
+                if key[: storage.CELL] == cell and study.epochs in r)  # fmt: skip
+    return min((r["test_loss"] for r in finished if not r["diverged"]), default=np.inf)
+
+
+def prune(study: Study, lanes: Sequence[Lane], store: Storage, progress: Progress) -> None:
+    """Remove the parameters of runs that were the best for a while."""
+    for lane in lanes if study.keep == "best" else ():
+        record = progress.records[store.key(lane)].get(study.epochs)
+        if record and record["test_loss"] > _best_loss(study, store, progress, lane):
+            store.path("parameters", lane).unlink(missing_ok=True)
+
+
+def useful_work(progress: Progress) -> float:
+    """Evaluations that lanes needed over evaluations that were made, of everything recorded."""
+    records = [r for lane in progress.records.values() for r in lane.values()]
+    made = sum(r["made_evaluations"] for r in records)
+    return sum(r["needed_evaluations"] for r in records) / made if made else float("nan")
+
+
+def _pictures(model: Model, study: Study) -> Callable[..., dict[str, Any]]:
+    """(params, key, test) -> the reconstructions u* of the first test images, and K u*."""
+
+    def draw(params: Params, key: Any, test: TestImages) -> dict[str, Any]:
+        f = models.measure(model.K, jnp.asarray(test[: study.pictures]), params["noise"], key)
+        u, _ = model.reconstruct(study.setting.evaluation(), params, f)
+        return dict(zip(results.PICTURES, (u, model.K.apply(u)), strict=True))
+
+    return jax.jit(study.lanes.over(draw, (0, 0, None)))
+
+
+def measurements(model: Model, study: Study, noise: float, test: TestImages) -> Images:
     """The measurements f that the pictures of a noise level were reconstructed from."""
-    key = jax.random.split(jax.random.key(plan.seed), 3)[2]
-    return models.measure(model.K, jnp.asarray(test[: plan.pictures]), jnp.float32(noise), key)
+    key = study.keys({})[2]
+    return models.measure(model.K, jnp.asarray(test[: study.pictures]), jnp.float32(noise), key)
+
+
+def parameters(folder: str | Path, **where: Any) -> Params:
+    """The parameters that a study kept of its best run where the axes have the values given.
+
+        params = studies.parameters("runs/compare-quick", task="inpainting", model="deq", noise=0.1)
+
+    The best is the one of the lowest final test loss. The weights and all scalars but Adam's.
+    Raises: ValueError for an unknown axis, and where no parameters were kept.
+    """
+    dataset = results.read(folder)
+    axes = [str(d) for d in dataset.test_loss.dims[:-1]]
+    for name in where:
+        models.known("axis", name, dict.fromkeys(axes))
+    values = {d: dataset[d].values.tolist() for d in axes}
+    store = Storage(Path(folder), values, dataset.sizes["epoch"] - 1, (), {})
+    final = results.final(dataset, "test_loss")
+    found = [
+        (float(final.sel(lane)), i, lane)
+        for i, lane in enumerate(grid(values))
+        if all(lane[name] == value for name, value in where.items())
+        and store.path("parameters", lane).exists()
+    ]
+    if not found:
+        raise ValueError(
+            f"{folder}: no parameters were kept where {where}; see its folder parameters, or run "
+            "the study with --keep-parameters all"
+        )
+    _, _, lane = min(found)
+    learned = storage.read_arrays(store.path("parameters", lane))
+    return jax.tree.map(jnp.asarray, learned) | scalars(lane)

@@ -1,28 +1,26 @@
-"""Training: the jitted step, the scanned epoch, and the loop over epochs.
+"""Training: the jitted step, the scanned steps of an epoch, and the evaluation.
 
-Everything is written for one run. With `lanes=True` the same functions are vmapped over a leading
-axis of the state, so that many settings of the hyperparameters train at once on the same images
-and the same noise. A run whose loss or hypergradient is no longer finite has diverged: it keeps
-its last finite weights from then on, and says so. So does one whose test loss is beyond reason,
-though it may go on and come back.
+Everything is written for one run. With `lanes` the same functions run over a leading axis of the
+state and the key, so that many settings of the hyperparameters train at once, on every device. A
+run whose loss or hypergradient is no longer finite has diverged: it keeps its last finite weights
+from then on, and says so.
 """
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deqbilevel.hypergradients import no_info
+from deqbilevel.lanes import Lanes
 from deqbilevel.losses import Loss, mean_squared_error
 from deqbilevel.models import Model, measure
-from deqbilevel.settings import Budget, Setting, grow
-from deqbilevel.types import Images, Params, Solver, TestImages, TrainImages
+from deqbilevel.settings import Budget, Setting
+from deqbilevel.types import Images, Params, Solver
 
 LEARNED = ("A", "b", "C")
 """The entries of `params` that are learned; any scalar may be added, such as "tau"."""
@@ -32,9 +30,6 @@ FINAL_LEARNING_RATE = 1e-6
 
 HUGE = 1e30
 """What the loss of a diverged run is recorded as; means of it are still finite in float32."""
-
-DIVERGED = 100.0
-"""A test loss above this counts as diverged: images in [-1, 1] differ by 4 at the most."""
 
 
 class State(NamedTuple):
@@ -58,7 +53,7 @@ class Metrics(NamedTuple):
 
 
 class Trainer(NamedTuple):
-    """The functions of a model under a setting, jitted; with lanes, vmapped over the state."""
+    """The functions of a model under a setting, jitted; with lanes, over all but the images."""
 
     init: Callable[[Params], State]
     """params -> state."""
@@ -66,7 +61,11 @@ class Trainer(NamedTuple):
     """(state, images [n, pixels], order [steps, batch], keys [steps]) -> (state, metrics). The
     state's buffers are donated: use the one that comes back."""
     evaluate: Callable[..., dict[str, Array]]
-    """(params, images, key) -> mean loss, evaluations and residual of converged reconstructions."""
+    """(params, images, key) -> what `evaluation` returns."""
+    draw: Callable[..., tuple[Array, ...]]
+    """(key, epoch, images) -> order [blocks, steps, batch], keys [blocks, steps] of an epoch, and a
+    key each for the evaluation on test and training images."""
+    lanes: Lanes | None
 
 
 def optimiser() -> optax.GradientTransformation:
@@ -138,7 +137,7 @@ def trainer(
     *,
     total_steps: int,
     batch_size: int = 100,
-    lanes: bool = False,
+    lanes: Lanes | None = None,
     loss_function: Loss = mean_squared_error,
     learned: tuple[str, ...] = LEARNED,
 ) -> Trainer:
@@ -159,11 +158,20 @@ def trainer(
     def evaluate(params: Params, images: Images, key: PRNGKeyArray) -> dict[str, Array]:
         return evaluation(model, setting.evaluation(), params, images, key, batch_size)
 
+    def draw(key: PRNGKeyArray, epoch: Int[Array, ""], images: Images) -> tuple[Array, ...]:
+        parts = jax.random.split(jax.random.fold_in(key, epoch), 4)
+        batch, count, block = _blocks(len(images), batch_size)
+        order = jax.random.permutation(parts[0], len(images))[: count * batch]
+        keys = jax.random.split(parts[1], count).reshape(count // block, block)
+        return order.reshape(count // block, block, batch), keys, parts[2], parts[3]
+
     if lanes:
-        init = jax.vmap(init)
-        steps = jax.vmap(steps, in_axes=(0, None, None, None))
-        evaluate = jax.vmap(evaluate, in_axes=(0, None, None))
-    return Trainer(jax.jit(init), jax.jit(steps, donate_argnums=0), jax.jit(evaluate))
+        init = lanes.over(init, (0,))
+        steps = lanes.over(steps, (0, None, 0, 0))
+        evaluate = lanes.over(evaluate, (0, None, 0))
+        draw = lanes.over(draw, (0, None, None))
+    donating = jax.jit(steps, donate_argnums=0)
+    return Trainer(jax.jit(init), donating, jax.jit(evaluate), jax.jit(draw), lanes)
 
 
 def evaluation(
@@ -177,7 +185,7 @@ def evaluation(
     """Mean squared error of the reconstructions of every image, with fresh noise.
 
     Solves in batches (the last may be smaller); returns the means over images of `loss`,
-    `evaluations` and `residual`.
+    `evaluations` and `residual`, and the `spent` evaluations of each batch.
     """
 
     def batch(truth: Images, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
@@ -189,15 +197,19 @@ def evaluation(
     whole = len(images) // batch_size
     keys = jax.random.split(key, whole + 1)
     rest = images[whole * batch_size :]
-    totals = jnp.zeros(3)
+    totals, spent = jnp.zeros(3), []
     if whole:
         batches = images[: whole * batch_size].reshape(whole, batch_size, -1)
         values = jax.lax.map(lambda x: jnp.stack(batch(*x)), (batches, keys[:whole]))
         totals += batch_size * jnp.sum(values, axis=0)
+        spent.append(values[:, 1])
     if len(rest):
-        totals += len(rest) * jnp.stack(batch(rest, keys[whole]))
+        value = jnp.stack(batch(rest, keys[whole]))
+        totals += len(rest) * value
+        spent.append(value[1:2])
     means = finite(totals / len(images))
-    return dict(zip(("loss", "evaluations", "residual"), means, strict=True))
+    named = dict(zip(("loss", "evaluations", "residual"), means, strict=True))
+    return named | {"spent": jnp.concatenate(spent)}
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -210,92 +222,3 @@ def _blocks(images: int, batch_size: int) -> tuple[int, int, int]:
     count = steps_per_epoch(images, batch_size)
     block = max(d for d in range(1, min(count, 20) + 1) if count % d == 0)
     return min(batch_size, images), count, block
-
-
-def compiled(trainer: Trainer, state: State, train: TrainImages, batch_size: int = 100) -> Trainer:
-    """The trainer with its steps compiled for these shapes, so that `run` times no compilation."""
-    train = jnp.asarray(train)
-    batch, _, block = _blocks(len(train), batch_size)
-    order = jnp.zeros((block, batch), jnp.int32)
-    keys = jax.random.split(jax.random.key(0), block)
-    return trainer._replace(steps=trainer.steps.lower(state, train, order, keys).compile())
-
-
-class Epoch(NamedTuple):
-    """What an epoch ends with: the state and a flat record of numbers (arrays, with lanes)."""
-
-    state: State
-    record: dict[str, Any]
-
-
-def run(
-    trainer: Trainer,
-    setting: Setting,
-    state: State,
-    train: TrainImages,
-    test: TestImages,
-    *,
-    epochs: int,
-    key: PRNGKeyArray,
-    batch_size: int = 100,
-    start: int = 0,
-    train_evaluation_size: int = 1000,
-    on_steps: Callable[[int, Metrics, float], None] = lambda steps, metrics, seconds: None,
-) -> Iterator[Epoch]:
-    """Epochs `start` to `epochs`; epoch 0 evaluates the initial parameters and takes no step.
-
-    Every epoch's order and noise come from `key` and its number alone, so that a run that starts
-    again from a stored state repeats the uninterrupted one bit for bit. An epoch visits the
-    images in a random order and leaves out those that fill no batch. `on_steps(steps, metrics,
-    seconds)` is called after every few steps.
-
-    The record's `train_loss` is the mean over the steps of the epoch; where the setting adapts its
-    budget, and at epoch 0, it is that of converged reconstructions of at most
-    `train_evaluation_size` training images.
-    """
-    train, test = jnp.asarray(train), jnp.asarray(test)
-    batch, count, block = _blocks(len(train), batch_size)
-    sample = train[:train_evaluation_size]
-    for epoch in range(start, epochs + 1):
-        order_key, noise_key, test_key, train_key = jax.random.split(
-            jax.random.fold_in(key, epoch), 4
-        )
-        metrics, times = [], []
-        if epoch:
-            order = jax.random.permutation(order_key, len(train))[: count * batch]
-            order = order.reshape(count // block, block, batch)
-            keys = jax.random.split(noise_key, count).reshape(count // block, block)
-            for some, their_keys in zip(order, keys, strict=True):
-                begin = time.perf_counter()
-                state, values = trainer.steps(state, train, some, their_keys)
-                metrics.append(jax.tree.map(np.asarray, values))
-                times.append(time.perf_counter() - begin)
-                on_steps(block, metrics[-1], times[-1])
-        begin = time.perf_counter()
-        record: dict[str, Any] = {"epoch": epoch}
-        tested = trainer.evaluate(state.params, test, test_key)
-        record |= {f"test_{name}": np.asarray(value) for name, value in tested.items()}
-        record |= _means(metrics)
-        if setting.adaptive or not epoch:
-            trained = trainer.evaluate(state.params, sample, train_key)
-            record["train_loss"] = np.asarray(trained["loss"])
-            if epoch:
-                state = state._replace(
-                    budget=grow(setting, state.budget, record["step_loss"], record["train_loss"])
-                )
-        else:
-            record["train_loss"] = record["step_loss"]
-        lost = record["test_loss"] > DIVERGED
-        record["diverged"] = np.asarray(state.diverged | lost)
-        record["seconds"] = float(np.sum(times))
-        record["evaluation_seconds"] = time.perf_counter() - begin
-        record["step_ms"] = 1e3 * float(np.median(times)) / block if times else np.nan
-        yield Epoch(state, record)
-
-
-def _means(blocks: list[Metrics]) -> dict[str, Any]:
-    """The mean of every metric over the steps of an epoch; NaN for an epoch without steps."""
-    if not blocks:
-        return dict.fromkeys(Metrics._fields, np.nan)
-    joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *blocks)
-    return {field: value.mean(axis=-1) for field, value in joined._asdict().items()}

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,11 +72,9 @@ def claim(out: Path, options: dict[str, Any], *, fresh: bool) -> None:
 
 
 def _remove_run(out: Path) -> None:
-    import shutil
-
-    for name in ("latest", "best", "runs"):
+    for name in ("latest", "best", "results.zarr", "states", "parameters"):
         shutil.rmtree(out / name, ignore_errors=True)
-    for pattern in ("*.json", "*.jsonl", "*.png", "results.nc", "summary.md"):
+    for pattern in ("*.json", "*.jsonl", "*.png", "summary.md"):
         for path in out.glob(pattern):
             path.unlink()
 

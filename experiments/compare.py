@@ -1,27 +1,28 @@
 """The study of [REB]: deep equilibrium models against bilevel learning on three tasks.
 
 `python -m experiments.compare` is the quick preset: a small grid on the digits that ship with the
-package, in a few minutes on two cores. `--preset paper` is the whole grid of 1350 runs. Every
-finished run is on disk; the same command goes on where it stopped.
+package, in a few minutes on two cores. `--preset paper` is the whole grid of 1350 runs. It uses
+every device that there is. Every finished epoch is on disk; the same command goes on where it
+stopped, and `python -m experiments.watch` shows how far it is.
 """
 
-import hashlib
-import json
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 import xarray as xr
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from deqbilevel import data, models, plots, results, settings, studies
+from deqbilevel import data, lanes, loop, models, plots, results, settings, storage, studies
 from deqbilevel.data import Images
+from deqbilevel.storage import Lane, Storage
 from experiments import common
 
 GRIDS: dict[str, dict[str, Any]] = {
@@ -74,9 +75,23 @@ class Compare:
     patch: int = 28
     """Height and width of the patches of images:DIR."""
     seed: int = 0
+    axis: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A further axis, NAME=VALUE,VALUE...: seed, learning_rate, lam or threshold. Repeatable."""
+    keep_parameters: Literal["none", "best", "all"] = "best"
+    """Whose final parameters to keep: the best run of each task, model and noise, or of all."""
     lanes_at_once: int | None = None
-    """Runs that train together under vmap; by default 1 on a CPU, where more are no faster, else
-    25."""
+    """Runs that train together on each device; by default 1 on a CPU, else 25."""
+    width: int | None = None
+    """Of those, how many under one vmap; by default 1 on a CPU, where more are slower, else all."""
+    cpu_devices: int = 1
+    """Devices to make of a CPU; lanes train side by side on them."""
+    distributed: bool = False
+    """Join the other processes of a SLURM or MPI job, one for each host; they share --out."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, for processes that find each other by hand."""
+    processes: int | None = None
+    process: int | None = None
+    """With --coordinator: how many processes there are, and the number of this one."""
     out: Path | None = None
     """Folder of the results; by default runs/compare-PRESET."""
     fresh: bool = False
@@ -84,27 +99,47 @@ class Compare:
 
     def resolved(self) -> dict[str, Any]:
         """Every option that decides the numbers, with the preset's value where it is unset."""
-        options = common.options_of(self, without=("out", "fresh", "lanes_at_once"))
+        apart = (
+            *("out", "fresh", "axis", "keep_parameters", "lanes_at_once", "width"),
+            *("cpu_devices", "distributed", "coordinator", "processes", "process"),
+        )
+        options = common.options_of(self, without=apart)
         for name, value in GRIDS[self.preset].items():
             if options[name] is None:
                 options[name] = value
         if options["learning_rate"] is None:
             options["learning_rate"] = settings.SETTINGS[options["setting"]].learning_rate
-        return options
+        return options | {"axes": dict(_axis(text) for text in self.axis)}
+
+
+def _axis(text: str) -> tuple[str, list[Any]]:
+    """An option `--axis`. Raises: ValueError for one that names no axis or holds no numbers."""
+    name, _, values = text.partition("=")
+    models.known("--axis", name, studies.OWN_AXES)
+    try:
+        return name, [studies.OWN_AXES[name](value) for value in values.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--axis {text}: expected {name}=NUMBER,NUMBER...: {error}") from error
 
 
 def main(config: Compare) -> dict[str, Any]:
-    """Run what is missing of the study, then its table, results and figures."""
+    """Run what is missing of the study, then its table and figures."""
     begin = time.perf_counter()
     with common.clear_errors():
+        _join(config)
         options = config.resolved()
         common.at_least(0, epochs=options["epochs"], seed=config.seed)
-        common.at_least(1, batch_size=config.batch_size, lanes_at_once=config.lanes_at_once)
-        plan = _plan(config, options)
-        axes = {name: options[f"{name}s"] for name in results.AXES}
-        lanes = studies.grid(axes)
-        for lane in lanes:
-            studies.hyperparameters(lane, plan.learning_rate)
+        common.at_least(
+            1,
+            batch_size=config.batch_size,
+            lanes_at_once=config.lanes_at_once,
+            width=config.width,
+        )
+        study = _study(config, options)
+        axes = {name: list(options[f"{name}s"]) for name in results.AXES} | options["axes"]
+        grid = studies.grid(axes)
+        for lane in grid:
+            study.hyperparameters(lane)
         images = data.load(
             config.data,
             train_size=options["train_size"],
@@ -118,110 +153,170 @@ def main(config: Compare) -> dict[str, Any]:
             for model in axes["model"]
         }
         out = Path("runs") / f"compare-{config.preset}" if config.out is None else config.out
-        common.claim(out, options, fresh=config.fresh)
-        (out / "runs").mkdir(exist_ok=True)
-    _execute(built, lanes, plan, images, out)
-    runs = [results.read(_path(out, lane), lane) for lane in lanes]
-    caption = _caption(options, lanes, images)
-    dataset = _dataset(axes, runs, built, plan, images, caption)
-    results.save(dataset, out / "results.nc")
-    rows = results.summary(dataset)
-    table = results.table(rows)
-    print(table, flush=True)
-    figures = plots.figures(dataset)
-    for name, figure in figures.items():
-        plots.save(figure, out / f"{name}.png")
-    common.write(out / "summary.md", _summary(caption, table, list(figures)))
+        if jax.process_index() == 0:
+            common.claim(out, options, fresh=config.fresh)
+        size = (min(study.pictures, len(images.test)), images.test.shape[1])
+        pictures: dict[str, tuple[int, int]] = dict.fromkeys(results.PICTURES, size)
+        store = Storage(out, axes, study.epochs, loop.RECORDS, pictures)
+        if jax.process_index() == 0 and not store.results.exists():
+            caption = _caption(options, grid, images)
+            store.create(_pictures(axes, built, study, images, caption))
+    work = _execute(built, grid, study, images, store)
+    rows = present(out, quiet=jax.process_index() > 0)
     return {
-        "runs": len(runs),
+        "runs": len(grid),
         "under_threshold": sum(row["under"] for row in rows),
         "diverged": sum(row["diverged"] for row in rows),
         "best_test_loss": {f"{r['task']}/{r['model']}": r.get("best") for r in rows},
+        **work,
         "seconds": time.perf_counter() - begin,
         "out": str(out),
     }
 
 
-def _plan(config: Compare, options: dict[str, Any]) -> studies.Plan:
-    automatic = 1 if jax.default_backend() == "cpu" else 25
-    return studies.Plan(
+def _join(config: Compare) -> None:
+    """Make the devices that the options ask for; only before jax is used for the first time."""
+    common.at_least(1, cpu_devices=config.cpu_devices, processes=config.processes)
+    if config.cpu_devices > 1:
+        jax.config.update("jax_num_cpu_devices", config.cpu_devices)
+    by_hand = (config.coordinator, config.processes, config.process)
+    if any(x is not None for x in by_hand):
+        if any(x is None for x in by_hand):
+            raise ValueError("--coordinator, --processes and --process: give all three, or none")
+        jax.distributed.initialize(*by_hand)
+    elif config.distributed:
+        jax.distributed.initialize()
+
+
+def present(out: Path, *, quiet: bool = False) -> list[dict[str, Any]]:
+    """Print the table of a study, and draw its figures and summary; returns the table's rows."""
+    dataset = results.read(out)
+    rows = results.summary(dataset)
+    if quiet:
+        return rows
+    table = results.table(rows)
+    print(table, flush=True)
+    figures = plots.figures(dataset)
+    for name, figure in figures.items():
+        plots.save(figure, out / f"{name}.png")
+    common.write(out / "summary.md", _summary(dataset.attrs["caption"], table, list(figures)))
+    return rows
+
+
+def _study(config: Compare, options: dict[str, Any]) -> studies.Study:
+    on_cpu = jax.default_backend() == "cpu"
+    each = config.lanes_at_once or (1 if on_cpu else 25)
+    return studies.Study(
         setting=settings.SETTINGS[options["setting"]],
         epochs=options["epochs"],
         batch_size=options["batch_size"],
-        lanes_at_once=config.lanes_at_once or automatic,
         learning_rate=options["learning_rate"],
         seed=options["seed"],
+        lanes=lanes.lanes(each, config.width or (1 if on_cpu else each)),
+        keep=config.keep_parameters,
     )
-
-
-def _path(out: Path, lane: studies.Lane) -> Path:
-    """Where a lane's run is stored: a name that a person can read and that is its own."""
-    name = "-".join(f"{lane[axis]}" for axis in results.AXES)
-    mark = hashlib.sha256(json.dumps(lane).encode()).hexdigest()[:6]
-    return out / "runs" / f"{name}-{mark}.npz"
 
 
 def _execute(
     built: dict[tuple[str, str], models.Model],
-    lanes: list[studies.Lane],
-    plan: studies.Plan,
+    grid: list[Lane],
+    study: studies.Study,
     images: Images,
-    out: Path,
-) -> None:
-    """Train the lanes that are not on disk yet, group by group, and store each when finished."""
-    missing = [lane for lane in lanes if not _path(out, lane).exists()]
-    train, test = jnp.asarray(images.train), jnp.asarray(images.test)
-    diverged = 0
-    total = len(lanes) * (plan.epochs + 1)
-    with tqdm(total=total, unit="epoch", initial=total - len(missing) * (plan.epochs + 1)) as bar:
+    store: Storage,
+) -> dict[str, Any]:
+    """Train what is not on disk yet, group by group, with a line of progress."""
+    progress = _recover(store, grid)
+    done = sum(last + 1 for last in progress.done.values())
+    begin, spent = time.perf_counter(), 0.0
+    total = len(grid) * (study.epochs + 1)
+    silent = jax.process_index() > 0
+    with tqdm(total=total, unit="epoch", initial=done, disable=silent) as bar:
 
-        def on_epoch(count: int, record: Mapping[str, Any]) -> None:
-            bar.update(count)
+        def on_chunk(chunk: Sequence[Lane], record: Mapping[str, Any]) -> None:
+            nonlocal spent
+            spent += float(np.sum(record["needed_evaluations"]))
+            finished = [r[study.epochs] for r in progress.records.values() if study.epochs in r]
+            diverged = sum(bool(r["diverged"]) for r in finished)
+            rate = spent / (time.perf_counter() - begin)
+            bar.set_postfix_str(
+                f"{len(finished)} of {len(grid)} runs done, {diverged} diverged, "
+                f"{rate:.0f} evaluations/s"
+            )
+            bar.update(len(chunk))
 
-        for group, its_lanes in studies.groups(missing).items():
+        for group, its_lanes in studies.groups(grid).items():
             bar.set_description("/".join(group))
-            for run in studies.run_group(
-                built[group], its_lanes, plan, train, test, on_epoch=on_epoch
-            ):
-                results.store(_path(out, run.lane), run)
-                diverged += int(run.records["diverged"][-1])
-                bar.set_postfix_str(
-                    f"test loss {run.records['test_loss'][-1]:.3g}, {diverged} diverged"
+            try:
+                studies.run_group(
+                    built[group],
+                    its_lanes,
+                    study,
+                    images.train,
+                    images.test,
+                    store,
+                    progress,
+                    on_chunk=on_chunk,
                 )
+            except ValueError as error:
+                sys.exit(f"error: {error}")
+    if jax.process_index() == 0:
+        studies.prune(study, grid, store, progress)
+    records = [r for lane in progress.records.values() for r in lane.values()]
+    return {
+        "evaluations": sum(r["needed_evaluations"] for r in records),
+        "useful_work": studies.useful_work(progress),
+        "training_seconds": sum(r["seconds"] + r["evaluation_seconds"] for r in records),
+    }
 
 
-def _dataset(
+def _recover(store: Storage, grid: list[Lane]) -> storage.Progress:
+    """What is on disk: the first process mends it, then the others read it, one by one."""
+    progress, problems = storage.Progress({}, {}), []
+    for process in range(jax.process_count()):
+        if process == jax.process_index():
+            progress, problems = store.recover(grid)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"recovered {process}")
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    return progress
+
+
+def _pictures(
     axes: Mapping[str, Any],
-    runs: list[results.Run],
     built: dict[tuple[str, str], models.Model],
-    plan: studies.Plan,
+    study: studies.Study,
     images: Images,
     caption: str,
 ) -> xr.Dataset:
-    """Everything recorded, labelled, with the true images and measurements of the pictures."""
-    height, width = images.shape
-    dataset = results.labelled(axes, runs, caption=caption, height=height, width=width)
-    test = jnp.asarray(images.test)
+    """The true images and the measurements of the pictures, and what the figures say of them."""
     dims = ("task", "noise", "picture", "pixel")
     measured = [
         [
-            studies.measurements(built[task, axes["model"][0]], plan, noise, test)
+            np.asarray(
+                studies.measurements(built[task, axes["model"][0]], study, noise, images.test)
+            )
             for noise in axes["noise"]
         ]
         for task in axes["task"]
     ]
-    return dataset.assign(
-        truth=(dims[2:], images.test[: plan.pictures]), measurement=(dims, np.asarray(measured))
+    height, width = images.shape
+    return xr.Dataset(
+        {
+            "truth": (dims[2:], np.asarray(images.test[: study.pictures])),
+            "measurement": (dims, np.asarray(measured)),
+        },
+        attrs={"caption": caption, "height": height, "width": width},
     )
 
 
-def _caption(options: dict[str, Any], lanes: list[studies.Lane], images: Images) -> str:
+def _caption(options: dict[str, Any], grid: list[Lane], images: Images) -> str:
     def listed(values: Any) -> str:
         return "{" + ", ".join(f"{v}" for v in values) + "}"
 
     scalars = ", ".join(f"{name} {listed(options[name + 's'])}" for name in results.AXES[2:5])
     return (
-        f"{len(lanes)} runs: {scalars}, {listed(options['activations'])}; setting "
+        f"{len(grid)} runs: {scalars}, {listed(options['activations'])}; setting "
         f"{options['setting']}, epochs: {options['epochs']}, on {len(images.train)} images, tested "
         f"on {len(images.test)}; {images.source}"
     )
@@ -238,4 +333,6 @@ def _summary(caption: str, table: str, figures: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    common.last_line(main(tyro.cli(Compare)))
+    numbers = main(tyro.cli(Compare))
+    if jax.process_index() == 0:
+        common.last_line(numbers)

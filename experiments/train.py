@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from deqbilevel import checkpoints, data, models, plots, settings, training
+from deqbilevel import checkpoints, data, loop, models, plots, settings, training
 from deqbilevel.data import Images
 from deqbilevel.models import Model
 from experiments import common
@@ -98,7 +98,7 @@ def main(config: Train) -> dict[str, Any]:
     if done is not None:
         state = checkpoints.restore(out / "latest", state)
     if (done or 0) < config.epochs:
-        trainer = training.compiled(trainer, state, train, config.batch_size)
+        trainer = loop.compiled(trainer, state, train, run_key)
 
     with tqdm(total=config.epochs * steps, initial=(done or 0) * steps, unit="step") as bar:
 
@@ -108,7 +108,7 @@ def main(config: Train) -> dict[str, Any]:
             bar.set_postfix_str(f"loss {loss:.4f}, {spent / seconds:.0f} evaluations/s")
             bar.update(count)
 
-        epochs = training.run(
+        epochs = loop.run(
             trainer,
             setting,
             state,
@@ -116,7 +116,6 @@ def main(config: Train) -> dict[str, Any]:
             test,
             epochs=config.epochs,
             key=run_key,
-            batch_size=config.batch_size,
             start=0 if done is None else done + 1,
             on_steps=on_steps,
         )

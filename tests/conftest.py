@@ -1,10 +1,13 @@
-"""Shared by all tests: jaxtyping checked at run time, and the folder of real data."""
+"""Shared by all tests: jaxtyping checked at run time, two devices, the folder of real data."""
 
 import os
 from pathlib import Path
 
+import jax
 import pytest
 from jaxtyping import install_import_hook
+
+jax.config.update("jax_num_cpu_devices", 2)
 
 _HOOK = install_import_hook("deqbilevel", "beartype.beartype")
 

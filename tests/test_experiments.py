@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,8 +14,8 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from deqbilevel import checkpoints, data, models, settings, training
-from experiments import common, compare, train
+from deqbilevel import checkpoints, data, loop, models, settings, training
+from experiments import common, compare, train, watch
 
 ROOT = Path(__file__).parents[1]
 TINY = {"train_size": 20, "test_size": 10, "batch_size": 10, "epochs": 1}
@@ -151,7 +152,7 @@ def test_compare_makes_table_results_and_figures_and_repeats_nothing(
     assert numbers["runs"] == 8
     table = capsys.readouterr().out
     assert table.count("\n") == 2 + 4 and "best setting" in table
-    dataset = xr.open_dataset(tmp_path / "results.nc")
+    dataset = xr.open_zarr(tmp_path / "results.zarr")
     assert dict(dataset.test_loss.sizes) == {
         "task": 2, "model": 2, "noise": 1, "tau": 2, "gamma": 1, "activation": 1, "epoch": 2,
     }  # fmt: skip
@@ -159,9 +160,62 @@ def test_compare_makes_table_results_and_figures_and_repeats_nothing(
     for name in ("figure_1", "figure_2", "figure_3", "figure_5", "figure_6"):
         assert np.asarray(Image.open(tmp_path / f"{name}.png").convert("L")).std() > 5
     assert table.splitlines()[0] in (tmp_path / "summary.md").read_text()
-    dataset.close()
-    monkeypatch.setattr(training, "run", None)  # nothing is left to train
+    monkeypatch.setattr(loop, "epoch", None)  # nothing is left to train
     assert compare.main(config)["best_test_loss"] == numbers["best_test_loss"]
+
+
+def test_watch_shows_a_study_under_way_and_the_study_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = compare.Compare(
+        tasks=("denoising",),
+        models=("bilevel",),
+        noises=(0.1,),
+        taus=(0.1, 0.9),
+        gammas=(1.0,),
+        activations=("relu",),
+        axis=("seed=0,1", "lam=1,2"),
+        out=tmp_path,
+        **TINY,
+    )
+    chunk_of_epoch, count = loop.epoch, 0
+
+    def interrupted(*args: Any, **options: Any) -> loop.Epoch:
+        nonlocal count
+        count += 1
+        if count > 6:
+            raise KeyboardInterrupt
+        return chunk_of_epoch(*args, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(loop, "epoch", interrupted)
+        compare.main(config)
+    seen = watch.main(watch.Watch(tmp_path))
+    assert "best setting" in capsys.readouterr().out
+    assert seen["runs"] == 8 and seen["finished"] < 8
+    assert 6 <= seen["epochs"] <= 6 * jax.device_count()
+    assert np.asarray(Image.open(tmp_path / "figure_1.png").convert("L")).std() > 5
+    assert compare.main(config)["runs"] == 8
+    again = watch.main(watch.Watch(tmp_path, every=0.1))
+    assert (again["finished"], again["epochs"]) == (8, 16)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 16 and {line["lane"]["seed"] for line in lines} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        ("colour=1,2", "--axis 'colour': expected one of seed"),
+        ("seed=a", "--axis seed=a: expected seed=NUMBER"),
+        ("lam=-1", r"lam=-1\.0: expected a finite number"),
+        ("lam=1,1", r"lam \[1\.0, 1\.0\]: expected one value or more, each once"),
+    ],
+)
+def test_a_bad_axis_ends_with_a_clear_error(axis: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=message):
+        compare.main(compare.Compare(axis=(axis,), out=tmp_path / "study"))
+    with pytest.raises(SystemExit, match="holds no study"):
+        watch.main(watch.Watch(tmp_path / "study"))
 
 
 def test_the_paper_preset_is_the_grid_of_1350_runs() -> None:

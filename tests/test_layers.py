@@ -8,11 +8,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "deqbilevel"
 LAYERS = [
-    ["types"],
-    ["operators", "potentials", "losses", "solvers", "results", "checkpoints"],
+    ["types", "lanes"],
+    ["operators", "potentials", "losses", "solvers", "results", "storage", "checkpoints"],
     ["maps", "regularizers", "hypergradients", "settings", "data", "plots"],
     ["models"],
     ["training"],
+    ["loop"],
     ["studies"],
 ]
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}

@@ -66,8 +66,8 @@ def made_up(
         return ((*names, "picture", "pixel"), np.clip(rows + 0.2 * noise, -1, 1))
 
     data["measurement"] = noisy("task", "noise")
-    data["reconstruction"] = noisy(*PICTURE)
-    data["measured_reconstruction"] = noisy(*PICTURE)
+    data["best_reconstruction"] = noisy(*PICTURE)
+    data["best_measured_reconstruction"] = noisy(*PICTURE)
     for name, best in (("tau", taus), ("gamma", gammas), ("activation", activations)):
         data[f"best_{name}"] = (PICTURE, np.full(size[:3], best[0]))
     data["best_test_loss"] = (PICTURE, rng.uniform(0.01, 0.1, size[:3]))
@@ -79,7 +79,7 @@ def dead(results, **cell):
     """The same results with every run of the cell diverged, its last losses and best run NaN."""
     results = results.copy(deep=True)
     results["diverged"].loc[cell] = True
-    names = ("test_loss", "reconstruction", "measured_reconstruction")
+    names = ("test_loss", "best_reconstruction", "best_measured_reconstruction")
     for name in (*names, "best_tau", "best_gamma", "best_test_loss"):
         results[name].loc[cell] = np.nan
     return results
@@ -251,7 +251,7 @@ def test_reconstructions_of_the_best_runs(task):
         for label, line in zip(rows, block, strict=True):
             source = cell.sel(model="deq" if label.startswith("DEQ") else "bilevel")
             name = {"truth $u$": "truth", "measurement $f$": "measurement"}.get(
-                label, "measured_reconstruction" if "K" in label else "reconstruction"
+                label, "best_measured_reconstruction" if "K" in label else "best_reconstruction"
             )
             for index, axes in enumerate(line):
                 drawn = np.ma.filled(axes.images[0].get_array(), np.nan)
@@ -259,7 +259,7 @@ def test_reconstructions_of_the_best_runs(task):
                 np.testing.assert_array_equal(drawn, expected)
                 assert axes.images[0].get_clim() == (-1, 1)
                 assert texts(axes) == (["none"] if np.isnan(expected).all() else [])
-            if name == "reconstruction":
+            if name == "best_reconstruction":
                 loss = float(source.best_test_loss)
                 says = line[0].get_ylabel()
                 if np.isnan(loss):

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deqbilevel import checkpoints, models, settings, studies, training
+from deqbilevel import checkpoints, lanes, loop, models, settings, training
 from deqbilevel.settings import SETTINGS, Budget, grow
 
 SHAPE = (8, 8)
 LANES = [
+    {"noise": 0.1, "tau": 0.1, "gamma": 1.0, "activation": "relu"},
     {"noise": 0.1, "tau": 0.9, "gamma": 0.5, "activation": "relu"},
     {"noise": 0.1, "tau": 0.5, "gamma": 1.0, "activation": "softshrink"},
     {"noise": 0.5, "tau": 0.1, "gamma": 0.1, "activation": "identity"},
@@ -31,22 +32,15 @@ def outcome(
     model: models.Model,
     params: dict,
     setting: settings.Setting,
-    lanes: bool = False,
+    over: lanes.Lanes | None = None,
     epochs: int = 1,
-) -> list[training.Epoch]:
-    trainer = training.trainer(model, setting, total_steps=4 * epochs, batch_size=10, lanes=lanes)
-    return list(
-        training.run(
-            trainer,
-            setting,
-            trainer.init(params),
-            TRAIN,
-            TEST,
-            epochs=epochs,
-            key=jax.random.key(1),
-            batch_size=10,
-        )
-    )
+) -> list[loop.Epoch]:
+    trainer = training.trainer(model, setting, total_steps=4 * epochs, batch_size=10, lanes=over)
+    key, train, test = jax.random.key(1), TRAIN, TEST
+    if over:
+        key, train, test = over.keys([key] * over.count), over.share(train), over.share(test)
+    state = trainer.init(params)
+    return list(loop.run(trainer, setting, state, train, test, epochs=epochs, key=key))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +58,7 @@ def params_of(model: models.Model, lane: dict, learning_rate: float = 1e-2) -> d
 def test_training_lowers_the_test_loss_after_an_epoch_0_without_steps(
     model: models.Model, name: str
 ) -> None:
-    params = params_of(model, LANES[0])
+    params = params_of(model, LANES[1])
     before = np.asarray(params["A"])
     epochs = outcome(model, params, SETTINGS[name], epochs=3)
     assert [e.record["epoch"] for e in epochs] == [0, 1, 2, 3]
@@ -78,7 +72,7 @@ def test_training_lowers_the_test_loss_after_an_epoch_0_without_steps(
 def test_one_step_is_adam_with_the_cosine_schedule(model: models.Model) -> None:
     """The first step of Adam moves every learned entry by the learning rate, whatever the
     gradient; the last step's rate is almost 1e-6."""
-    params = params_of(model, LANES[0], learning_rate=1e-2)
+    params = params_of(model, LANES[1], learning_rate=1e-2)
     trainer = training.trainer(model, SETTINGS["paper"], total_steps=2, batch_size=10)
     order, keys = jnp.arange(10)[None], jax.random.split(jax.random.key(3), 1)
     first, metrics = trainer.steps(trainer.init(params), TRAIN, order, keys)
@@ -97,22 +91,23 @@ def test_any_scalar_can_be_learned(model: models.Model) -> None:
     trainer = training.trainer(
         model, SETTINGS["paper"], total_steps=2, batch_size=10, learned=("A", "b", "gamma")
     )
-    state = trainer.init(params_of(model, LANES[0]))
+    state = trainer.init(params_of(model, LANES[1]))
     order, keys = jnp.arange(10)[None], jax.random.split(jax.random.key(3), 1)
     after, _ = trainer.steps(state, TRAIN, order, keys)
     assert abs(float(after.params["gamma"]) - 0.5) == pytest.approx(1e-2, rel=1e-2)
 
 
+@pytest.mark.parametrize(("each", "width"), [(2, 1), (2, 2)])
 @pytest.mark.parametrize("name", ["bilevel", "deq"])
-def test_a_lane_of_a_vmapped_run_equals_the_same_run_alone(name: str) -> None:
+def test_a_lane_of_a_sharded_run_equals_it_alone(name: str, each: int, width: int) -> None:
     """To rounding: batched and single matrix products sum in different orders. Denoising, whose
     solves take the same number of evaluations either way, keeps the difference at rounding."""
     model = models.build("denoising", name, SHAPE)
-    each = [params_of(model, lane, 1e-3) for lane in LANES]
-    together = outcome(
-        model, jax.tree.map(lambda *x: jnp.stack(x), *each), SETTINGS["paper"], lanes=True
-    )[-1]
-    for index, params in enumerate(each):
+    over = lanes.lanes(each, width)
+    several = [params_of(model, lane, 1e-3) for lane in LANES]
+    stacked = over.put(jax.tree.map(lambda *x: np.stack(x), *several))
+    together = outcome(model, stacked, SETTINGS["paper"], over)[-1]
+    for index, params in enumerate(several):
         alone = outcome(model, params, SETTINGS["paper"])[-1]
         np.testing.assert_allclose(
             together.record["test_loss"][index], alone.record["test_loss"], rtol=1e-4
@@ -124,30 +119,8 @@ def test_a_lane_of_a_vmapped_run_equals_the_same_run_alone(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("lanes_at_once", [1, 2])
-def test_a_diverging_lane_is_recorded_and_leaves_its_neighbours_bitwise(lanes_at_once: int) -> None:
-    model = models.build("denoising", "deq", SHAPE)
-    plan = studies.Plan(
-        SETTINGS["paper"], epochs=1, batch_size=10, lanes_at_once=lanes_at_once,
-        learning_rate=1e-3, seed=0,
-    )  # fmt: skip
-    fixed = {"task": "denoising", "model": "deq"}
-    good = fixed | LANES[0]
-    bad = fixed | {"noise": 0.1, "tau": 1e30, "gamma": 1.0, "activation": "identity"}
-    alone = next(iter(studies.run_group(model, [good], plan, TRAIN, TEST)))
-    beside, lost = studies.run_group(model, [good, bad], plan, TRAIN, TEST)
-    assert bool(lost.records["diverged"][-1]) and not bool(alone.records["diverged"][-1])
-    timed = ("seconds", "evaluation_seconds", "step_ms")
-    for name in set(alone.records) - set(timed):
-        np.testing.assert_array_equal(beside.records[name], alone.records[name])
-        assert np.all(np.isfinite(lost.records[name][1:]))
-    np.testing.assert_array_equal(
-        beside.pictures["reconstruction"], alone.pictures["reconstruction"]
-    )
-
-
 def test_a_lane_whose_loss_is_not_finite_keeps_its_last_weights(model: models.Model) -> None:
-    params = params_of(model, LANES[0])
+    params = params_of(model, LANES[1])
     params["A"] = 1e25 * params["A"]
     trainer = training.trainer(model, SETTINGS["paper"], total_steps=2, batch_size=10)
     order, keys = jnp.arange(20).reshape(2, 10), jax.random.split(jax.random.key(3), 2)
@@ -169,7 +142,7 @@ def test_budgets_grow_only_where_the_truncated_loss_misleads() -> None:
 def test_evaluation_weighs_every_image_once() -> None:
     """With no noise the mean over batches of 8 and a rest of 4 is that of single images."""
     model = models.build("denoising", "bilevel", SHAPE)
-    params = params_of(model, LANES[0] | {"noise": 0.0})
+    params = params_of(model, LANES[1] | {"noise": 0.0})
     solver = settings.converged()
     found = training.evaluation(model, solver, params, TEST, jax.random.key(0), 8)
     one_by_one = jax.vmap(lambda u: model.reconstruct(solver, params, u[None])[0][0])
@@ -179,7 +152,7 @@ def test_evaluation_weighs_every_image_once() -> None:
 
 def test_a_checkpoint_round_trips_a_training_state(model: models.Model, tmp_path) -> None:
     trainer = training.trainer(model, SETTINGS["fast"], total_steps=2, batch_size=10)
-    state = trainer.init(params_of(model, LANES[1]))
+    state = trainer.init(params_of(model, LANES[2]))
     assert checkpoints.latest_step(tmp_path / "none") is None
     checkpoints.save(tmp_path / "latest", 3, state)
     checkpoints.save(tmp_path / "latest", 4, state._replace(step=jnp.int32(7)))

@@ -1,7 +1,8 @@
 """The six figures of [REB] from the labelled results of a study.
 
-A `results` is a dataset with dimensions (task, model, noise, tau, gamma, activation, epoch), NaN
-where a run does not exist. A run has diverged where `diverged` holds at its last epoch.
+A `results` is what `results.read` returns: dimensions (task, model, noise, tau, gamma, activation,
+the study's own axes, epoch), NaN where a run does not exist or is not that far. A run has diverged
+where `diverged` holds at its last epoch.
 """
 
 from math import ceil
@@ -16,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from deqbilevel.plots.base import curve, finish, new_figure, note, picture_grid
+from deqbilevel.results import final, others
 
 NAMES = {"bilevel": "bilevel", "deq": "DEQ"}
 COLOURS = {"bilevel": "tab:blue", "deq": "tab:orange"}
@@ -28,7 +30,6 @@ RECONSTRUCTION_FIGURES = {
 MAX_PICTURES = 5
 MAX_NOISES = 3
 HISTOGRAM_BINS = 20
-RUN = ("noise", "tau", "gamma", "activation")
 
 
 def _coordinate(results: xr.Dataset, name: str) -> list[Any]:
@@ -36,12 +37,12 @@ def _coordinate(results: xr.Dataset, name: str) -> list[Any]:
 
 
 def _diverged(results: xr.Dataset) -> xr.DataArray:
-    return results.diverged.astype(bool).isel(epoch=-1)
+    return final(results, "diverged").astype(bool)
 
 
 def _flat(values: xr.DataArray, task: str, model: str) -> np.ndarray:
     """One value per run of a cell."""
-    return values.sel(task=task, model=model).transpose(*RUN).values.ravel()
+    return values.sel(task=task, model=model).values.ravel()
 
 
 def _model_patches(models: list[str]) -> list[Patch]:
@@ -59,8 +60,8 @@ def figure_1(results: xr.Dataset, threshold: float = 0.5) -> Figure:
     axes = figure.subplots()
     diverged = _diverged(results)
     exists = diverged | results.test_loss.notnull().any("epoch")
-    final = results.test_loss.isel(epoch=-1)
-    kept = final.where((final < threshold) & ~diverged)
+    loss = final(results, "test_loss")
+    kept = loss.where((loss < threshold) & ~diverged)
     top = float(kept.max().fillna(threshold))
     for t, task in enumerate(tasks):
         for m, model in enumerate(models):
@@ -101,8 +102,8 @@ def reconstruction_figure(results: xr.Dataset, task: str) -> Figure:
     """Pictures of the best run of each model, a block for each of at most 3 noise levels.
 
     Args:
-        results: with `truth`, `measurement`, `reconstruction`, `measured_reconstruction` and
-            the `best_*` variables; `height` and `width` among its attributes.
+        results: with `truth`, `measurement` and the `best_*` variables; `height` and `width` among
+            its attributes.
         task: one of the tasks present.
 
     Raises:
@@ -123,10 +124,10 @@ def reconstruction_figure(results: xr.Dataset, task: str) -> Figure:
         rows = {"truth $u$": pictures("truth"), "measurement $f$": pictures("measurement")}
         for model in _coordinate(results, "model"):
             if task != "denoising":
-                measured = pictures("measured_reconstruction", model=model)
+                measured = pictures("best_measured_reconstruction", model=model)
                 rows[f"{NAMES[model]} $K u^*$"] = measured
             rows[_best_label(block.sel(model=model), model)] = pictures(
-                "reconstruction", model=model
+                "best_reconstruction", model=model
             )
         blocks[f"noise {noises[index]:g}"] = rows
     number = next(name for name, held in RECONSTRUCTION_FIGURES.items() if held == task)
@@ -163,7 +164,7 @@ def figure_5(results: xr.Dataset) -> Figure:
     title = "Figure 5: best test loss at each epoch"
     figure, panels = _panels(results, title, results.attrs["caption"])
     loss = results.test_loss.where(~_diverged(results) & np.isfinite(results.test_loss))
-    best = loss.min(["tau", "gamma", "activation"])
+    best = loss.min(others(results, "task", "model", "noise"))
     noises, models = _coordinate(results, "noise"), _coordinate(results, "model")
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, len(noises)))
     for task, axes in panels.items():

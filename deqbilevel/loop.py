@@ -1,0 +1,170 @@
+"""The loop over epochs: each ends in an evaluation and a record of plain numbers.
+
+    for state, record in loop.run(trainer, setting, state, train, test, epochs=2, key=key): ...
+
+With a trainer over lanes everything is the same, with a leading axis of lanes.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from deqbilevel.lanes import Lanes, everything
+from deqbilevel.settings import Setting, grow
+from deqbilevel.training import Metrics, State, Trainer
+from deqbilevel.types import TestImages, TrainImages
+
+DIVERGED = 100.0
+"""A test loss above this counts as diverged: images in [-1, 1] differ by 4 at the most."""
+
+
+def compiled(
+    trainer: Trainer, state: State, train: TrainImages, key: Key[Array, "*lanes"]
+) -> Trainer:
+    """The trainer with its steps compiled for these shapes, so that no epoch times a compilation.
+
+    With lanes, `train` comes from `Lanes.share` and `key` from `Lanes.keys`.
+    """
+    train = train if trainer.lanes else jnp.asarray(train)
+    order, keys, _, _ = trainer.draw(key, 0, train)
+    first = _block(trainer, order, keys, 0)
+    return trainer._replace(steps=trainer.steps.lower(state, train, *first).compile())
+
+
+def _block(trainer: Trainer, order: Array, keys: Array, index: int) -> tuple[Array, Array]:
+    """The part of an epoch's draws that one call of `Trainer.steps` takes."""
+    return (order[:, index], keys[:, index]) if trainer.lanes else (order[index], keys[index])
+
+
+class Epoch(NamedTuple):
+    """What an epoch ends with: the state and a flat record of numbers (arrays, with lanes)."""
+
+    state: State
+    record: dict[str, Any]
+
+
+RECORDS = (
+    *("test_loss", "test_evaluations", "test_residual", *Metrics._fields, "train_loss"),
+    *("diverged", "needed_evaluations", "made_evaluations"),
+    *("seconds", "evaluation_seconds", "step_ms"),
+)
+"""What every record holds, beside its epoch."""
+
+EXECUTION = ("made_evaluations", "seconds", "evaluation_seconds", "step_ms")
+"""Those that say how a run was executed; all others repeat bit for bit."""
+
+
+def epoch(
+    trainer: Trainer,
+    setting: Setting,
+    state: State,
+    number: int,
+    train: TrainImages,
+    test: TestImages,
+    *,
+    key: Key[Array, "*lanes"],
+    train_evaluation_size: int = 1000,
+    on_steps: Callable[[int, Metrics, float], None] = lambda steps, metrics, seconds: None,
+) -> Epoch:
+    """One pass over the images, in an order and with noise that follow from key and number alone.
+
+    Epoch 0 evaluates the initial parameters and takes no step. Images that fill no batch are left
+    out. `on_steps(steps, metrics, seconds)` is called after every few steps.
+
+    The record's `train_loss` is the mean over the steps of the epoch; where the setting adapts its
+    budget, and at epoch 0, it is that of converged reconstructions of at most
+    `train_evaluation_size` training images. `needed_evaluations` are those that the run's solves
+    took, `made_evaluations` its share of those that were computed: lanes under one `vmap` go on
+    until the slowest has stopped.
+    """
+    order, keys, test_key, train_key = trainer.draw(key, number, train)
+    metrics, spent, times = [], [], []
+    for index in range(order.shape[-3] if number else 0):
+        begin = time.perf_counter()
+        state, values = trainer.steps(state, train, *_block(trainer, order, keys, index))
+        metrics.append(everything(values))
+        times.append(time.perf_counter() - begin)
+        spent += [metrics[-1].forward_evaluations, metrics[-1].adjoint_evaluations]
+        on_steps(order.shape[-2], metrics[-1], times[-1])
+    begin = time.perf_counter()
+    record: dict[str, Any] = {"epoch": number}
+    tested = everything(trainer.evaluate(state.params, test, test_key))
+    spent.append(tested.pop("spent"))
+    record |= {f"test_{name}": value for name, value in tested.items()}
+    record |= _means(metrics)
+    record["train_loss"] = record["step_loss"]
+    if setting.adaptive or not number:
+        sample = train[:train_evaluation_size]
+        trained = everything(trainer.evaluate(state.params, sample, train_key))
+        spent.append(trained.pop("spent"))
+        record["train_loss"] = trained["loss"]
+        if number:
+            grown = grow(setting, everything(state.budget), record["step_loss"], trained["loss"])
+            state = state._replace(budget=_spread(jax.tree.map(np.asarray, grown), trainer.lanes))
+    record["diverged"] = everything(state.diverged) | (record["test_loss"] > DIVERGED)
+    record |= _work(np.concatenate(spent, axis=-1), trainer.lanes)
+    record["seconds"] = float(np.sum(times))
+    record["evaluation_seconds"] = time.perf_counter() - begin
+    record["step_ms"] = 1e3 * float(np.median(times)) / order.shape[-2] if times else np.nan
+    return Epoch(state, record)
+
+
+def _spread(tree: Any, lanes: Lanes | None) -> Any:
+    """NumPy arrays over all lanes -> arrays on their devices."""
+    return tree if lanes is None else lanes.put(jax.tree.map(lambda x: x[lanes.local], tree))
+
+
+def _work(spent: Float[np.ndarray, "*lanes solves"], lanes: Lanes | None) -> dict[str, Any]:
+    """The evaluations that each lane needed, and its share of those that were made."""
+    needed = spent.sum(axis=-1)
+    if lanes is None:
+        return {"needed_evaluations": needed, "made_evaluations": needed}
+    together = spent.reshape(-1, lanes.width, spent.shape[-1])
+    made = np.repeat(together.max(axis=1).sum(axis=-1), lanes.width)
+    return {"needed_evaluations": needed, "made_evaluations": made}
+
+
+def run(
+    trainer: Trainer,
+    setting: Setting,
+    state: State,
+    train: TrainImages,
+    test: TestImages,
+    *,
+    epochs: int,
+    key: Key[Array, "*lanes"],
+    start: int = 0,
+    train_evaluation_size: int = 1000,
+    on_steps: Callable[[int, Metrics, float], None] = lambda steps, metrics, seconds: None,
+) -> Iterator[Epoch]:
+    """Epochs `start` to `epochs`, see `epoch`. A run that starts again from a stored state repeats
+    the uninterrupted one bit for bit."""
+    if not trainer.lanes:
+        train, test = jnp.asarray(train), jnp.asarray(test)
+    for number in range(start, epochs + 1):
+        done = epoch(
+            trainer,
+            setting,
+            state,
+            number,
+            train,
+            test,
+            key=key,
+            train_evaluation_size=train_evaluation_size,
+            on_steps=on_steps,
+        )
+        state = done.state
+        yield done
+
+
+def _means(blocks: list[Metrics]) -> dict[str, Any]:
+    """The mean of every metric over the steps of an epoch; NaN for an epoch without steps."""
+    if not blocks:
+        return dict.fromkeys(Metrics._fields, np.nan)
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *blocks)
+    return {field: value.mean(axis=-1) for field, value in joined._asdict().items()}

@@ -1,0 +1,63 @@
+"""Look at a study that is under way, or finished: `python -m experiments.watch DIR`.
+
+Prints the table and draws the figures again from what is on disk; it never disturbs the study.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from deqbilevel import results
+from experiments import common, compare
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The table and figures of a study, from what it has stored so far."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """The study's --out."""
+    every: float | None = None
+    """Look again after so many seconds, until the study has finished; by default once."""
+
+
+def main(config: Watch) -> dict[str, Any]:
+    """Show the study, once or until it has finished; returns how far it is."""
+    with common.clear_errors():
+        if config.every is not None and config.every <= 0:
+            raise ValueError(f"--every {config.every}: expected seconds, above 0")
+        options = config.folder / "options.json"
+        results.read(config.folder)
+        json.loads(options.read_text())
+    while True:
+        compare.present(config.folder)
+        numbers = _how_far(config.folder)
+        if config.every is None or numbers["finished"] == numbers["runs"]:
+            return numbers
+        time.sleep(config.every)
+
+
+def _how_far(folder: Path) -> dict[str, Any]:
+    """Runs, how many have started, finished and diverged, and the work that was done."""
+    dataset = results.read(folder)
+    exists = dataset.test_loss.notnull()
+    needed, made = dataset.needed_evaluations.sum(), dataset.made_evaluations.sum()
+    return {
+        "runs": int(np.prod([dataset.sizes[d] for d in results.others(dataset)])),
+        "started": int(exists.any("epoch").sum()),
+        "finished": int(exists.isel(epoch=-1).sum()),
+        "diverged": int(results.final(dataset, "diverged").sum()),
+        "epochs": int(exists.sum()),
+        "evaluations": float(needed),
+        "useful_work": float(needed / made),
+        "out": str(folder),
+    }
+
+
+if __name__ == "__main__":
+    common.last_line(main(tyro.cli(Watch)))

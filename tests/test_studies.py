@@ -1,0 +1,223 @@
+"""Studies: grids, chunks of like lanes, and results that do not depend on how they were run."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import kill_study
+import numpy as np
+import pytest
+import xarray as xr
+from test_training import TEST, TRAIN
+
+from deqbilevel import lanes, loop, models, results, studies
+from deqbilevel.settings import SETTINGS
+from deqbilevel.storage import Progress, Storage
+
+ROOT = Path(__file__).parents[1]
+AXES: dict[str, list[Any]] = {
+    "task": ["denoising"],
+    "model": ["deq"],
+    "noise": [0.1],
+    "tau": [0.9, 0.5, 1e30],
+    "gamma": [0.5, 1.0],
+    "activation": ["identity"],
+    "seed": [0, 1],
+}
+
+
+def test_grids_are_checked() -> None:
+    assert len(studies.grid(AXES)) == 12
+    with pytest.raises(ValueError, match="each once"):
+        studies.grid(AXES | {"tau": [0.1, 0.1]})
+    with pytest.raises(ValueError, match="expected a list of values for each of"):
+        studies.grid({"tau": [0.1]})
+    with pytest.raises(ValueError, match="then any of"):
+        studies.grid(AXES | {"colour": [1.0]})
+
+
+def study_in(
+    folder: Path, over: lanes.Lanes, axes: dict[str, list[Any]] = AXES, **options: Any
+) -> tuple[studies.Study, Storage]:
+    study = studies.Study(SETTINGS["fast"], 2, 10, 1e-3, 0, over, 2, **options)
+    pictures = dict.fromkeys(results.PICTURES, (2, 64))
+    store = Storage(folder, axes, study.epochs, loop.RECORDS, pictures)
+    folder.mkdir(exist_ok=True)
+    if not store.results.exists():
+        store.create(xr.Dataset())
+    return study, store
+
+
+def run(study: studies.Study, store: Storage, limit: int | None = None) -> Progress:
+    """Run a study, or the first `limit` of its chunk-epochs."""
+    grid = studies.grid(store.axes)
+    progress, problems = store.recover(grid)
+    assert not problems
+    model = models.build("denoising", "deq", (8, 8))
+    count = 0
+
+    def on_chunk(chunk: Any, record: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == limit:
+            raise KeyboardInterrupt
+
+    try:
+        studies.run_group(model, grid, study, TRAIN, TEST, store, progress, on_chunk=on_chunk)
+    except KeyboardInterrupt:
+        pass
+    return progress
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> xr.Dataset:
+    """The whole study on one device, one lane at a time."""
+    folder = tmp_path_factory.mktemp("alone") / "study"
+    one = jax.sharding.Mesh(jax.devices()[:1], ("lane",))
+    run(*study_in(folder, lanes.Lanes(one, 1, 1)))
+    return results.read(folder).load()
+
+
+def assert_same(found: xr.Dataset, expected: xr.Dataset) -> None:
+    for name in set(expected.variables) - set(loop.EXECUTION):
+        np.testing.assert_array_equal(found[name].values, expected[name].values, err_msg=str(name))
+
+
+@pytest.mark.parametrize("limit", [1, 4, 7])
+def test_two_devices_and_an_interruption_change_no_bit(
+    alone: xr.Dataset, tmp_path: Path, limit: int
+) -> None:
+    study, store = study_in(tmp_path / "s", lanes.lanes(each=2, width=1), keep="best")
+    assert study.lanes.count == 4
+    run(study, store, limit)
+    progress = run(study, store)
+    assert set(progress.done.values()) == {2}
+    assert_same(results.read(store.folder).load(), alone)
+    assert not list((store.folder / "states").iterdir())
+    studies.prune(study, studies.grid(AXES), store, progress)
+    assert len(list((store.folder / "parameters").iterdir())) == 1
+
+
+def test_a_vmapped_lane_is_the_same_whatever_trains_beside_it(tmp_path: Path) -> None:
+    """Bit for bit, beside a lane that diverges at once too."""
+    over = lanes.lanes(each=2)
+    several = study_in(tmp_path / "several", over)
+    run(*several)
+    few = AXES | {"tau": [0.5], "gamma": [1.0]}
+    run(*study_in(tmp_path / "few", over, few))
+    one, all_of_them = results.read(tmp_path / "few").load(), results.read(tmp_path / "several")
+    same = all_of_them.sel(tau=[0.5], gamma=[1.0]).load()
+    for name in set(loop.RECORDS) - set(loop.EXECUTION):
+        np.testing.assert_array_equal(one[name], same[name], err_msg=name)
+    lost = all_of_them.sel(tau=1e30)
+    assert bool(lost.diverged.isel(epoch=-1).all())
+    assert bool(np.isfinite(lost.test_loss).all())
+
+
+def test_lanes_wait_for_lanes_like_them(tmp_path: Path) -> None:
+    _, store = study_in(tmp_path / "s", lanes.lanes())
+    grid = studies.grid(AXES)
+    needed = np.random.default_rng(0).permutation(len(grid)).astype(float)
+    keys = [store.key(lane) for lane in grid]
+    records = {k: {0: {"needed_evaluations": n}} for k, n in zip(keys, needed, strict=True)}
+    progress = Progress(dict.fromkeys(keys, 0) | {keys[3]: 1}, records)
+    cut = list(studies.chunks(grid, progress, store, 5, epoch=1))
+    assert [len(chunk) for chunk in cut] == [5, 5, 1]
+    order = [records[store.key(lane)][0]["needed_evaluations"] for chunk in cut for lane in chunk]
+    assert order == sorted(order, reverse=True) and needed[3] not in order
+
+
+def test_work_counts_what_the_slowest_lane_of_each_vmap_makes() -> None:
+    spent = np.array([[10.0, 1.0], [4.0, 3.0], [2.0, 2.0], [2.0, 5.0]])
+    one = jax.sharding.Mesh(jax.devices()[:1], ("lane",))
+    work = loop._work(spent, lanes.Lanes(one, 4, 2))
+    assert work["needed_evaluations"].tolist() == [11, 7, 4, 7]
+    assert work["made_evaluations"].tolist() == [13, 13, 7, 7]
+    assert loop._work(spent, lanes.Lanes(one, 4, 1))["made_evaluations"].tolist() == [11, 7, 4, 7]
+
+
+def test_stored_parameters_give_the_stored_reconstructions(tmp_path: Path) -> None:
+    study, store = study_in(tmp_path / "s", lanes.lanes(each=2, width=1), keep="all")
+    run(study, store)
+    model = models.build("denoising", "deq", (8, 8))
+    params = studies.parameters(store.folder, tau=0.5, seed=1)
+    f = models.measure(model.K, TEST[:2], params["noise"], study.keys({"seed": 1})[2])
+    u, _ = model.reconstruct(study.setting.evaluation(), params, f)
+    dataset = results.read(store.folder).sel(tau=0.5, seed=1).squeeze()
+    best = dataset.isel(gamma=int(np.argmin(dataset.test_loss.isel(epoch=-1).values)))
+    assert float(params["gamma"]) == float(best.gamma)
+    np.testing.assert_allclose(u, best.reconstruction, atol=1e-4)
+    with pytest.raises(ValueError, match="no parameters were kept"):
+        studies.parameters(store.folder, tau=0.7)
+    with pytest.raises(ValueError, match="axis 'colour'"):
+        studies.parameters(store.folder, colour=1)
+
+
+def test_a_full_disk_names_the_chunk_and_costs_it_alone(
+    alone: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, store = study_in(tmp_path / "s", lanes.lanes(each=2, width=1))
+    write, calls = studies.storage.write_state, 0
+
+    def full(path: Path, epoch: int, leaves: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise OSError(28, "No space left on device")
+        write(path, epoch, leaves)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(studies.storage, "write_state", full)
+        with pytest.raises(ValueError, match=r"epoch 1 of denoising-deq.*No space left.*make room"):
+            run(study, store)
+    progress, _ = store.recover(studies.grid(AXES))
+    assert sum(done == 1 for done in progress.done.values()) == 5
+    run(study, store)
+    assert_same(results.read(store.folder).load(), alone)
+
+
+def test_lanes_are_checked() -> None:
+    with pytest.raises(ValueError, match="multiple of the width"):
+        lanes.lanes(each=3, width=2)
+
+
+TINY = (
+    "--tasks denoising --models bilevel --taus 0.1 0.9 --gammas 1 --noises 0.1 --train-size 40 "
+    "--test-size 20 --batch-size 10 --epochs 2 --keep-parameters all"
+)
+
+
+def test_a_study_that_is_killed_again_and_again_ends_in_the_same_bits(tmp_path: Path) -> None:
+    config = kill_study.Kill(tmp_path, kills=3, options=TINY, longest=14.0, seed=1)
+    assert kill_study.main(config)["runs"] == 6
+
+
+def test_two_processes_of_two_devices_land_in_one_place(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "experiments.compare", *TINY.split(), "--cpu-devices"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    options = {"cwd": ROOT, "env": environment, "text": True}
+    several = ["2", "--out", str(tmp_path / "two"), "--coordinator", f"localhost:{port}"]
+    started = [
+        subprocess.Popen(
+            [*command, *several, "--processes", "2", "--process", str(i)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **options,
+        )
+        for i in range(2)
+    ]
+    outputs = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert '"runs": 6' in outputs[0][0] and '"runs": 6' not in outputs[1][0]
+    done = subprocess.run(
+        [*command, "1", "--out", str(tmp_path / "one")], capture_output=True, **options
+    )
+    assert done.returncode == 0, done.stderr
+    assert kill_study.compare(tmp_path / "one", tmp_path / "two") == 6
