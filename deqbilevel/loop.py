@@ -32,11 +32,11 @@ def compiled(
     """
     train = train if trainer.lanes else jnp.asarray(train)
     order, keys, _, _ = trainer.draw(key, 0, train)
-    first = _block(trainer, order, keys, 0)
+    first = block(trainer, order, keys, 0)
     return trainer._replace(steps=trainer.steps.lower(state, train, *first).compile())
 
 
-def _block(trainer: Trainer, order: Array, keys: Array, index: int) -> tuple[Array, Array]:
+def block(trainer: Trainer, order: Array, keys: Array, index: int) -> tuple[Array, Array]:
     """The part of an epoch's draws that one call of `Trainer.steps` takes."""
     return (order[:, index], keys[:, index]) if trainer.lanes else (order[index], keys[index])
 
@@ -86,7 +86,7 @@ def epoch(
     metrics, spent, times = [], [], []
     for index in range(order.shape[-3] if number else 0):
         begin = time.perf_counter()
-        state, values = trainer.steps(state, train, *_block(trainer, order, keys, index))
+        state, values = trainer.steps(state, train, *block(trainer, order, keys, index))
         metrics.append(everything(values))
         times.append(time.perf_counter() - begin)
         spent += [metrics[-1].forward_evaluations, metrics[-1].adjoint_evaluations]

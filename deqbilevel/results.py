@@ -104,6 +104,8 @@ def table(rows: list[dict[str, Any]], threshold: float = 0.5) -> str:
                 f"{row['activation']}, tau {row['tau']:g}, gamma {row['gamma']:g}, "
                 f"noise {row['noise']:g}"
             )
+            own = list(row)[list(row).index(AXES[-1]) + 1 :]
+            setting += "".join(f", {name} {row[name]:g}" for name in own)
             cells += [f"{row['best']:.4f}", setting]
         else:
             cells += ["none"] * 4

@@ -118,24 +118,14 @@ def run_group(
     with one entry a lane in each value of the record, when it is on disk.
     Raises: ValueError that names a chunk that could not be stored; all others are on disk.
     """
-    steps = training.steps_per_epoch(len(train), study.batch_size)
-    trainer = training.trainer(
-        model,
-        study.setting,
-        total_steps=max(study.epochs, 1) * steps,
-        batch_size=study.batch_size,
-        lanes=study.lanes,
-    )
+    trainer = group_trainer(model, study, len(train))
     train, test = study.lanes.share(train), study.lanes.share(test)
     draw = _pictures(model, study)
-    weights = _initial_weights(model, study, lanes)
+    weights = initial_weights(model, study, lanes)
     prepared = False
     for epoch in range(study.epochs + 1):
         for chunk in chunks(lanes, progress, store, study.lanes.count, epoch):
-            # A chunk is filled up with its last lane: one program serves all, and so a lane's
-            # result is bit for bit the same whatever trains beside it.
-            filled = [*chunk, *[chunk[-1]] * (study.lanes.count - len(chunk))]
-            own = filled[study.lanes.local]
+            own = filled(chunk, study)[study.lanes.local]
             state = _state(trainer, study, weights, own, store, epoch)
             keys = study.lanes.keys([study.keys(lane)[1] for lane in own])
             if epoch and not prepared:
@@ -169,6 +159,24 @@ def run_group(
             on_chunk(chunk, record)
 
 
+def group_trainer(model: Model, study: Study, images: int) -> training.Trainer:
+    """The program of a group, for so many training images."""
+    steps = training.steps_per_epoch(images, study.batch_size)
+    return training.trainer(
+        model,
+        study.setting,
+        total_steps=max(study.epochs, 1) * steps,
+        batch_size=study.batch_size,
+        lanes=study.lanes,
+    )
+
+
+def filled(chunk: list[Lane], study: Study) -> list[Lane]:
+    """A chunk filled up with its last lane: one program serves all, and so a lane's result is bit
+    for bit the same whatever trains beside it."""
+    return [*chunk, *[chunk[-1]] * (study.lanes.count - len(chunk))]
+
+
 def _by_lane(record: Mapping[str, Any], count: int) -> dict[str, np.ndarray]:
     """A chunk's record with an entry for each of its lanes; they share its time and its work."""
     own = {name: np.broadcast_to(value, np.shape(value) or (count,))[:count]
@@ -179,10 +187,22 @@ def _by_lane(record: Mapping[str, Any], count: int) -> dict[str, np.ndarray]:
     return own
 
 
-def _initial_weights(model: Model, study: Study, lanes: Sequence[Lane]) -> dict[int, Any]:
+def initial_weights(model: Model, study: Study, lanes: Sequence[Lane]) -> dict[int, Any]:
     """The weights that training starts from, for each seed."""
     seeds = {lane.get("seed", study.seed): study.keys(lane)[0] for lane in lanes}
     return {seed: jax.tree.map(np.asarray, model.init(key)) for seed, key in seeds.items()}
+
+
+def initial_state(
+    trainer: training.Trainer, study: Study, weights: dict[int, Any], own: Sequence[Lane]
+) -> training.State:
+    """The state in which these lanes, those of this process, start training."""
+    params = [
+        weights[lane.get("seed", study.seed)]
+        | jax.tree.map(np.asarray, study.hyperparameters(lane))
+        for lane in own
+    ]
+    return trainer.init(study.lanes.put(jax.tree.map(lambda *x: np.stack(x), *params)))
 
 
 def _state(
@@ -193,13 +213,8 @@ def _state(
     store: Storage,
     epoch: int,
 ) -> training.State:
-    """The state in which these lanes, those of this process, start the epoch."""
-    params = [
-        weights[lane.get("seed", study.seed)]
-        | jax.tree.map(np.asarray, study.hyperparameters(lane))
-        for lane in own
-    ]
-    state = trainer.init(study.lanes.put(jax.tree.map(lambda *x: np.stack(x), *params)))
+    """The state in which these lanes start the epoch: the stored one from epoch 2 on."""
+    state = initial_state(trainer, study, weights, own)
     if epoch <= 1:
         return state
     stored = {store.key(lane): lane for lane in own}
@@ -306,7 +321,8 @@ def parameters(folder: str | Path, **where: Any) -> Params:
 
         params = studies.parameters("runs/compare-quick", task="inpainting", model="deq", noise=0.1)
 
-    The best is the one of the lowest final test loss. The weights and all scalars but Adam's.
+    The best is the one of the lowest final test loss that did not diverge. The weights, and all
+    scalars but Adam's.
     Raises: ValueError for an unknown axis, and where no parameters were kept.
     """
     dataset = results.read(folder)
@@ -315,11 +331,12 @@ def parameters(folder: str | Path, **where: Any) -> Params:
         models.known("axis", name, dict.fromkeys(axes))
     values = {d: dataset[d].values.tolist() for d in axes}
     store = Storage(Path(folder), values, dataset.sizes["epoch"] - 1, (), {})
-    final = results.final(dataset, "test_loss")
+    final, diverged = (results.final(dataset, name) for name in ("test_loss", "diverged"))
     found = [
         (float(final.sel(lane)), i, lane)
         for i, lane in enumerate(grid(values))
         if all(lane[name] == value for name, value in where.items())
+        and not bool(diverged.sel(lane))
         and store.path("parameters", lane).exists()
     ]
     if not found:

@@ -20,7 +20,7 @@ import xarray as xr
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from deqbilevel import data, lanes, loop, models, plots, results, settings, storage, studies
+from deqbilevel import data, lanes, loop, models, plans, plots, results, settings, storage, studies
 from deqbilevel.data import Images
 from deqbilevel.storage import Lane, Storage
 from experiments import common
@@ -96,11 +96,13 @@ class Compare:
     """Folder of the results; by default runs/compare-PRESET."""
     fresh: bool = False
     """Start anew instead of going on."""
+    dry_run: bool = False
+    """Say what is to be done, how long it may take and in how much memory, and do nothing."""
 
     def resolved(self) -> dict[str, Any]:
         """Every option that decides the numbers, with the preset's value where it is unset."""
         apart = (
-            *("out", "fresh", "axis", "keep_parameters", "lanes_at_once", "width"),
+            *("out", "fresh", "dry_run", "axis", "keep_parameters", "lanes_at_once", "width"),
             *("cpu_devices", "distributed", "coordinator", "processes", "process"),
         )
         options = common.options_of(self, without=apart)
@@ -161,6 +163,8 @@ def main(config: Compare) -> dict[str, Any]:
         if jax.process_index() == 0 and not store.results.exists():
             caption = _caption(options, grid, images)
             store.create(_pictures(axes, built, study, images, caption))
+    if config.dry_run:
+        return _plan(built, grid, study, images, store)
     work = _execute(built, grid, study, images, store)
     rows = present(out, quiet=jax.process_index() > 0)
     return {
@@ -214,6 +218,34 @@ def _study(config: Compare, options: dict[str, Any]) -> studies.Study:
         seed=options["seed"],
         lanes=lanes.lanes(each, config.width or (1 if on_cpu else each)),
         keep=config.keep_parameters,
+    )
+
+
+def _plan(
+    built: dict[tuple[str, str], models.Model],
+    grid: list[Lane],
+    study: studies.Study,
+    images: Images,
+    store: Storage,
+) -> dict[str, Any]:
+    """Print what is left to do, a line for each group; returns the sum."""
+    progress, found = _recover(store, grid), []
+    for group, its_lanes in studies.groups(grid).items():
+        model = built[group]
+        found.append(
+            plans.plan(model, its_lanes, study, images.train, images.test, store, progress)
+        )
+        print(f"{'/'.join(group)}: {_said(found[-1], study)}", flush=True)
+    whole = plans.total(found)
+    print(f"in all: {_said(whole, study)}", flush=True)
+    return whole._asdict() | {"devices": study.lanes.mesh.size, "out": str(store.folder)}
+
+
+def _said(plan: plans.Plan, study: studies.Study) -> str:
+    return (
+        f"{plan.lanes} lanes in {plan.chunks} chunks of at most {study.lanes.count} (an epoch "
+        f"each), {plan.evaluations:.3g} evaluations, {plan.memory / 1e6:.0f} MB on each device, "
+        f"about {plan.seconds:.0f} s"
     )
 
 

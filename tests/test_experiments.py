@@ -1,5 +1,6 @@
 """Every experiment at its smallest budget, as a user runs it."""
 
+import dataclasses
 import json
 import os
 import re
@@ -190,14 +191,18 @@ def test_watch_shows_a_study_under_way_and_the_study_goes_on(
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(loop, "epoch", interrupted)
         compare.main(config)
+    left = compare.main(dataclasses.replace(config, dry_run=True))
+    assert f"denoising/bilevel: {left['lanes']} lanes" in capsys.readouterr().out
+    assert 0 < left["lanes"] <= 8 and left["seconds"] > 0 and left["memory"] > 0
     seen = watch.main(watch.Watch(tmp_path))
     assert "best setting" in capsys.readouterr().out
-    assert seen["runs"] == 8 and seen["finished"] < 8
+    assert seen["runs"] == 8 and seen["finished"] == 8 - left["lanes"]
     assert 6 <= seen["epochs"] <= 6 * jax.device_count()
     assert np.asarray(Image.open(tmp_path / "figure_1.png").convert("L")).std() > 5
     assert compare.main(config)["runs"] == 8
     again = watch.main(watch.Watch(tmp_path, every=0.1))
     assert (again["finished"], again["epochs"]) == (8, 16)
+    assert re.search(r"noise 0\.1, seed \d, lam \d", capsys.readouterr().out)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 16 and {line["lane"]["seed"] for line in lines} == {0, 1}
 

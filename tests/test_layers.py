@@ -15,6 +15,7 @@ LAYERS = [
     ["training"],
     ["loop"],
     ["studies"],
+    ["plans"],
 ]
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 SOURCES = {

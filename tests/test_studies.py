@@ -14,8 +14,8 @@ import pytest
 import xarray as xr
 from test_training import TEST, TRAIN
 
-from deqbilevel import lanes, loop, models, results, studies
-from deqbilevel.settings import SETTINGS
+from deqbilevel import lanes, loop, models, plans, results, studies
+from deqbilevel.settings import SETTINGS, Budget
 from deqbilevel.storage import Progress, Storage
 
 ROOT = Path(__file__).parents[1]
@@ -178,6 +178,43 @@ def test_a_full_disk_names_the_chunk_and_costs_it_alone(
     assert sum(done == 1 for done in progress.done.values()) == 5
     run(study, store)
     assert_same(results.read(store.folder).load(), alone)
+
+
+def test_a_plan_counts_what_is_left(alone: xr.Dataset, tmp_path: Path) -> None:
+    """Lanes and chunks exactly, memory as its parts say, the evaluations of these easy solves
+    within a half."""
+    study, store = study_in(tmp_path / "s", lanes.lanes(each=2, width=1), AXES | {"tau": [0.5]})
+    grid, model = studies.grid(store.axes), models.build("denoising", "deq", (8, 8))
+
+    def planned(study: studies.Study) -> plans.Plan:
+        return plans.plan(model, grid, study, TRAIN, TEST, store, store.recover(grid)[0])
+
+    before = planned(study)
+    assert (before.lanes, before.chunks) == (4, 3) and before.seconds > 0
+    taken = float(alone.sel(tau=[0.5]).needed_evaluations.sum())
+    assert taken / 1.5 < before.evaluations < 1.5 * taken
+    cap = study.setting._replace(budget=Budget(10**6, 10**6), limit=Budget(10**6, 10**6))
+    assert planned(study._replace(setting=cap)).memory == before.memory
+    run(study, store, 2)
+    left = planned(study)
+    assert left.chunks == 1 and left.evaluations < before.evaluations
+    run(study, store)
+    assert planned(study) == plans.Plan(0, 0, 0.0, 0, 0.0)
+    assert plans.total([before, left]).chunks == 4
+
+
+def test_memory_is_linear_in_lanes(tmp_path: Path) -> None:
+    """Three times the lanes under one vmap: three times what one lane adds."""
+    model = models.build("denoising", "deq", (8, 8))
+    memory = []
+    for each in (2, 4, 6):
+        study, store = study_in(tmp_path / str(each), lanes.lanes(each), AXES)
+        grid = studies.grid(store.axes)
+        progress = store.recover(grid)[0]
+        memory.append(plans.plan(model, grid, study, TRAIN, TEST, store, progress).memory)
+    assert memory[2] - memory[1] == pytest.approx(memory[1] - memory[0], rel=0.2)
+    state = 3 * 4 * (2 * 64 * 64 + 64)
+    assert memory[1] - memory[0] > 2 * state
 
 
 def test_lanes_are_checked() -> None:

@@ -1,0 +1,111 @@
+"""What a study will take, before it starts: lanes, chunks, memory, evaluations and time.
+
+Memory is what the compiled step says of itself. Evaluations and time come from a pilot: a few
+lanes, spread over the group, are evaluated and take a few steps. A grid whose solves grow harder
+while it trains takes longer than its pilot says.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from deqbilevel import loop, studies, training
+from deqbilevel.lanes import everything
+from deqbilevel.models import Model
+from deqbilevel.storage import Lane, Progress, Storage
+from deqbilevel.types import TestImages, TrainImages
+
+
+class Plan(NamedTuple):
+    """A group, or with `total` a whole study, as far as it is not on disk yet."""
+
+    lanes: int
+    chunks: int
+    """Calls of the group's program for an epoch of all its lanes, counted over all epochs."""
+    evaluations: float
+    memory: int
+    """Bytes of a training step on each device."""
+    seconds: float
+
+
+def plan(
+    model: Model,
+    lanes: Sequence[Lane],
+    study: studies.Study,
+    train: TrainImages,
+    test: TestImages,
+    store: Storage,
+    progress: Progress,
+    *,
+    pilots: int = 3,
+) -> Plan:
+    """Plan a group: compiles its program and times `pilots` chunks of it, some steps each."""
+    waiting = [lane for lane in lanes if progress.done[store.key(lane)] < study.epochs]
+    if not waiting:
+        return Plan(0, 0, 0.0, 0, 0.0)
+    trainer = studies.group_trainer(model, study, len(train))
+    train, test = study.lanes.share(train), study.lanes.share(test)
+    weights = studies.initial_weights(model, study, waiting)
+    count, memory, costs = study.lanes.count, 0, []
+    spread = np.linspace(0, len(waiting) - 1, min(pilots * count, len(waiting))).astype(int)
+    for first in range(0, len(spread), count):
+        chunk = [waiting[i] for i in spread[first : first + count]]
+        own = studies.filled(chunk, study)[study.lanes.local]
+        state = studies.initial_state(trainer, study, weights, own)
+        keys = study.lanes.keys([study.keys(lane)[1] for lane in own])
+        if not first:
+            trainer = loop.compiled(trainer, state, train, keys)
+            memory = _memory(trainer)
+            jax.block_until_ready(trainer.evaluate(state.params, test, keys))
+        costs.append(_cost(trainer, study, state, train, test, keys))
+    evaluation, training_ = np.mean(costs, axis=0)
+    ahead = [
+        sum(progress.done[store.key(lane)] < epoch for lane in waiting)
+        for epoch in range(study.epochs + 1)
+    ]
+    chunks = [-(-lanes // count) for lanes in ahead]
+    return Plan(
+        lanes=len(waiting),
+        chunks=sum(chunks),
+        evaluations=sum(ahead) * evaluation[0] + sum(ahead[1:]) * training_[0],
+        memory=memory,
+        seconds=sum(chunks) * evaluation[1] + sum(chunks[1:]) * training_[1],
+    )
+
+
+def _cost(
+    trainer: training.Trainer,
+    study: studies.Study,
+    state: training.State,
+    train: Any,
+    test: Any,
+    keys: Any,
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Of a chunk: evaluations of a lane and seconds, for the evaluation and the steps of an epoch;
+    the steps are those of a few, multiplied."""
+    begin = time.perf_counter()
+    tested = everything(trainer.evaluate(state.params, test, keys))
+    evaluated = float(tested["spent"].sum(axis=-1).mean()), time.perf_counter() - begin
+    order, noise, _, _ = trainer.draw(keys, 1, train)
+    begin = time.perf_counter()
+    _, metrics = trainer.steps(state, train, *loop.block(trainer, order, noise, 0))
+    spent = everything(metrics.forward_evaluations + metrics.adjoint_evaluations)
+    blocks = order.shape[-3]
+    seconds = (time.perf_counter() - begin) * blocks
+    return evaluated, (float(spent.sum(axis=-1).mean()) * blocks, seconds)
+
+
+def total(plans: Sequence[Plan]) -> Plan:
+    """The sum of the groups; of memory the most, as they run one after the other."""
+    lanes, chunks, evaluations, memory, seconds = zip(*plans, strict=True)
+    return Plan(sum(lanes), sum(chunks), sum(evaluations), max(memory), sum(seconds))
+
+
+def _memory(trainer: training.Trainer) -> int:
+    """Bytes that a step needs on each device: its state (donated), images and temporary arrays."""
+    sizes: Any = trainer.steps.memory_analysis()
+    new = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return sizes.argument_size_in_bytes + new + sizes.temp_size_in_bytes
