@@ -23,6 +23,11 @@ DIVERGED = 100.0
 """A test loss above this counts as diverged: images in [-1, 1] differ by 4 at the most."""
 
 
+def keys(seed: int) -> Key[Array, "3"]:
+    """The random keys of a run: initial weights, order and noise of training, pictures."""
+    return jax.random.split(jax.random.key(seed), 3)
+
+
 def compiled(
     trainer: Trainer, state: State, train: TrainImages, key: Key[Array, "*lanes"]
 ) -> Trainer:
@@ -31,14 +36,14 @@ def compiled(
     With lanes, `train` comes from `Lanes.share` and `key` from `Lanes.keys`.
     """
     train = train if trainer.lanes else jnp.asarray(train)
-    order, keys, _, _ = trainer.draw(key, 0, train)
-    first = block(trainer, order, keys, 0)
+    order, noise, _, _ = trainer.draw(key, 0, train)
+    first = block(trainer, order, noise, 0)
     return trainer._replace(steps=trainer.steps.lower(state, train, *first).compile())
 
 
-def block(trainer: Trainer, order: Array, keys: Array, index: int) -> tuple[Array, Array]:
-    """The part of an epoch's draws that one call of `Trainer.steps` takes."""
-    return (order[:, index], keys[:, index]) if trainer.lanes else (order[index], keys[index])
+def block(trainer: Trainer, order: Array, noise: Array, index: int) -> tuple[Array, Array]:
+    """The part of an epoch's order and noise keys that one call of `Trainer.steps` takes."""
+    return (order[:, index], noise[:, index]) if trainer.lanes else (order[index], noise[index])
 
 
 class Epoch(NamedTuple):
@@ -82,11 +87,11 @@ def epoch(
     took, `made_evaluations` its share of those that were computed: lanes under one `vmap` go on
     until the slowest has stopped.
     """
-    order, keys, test_key, train_key = trainer.draw(key, number, train)
+    order, noise, test_key, train_key = trainer.draw(key, number, train)
     metrics, spent, times = [], [], []
     for index in range(order.shape[-3] if number else 0):
         begin = time.perf_counter()
-        state, values = trainer.steps(state, train, *block(trainer, order, keys, index))
+        state, values = trainer.steps(state, train, *block(trainer, order, noise, index))
         metrics.append(everything(values))
         times.append(time.perf_counter() - begin)
         spent += [metrics[-1].forward_evaluations, metrics[-1].adjoint_evaluations]

@@ -113,21 +113,15 @@ class Storage(NamedTuple):
             for i, place in enumerate(zip(*places, strict=True)):
                 group[name][place] = pictures[name][i]
 
-    def recover(self, lanes: Iterable[Lane]) -> tuple["Progress", list[str]]:
-        """What is on disk of these lanes, and what cannot be read, in words.
-
-        Whatever cannot be read is removed, so that the lanes that it belongs to run again;
-        `results.zarr` is made to agree with `metrics.jsonl`. One process at a time may call it.
-        """
+    def look(self, lanes: Iterable[Lane]) -> tuple["Progress", list[str]]:
+        """What is on disk of these lanes, and what cannot be read, in words; nothing is changed."""
         logged, problems = self._read_log()
         lost = self._unreadable_pictures()
         problems += [f"{self.results}: unreadable pictures ({what})" for what in lost.values()]
         done: dict[tuple[Any, ...], int] = {}
         for lane in lanes:
             key = self.key(lane)
-            records = logged.get(key, {})
-            if key[:CELL] in lost:
-                records.clear()
+            records = {} if key[:CELL] in lost else logged.get(key, {})
             # Records without a gap, from epoch 0 on.
             last = next(e for e in itertools.count(-1) if e + 1 not in records)
             if 0 < last < self.epochs:
@@ -135,32 +129,42 @@ class Storage(NamedTuple):
                 problems += problem
             done[key] = last
             logged[key] = {e: r for e, r in records.items() if e <= last}
-        self._rewrite(logged)
         return Progress(done, logged), problems
 
+    def recover(self, lanes: Iterable[Lane]) -> tuple["Progress", list[str]]:
+        """As `look`, and mended for a study that goes on.
+
+        A torn last line of the log is cut off, pictures that cannot be read are emptied, and
+        `results.zarr` is made to agree with the log. For one process, before the others look.
+        """
+        progress, problems = self.look(lanes)
+        if self.log.exists():
+            os.truncate(self.log, self.log.read_bytes().rfind(b"\n") + 1)
+        for cell in self._unreadable_pictures():
+            place = tuple(v.index(x) for v, x in zip(self.axes.values(), cell, strict=False))
+            for name in self.pictures:
+                self._group()[name][place] = np.nan
+        self._rewrite(progress.records)
+        return progress, problems
+
     def _stored_epoch(self, lane: Lane, last: int) -> tuple[int, list[str]]:
-        """The epoch that a lane can go on from: that of its state, 0 or (nothing at all) -1."""
-        path = self.path("states", lane)
+        """The epoch that a lane can go on from: that of its state, or 0."""
         try:
-            epoch, _ = read_state(path)
+            epoch, _ = read_state(self.path("states", lane))
         except FileNotFoundError:
             return 0, []
         except ValueError as error:
-            path.unlink()
             return 0, [f"{error}; this run starts again"]
-        return min(epoch, last) if epoch <= last else 0, []
+        return epoch if epoch <= last else 0, []
 
     def _read_log(self) -> tuple[dict[tuple[Any, ...], dict[int, Any]], list[str]]:
-        """lane -> epoch -> record. A torn last line is cut off."""
+        """lane -> epoch -> record, without a torn last line."""
         found: dict[tuple[Any, ...], dict[int, Any]] = {}
         problems: list[str] = []
         if not self.log.exists():
             return found, problems
-        content = self.log.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(self.log, whole)
-        for number, line in enumerate(content[:whole].splitlines(), 1):
+        *lines, _torn = self.log.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
                 key, epoch = self.key(entry.pop("lane")), entry.pop("epoch")
@@ -172,7 +176,7 @@ class Storage(NamedTuple):
         return found, problems
 
     def _unreadable_pictures(self) -> dict[tuple[Any, ...], str]:
-        """The cells whose pictures cannot be read, emptied."""
+        """The cells that have pictures which cannot be read, and why."""
         group, lost = self._group(), {}
         cells = list(self.axes.items())[:CELL]
         for place in itertools.product(*(range(len(values)) for _, values in cells)):
@@ -182,20 +186,22 @@ class Storage(NamedTuple):
                 except Exception as error:  # whatever a decoder makes of damaged bytes
                     cell = tuple(v[i] for (_, v), i in zip(cells, place, strict=True))
                     lost[cell] = f"{name} of {', '.join(map(str, cell))}: {error}"
-                    group[name][place] = np.nan
         return lost
 
     def _rewrite(self, logged: Mapping[tuple[Any, ...], Mapping[int, Any]]) -> None:
         """Make the records of `results.zarr` those of the log."""
-        group = self._group()
+        group, lanes = self._group(), [dict(zip(self.axes, k, strict=True)) for k in logged]
+        found = [
+            ((*place, epoch), record)
+            for place, records in zip(
+                zip(*self.places(lanes), strict=True), logged.values(), strict=True
+            )
+            for epoch, record in records.items()
+        ]
         for name in self.records:
             values = np.full(group[name].shape, group[name].fill_value, group[name].dtype)
-            for key, records in logged.items():
-                lane = dict(zip(self.axes, key, strict=True))
-                (place,) = zip(*self.places([lane]), strict=True)
-                for epoch, record in records.items():
-                    value = record[name]
-                    values[(*place, epoch)] = np.nan if value is None else value
+            for place, record in found:
+                values[place] = np.nan if record[name] is None else record[name]
             group[name][...] = values
 
     def _group(self) -> Any:
@@ -209,6 +215,12 @@ class Progress(NamedTuple):
     """lane -> its last epoch that is stored and that it can go on from; -1 for none."""
     records: dict[tuple[Any, ...], dict[int, dict[str, Any]]]
     """lane -> epoch -> what was recorded."""
+
+
+def nothing(store: Storage, lanes: Iterable[Lane]) -> Progress:
+    """The progress of lanes that have not started."""
+    keys = [store.key(lane) for lane in lanes]
+    return Progress(dict.fromkeys(keys, -1), {key: {} for key in keys})
 
 
 def write_state(path: Path, epoch: int, leaves: Sequence[np.ndarray]) -> None:

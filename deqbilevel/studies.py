@@ -75,7 +75,7 @@ class Study(NamedTuple):
 
     def keys(self, lane: Lane) -> Any:
         """The random keys of a lane: initial weights, order and noise of training, pictures."""
-        return jax.random.split(jax.random.key(lane.get("seed", self.seed)), 3)
+        return loop.keys(lane.get("seed", self.seed))
 
 
 def scalars(lane: Lane) -> Params:
@@ -122,11 +122,17 @@ def run_group(
     train, test = study.lanes.share(train), study.lanes.share(test)
     draw = _pictures(model, study)
     weights = initial_weights(model, study, lanes)
+    some = filled(list(lanes[:1]), study)[study.lanes.local]
+    structure = jax.tree.structure(initial_state(trainer, study, weights, some))
     prepared = False
     for epoch in range(study.epochs + 1):
         for chunk in chunks(lanes, progress, store, study.lanes.count, epoch):
             own = filled(chunk, study)[study.lanes.local]
-            state = _state(trainer, study, weights, own, store, epoch)
+            state = (
+                initial_state(trainer, study, weights, own)
+                if epoch <= 1
+                else jax.tree.unflatten(structure, study.lanes.put(_stored_leaves(store, own)))
+            )
             keys = study.lanes.keys([study.keys(lane)[1] for lane in own])
             if epoch and not prepared:
                 trainer, prepared = loop.compiled(trainer, state, train, keys), True
@@ -153,9 +159,8 @@ def run_group(
                     f"epoch {epoch} of {names} could not be stored ({error}). Everything before "
                     "it is on disk: make room, then repeat the command"
                 ) from error
-            if jax.process_count() > 1:
-                # Another process may go on with a state that this one has just written.
-                multihost_utils.sync_global_devices("stored")
+            # Another process may go on with a state that this one has just written.
+            multihost_utils.sync_global_devices("stored")
             on_chunk(chunk, record)
 
 
@@ -179,8 +184,10 @@ def filled(chunk: list[Lane], study: Study) -> list[Lane]:
 
 def _by_lane(record: Mapping[str, Any], count: int) -> dict[str, np.ndarray]:
     """A chunk's record with an entry for each of its lanes; they share its time and its work."""
-    own = {name: np.broadcast_to(value, np.shape(value) or (count,))[:count]
-           for name, value in record.items()}  # fmt: skip
+    own = {
+        name: np.broadcast_to(value, np.shape(value) or (count,))[:count]
+        for name, value in record.items()
+    }
     for name in ("seconds", "evaluation_seconds", "step_ms"):
         own[name] = own[name] / count
     own["made_evaluations"] = np.full(count, np.sum(record["made_evaluations"]) / count)
@@ -205,22 +212,11 @@ def initial_state(
     return trainer.init(study.lanes.put(jax.tree.map(lambda *x: np.stack(x), *params)))
 
 
-def _state(
-    trainer: training.Trainer,
-    study: Study,
-    weights: dict[int, Any],
-    own: Sequence[Lane],
-    store: Storage,
-    epoch: int,
-) -> training.State:
-    """The state in which these lanes start the epoch: the stored one from epoch 2 on."""
-    state = initial_state(trainer, study, weights, own)
-    if epoch <= 1:
-        return state
-    stored = {store.key(lane): lane for lane in own}
-    leaves = {key: storage.read_state(store.path("states", x))[1] for key, x in stored.items()}
-    stacked = [np.stack(x) for x in zip(*(leaves[store.key(lane)] for lane in own), strict=True)]
-    return jax.tree.unflatten(jax.tree.structure(state), study.lanes.put(stacked))
+def _stored_leaves(store: Storage, own: Sequence[Lane]) -> list[np.ndarray]:
+    """The leaves of the state that these lanes stopped in, each file read once."""
+    paths = [store.path("states", lane) for lane in own]
+    leaves = {path: storage.read_state(path)[1] for path in dict.fromkeys(paths)}
+    return [np.stack(x) for x in zip(*(leaves[path] for path in paths), strict=True)]
 
 
 def _store(
@@ -279,8 +275,11 @@ def _keep(
 def _best_loss(study: Study, store: Storage, progress: Progress, lane: Lane) -> float:
     """The lowest final test loss so far among the lanes of a task, model and noise."""
     cell = store.key(lane)[: storage.CELL]
-    finished = (r[study.epochs] for key, r in progress.records.items()
-                if key[: storage.CELL] == cell and study.epochs in r)  # fmt: skip
+    finished = (
+        records[study.epochs]
+        for key, records in progress.records.items()
+        if key[: storage.CELL] == cell and study.epochs in records
+    )
     return min((r["test_loss"] for r in finished if not r["diverged"]), default=np.inf)
 
 

@@ -45,9 +45,19 @@ def digest(options: dict[str, Any]) -> str:
 def claim(out: Path, options: dict[str, Any], *, fresh: bool) -> None:
     """Make `out` the folder of these options; start anew if `fresh`.
 
-    Only files that an experiment of ours wrote are removed.
-    Raises: ValueError if the folder holds a run with other options, naming the differences.
+    Only files that an experiment of ours wrote are removed. Raises: ValueError, see `agree`.
     """
+    agree(out, options, fresh=fresh)
+    marker = out / "options.json"
+    if fresh and marker.exists():
+        _remove_run(out)
+    out.mkdir(parents=True, exist_ok=True)
+    write(marker, json.dumps(options, indent=1))
+
+
+def agree(out: Path, options: dict[str, Any], *, fresh: bool) -> None:
+    """Raises ValueError if `out` is a file, or unless `fresh` the folder of a run with other
+    options, naming the differences."""
     marker = out / "options.json"
     if marker.exists() and not fresh:
         stored = json.loads(marker.read_text())
@@ -65,10 +75,6 @@ def claim(out: Path, options: dict[str, Any], *, fresh: bool) -> None:
             )
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out}: a folder is needed, this is a file")
-    if fresh and marker.exists():
-        _remove_run(out)
-    out.mkdir(parents=True, exist_ok=True)
-    write(marker, json.dumps(options, indent=1))
 
 
 def _remove_run(out: Path) -> None:

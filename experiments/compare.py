@@ -8,10 +8,10 @@ stopped, and `python -m experiments.watch` shows how far it is.
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -124,58 +124,83 @@ def _axis(text: str) -> tuple[str, list[Any]]:
         raise ValueError(f"--axis {text}: expected {name}=NUMBER,NUMBER...: {error}") from error
 
 
+class Work(NamedTuple):
+    """A study that is ready to run."""
+
+    study: studies.Study
+    grid: list[Lane]
+    built: dict[tuple[str, str], models.Model]
+    """task, model -> the model"""
+    images: Images
+    store: Storage
+
+    def groups(self) -> Iterator[tuple[str, models.Model, list[Lane]]]:
+        """The name, model and lanes of each group."""
+        for group, its_lanes in studies.groups(self.grid).items():
+            yield "/".join(group), self.built[group], its_lanes
+
+
 def main(config: Compare) -> dict[str, Any]:
     """Run what is missing of the study, then its table and figures."""
     begin = time.perf_counter()
     with common.clear_errors():
-        _join(config)
-        options = config.resolved()
-        common.at_least(0, epochs=options["epochs"], seed=config.seed)
-        common.at_least(
-            1,
-            batch_size=config.batch_size,
-            lanes_at_once=config.lanes_at_once,
-            width=config.width,
-        )
-        study = _study(config, options)
-        axes = {name: list(options[f"{name}s"]) for name in results.AXES} | options["axes"]
-        grid = studies.grid(axes)
-        for lane in grid:
-            study.hyperparameters(lane)
-        images = data.load(
-            config.data,
-            train_size=options["train_size"],
-            test_size=options["test_size"],
-            patch=config.patch,
-            seed=config.seed,
-        )
-        built = {
-            (task, model): models.build(task, model, images.shape)
-            for task in axes["task"]
-            for model in axes["model"]
-        }
-        out = Path("runs") / f"compare-{config.preset}" if config.out is None else config.out
-        if jax.process_index() == 0:
-            common.claim(out, options, fresh=config.fresh)
-        size = (min(study.pictures, len(images.test)), images.test.shape[1])
-        pictures: dict[str, tuple[int, int]] = dict.fromkeys(results.PICTURES, size)
-        store = Storage(out, axes, study.epochs, loop.RECORDS, pictures)
-        if jax.process_index() == 0 and not store.results.exists():
-            caption = _caption(options, grid, images)
-            store.create(_pictures(axes, built, study, images, caption))
+        work = _prepare(config)
     if config.dry_run:
-        return _plan(built, grid, study, images, store)
-    work = _execute(built, grid, study, images, store)
-    rows = present(out, quiet=jax.process_index() > 0)
+        return _plan(work, config.fresh)
+    numbers = _execute(work)
+    out = work.store.folder
+    dataset = results.read(out)
+    rows = results.summary(dataset)
+    if jax.process_index() == 0:
+        present(dataset, rows, out)
     return {
-        "runs": len(grid),
+        "runs": len(work.grid),
         "under_threshold": sum(row["under"] for row in rows),
         "diverged": sum(row["diverged"] for row in rows),
         "best_test_loss": {f"{r['task']}/{r['model']}": r.get("best") for r in rows},
-        **work,
+        **numbers,
         "seconds": time.perf_counter() - begin,
         "out": str(out),
     }
+
+
+def _prepare(config: Compare) -> Work:
+    """Check every option, load the images and, but for a dry run, make the folder."""
+    _join(config)
+    options = config.resolved()
+    common.at_least(0, epochs=options["epochs"], seed=config.seed)
+    common.at_least(
+        1, batch_size=config.batch_size, lanes_at_once=config.lanes_at_once, width=config.width
+    )
+    study = _study(config, options)
+    axes = {name: list(options[f"{name}s"]) for name in results.AXES} | options["axes"]
+    grid = studies.grid(axes)
+    for lane in grid:
+        study.hyperparameters(lane)
+    images = data.load(
+        config.data,
+        train_size=options["train_size"],
+        test_size=options["test_size"],
+        patch=config.patch,
+        seed=config.seed,
+    )
+    built = {
+        (task, model): models.build(task, model, images.shape)
+        for task in axes["task"]
+        for model in axes["model"]
+    }
+    out = Path("runs") / f"compare-{config.preset}" if config.out is None else config.out
+    size = (min(study.pictures, len(images.test)), images.test.shape[1])
+    pictures: dict[str, tuple[int, int]] = dict.fromkeys(results.PICTURES, size)
+    store = Storage(out, axes, study.epochs, loop.RECORDS, pictures)
+    if config.dry_run:
+        common.agree(out, options, fresh=config.fresh)
+    elif jax.process_index() == 0:
+        common.claim(out, options, fresh=config.fresh)
+        if not store.results.exists():
+            caption = _caption(options, grid, images)
+            store.create(_pictures(axes, built, study, images, caption))
+    return Work(study, grid, built, images, store)
 
 
 def _join(config: Compare) -> None:
@@ -192,19 +217,14 @@ def _join(config: Compare) -> None:
         jax.distributed.initialize()
 
 
-def present(out: Path, *, quiet: bool = False) -> list[dict[str, Any]]:
-    """Print the table of a study, and draw its figures and summary; returns the table's rows."""
-    dataset = results.read(out)
-    rows = results.summary(dataset)
-    if quiet:
-        return rows
+def present(dataset: xr.Dataset, rows: list[dict[str, Any]], out: Path) -> None:
+    """Print the table of a study, and draw its figures and summary."""
     table = results.table(rows)
     print(table, flush=True)
     figures = plots.figures(dataset)
     for name, figure in figures.items():
         plots.save(figure, out / f"{name}.png")
     common.write(out / "summary.md", _summary(dataset.attrs["caption"], table, list(figures)))
-    return rows
 
 
 def _study(config: Compare, options: dict[str, Any]) -> studies.Study:
@@ -221,21 +241,15 @@ def _study(config: Compare, options: dict[str, Any]) -> studies.Study:
     )
 
 
-def _plan(
-    built: dict[tuple[str, str], models.Model],
-    grid: list[Lane],
-    study: studies.Study,
-    images: Images,
-    store: Storage,
-) -> dict[str, Any]:
+def _plan(work: Work, fresh: bool) -> dict[str, Any]:
     """Print what is left to do, a line for each group; returns the sum."""
-    progress, found = _recover(store, grid), []
-    for group, its_lanes in studies.groups(grid).items():
-        model = built[group]
-        found.append(
-            plans.plan(model, its_lanes, study, images.train, images.test, store, progress)
-        )
-        print(f"{'/'.join(group)}: {_said(found[-1], study)}", flush=True)
+    study, store, images, found = work.study, work.store, work.images, []
+    progress = storage.nothing(store, work.grid)
+    if store.results.exists() and not fresh:
+        progress, _ = store.look(work.grid)
+    for name, model, group in work.groups():
+        found.append(plans.plan(model, group, study, images.train, images.test, store, progress))
+        print(f"{name}: {_said(found[-1], study)}", flush=True)
     whole = plans.total(found)
     print(f"in all: {_said(whole, study)}", flush=True)
     return whole._asdict() | {"devices": study.lanes.mesh.size, "out": str(store.folder)}
@@ -249,14 +263,9 @@ def _said(plan: plans.Plan, study: studies.Study) -> str:
     )
 
 
-def _execute(
-    built: dict[tuple[str, str], models.Model],
-    grid: list[Lane],
-    study: studies.Study,
-    images: Images,
-    store: Storage,
-) -> dict[str, Any]:
+def _execute(work: Work) -> dict[str, Any]:
     """Train what is not on disk yet, group by group, with a line of progress."""
+    study, store, images, grid = work.study, work.store, work.images, work.grid
     progress = _recover(store, grid)
     done = sum(last + 1 for last in progress.done.values())
     begin, spent = time.perf_counter(), 0.0
@@ -276,18 +285,12 @@ def _execute(
             )
             bar.update(len(chunk))
 
-        for group, its_lanes in studies.groups(grid).items():
-            bar.set_description("/".join(group))
+        for name, model, group in work.groups():
+            bar.set_description(name)
+            train, test = images.train, images.test
             try:
                 studies.run_group(
-                    built[group],
-                    its_lanes,
-                    study,
-                    images.train,
-                    images.test,
-                    store,
-                    progress,
-                    on_chunk=on_chunk,
+                    model, group, study, train, test, store, progress, on_chunk=on_chunk
                 )
             except ValueError as error:
                 sys.exit(f"error: {error}")
@@ -302,16 +305,15 @@ def _execute(
 
 
 def _recover(store: Storage, grid: list[Lane]) -> storage.Progress:
-    """What is on disk: the first process mends it, then the others read it, one by one."""
-    progress, problems = storage.Progress({}, {}), []
-    for process in range(jax.process_count()):
-        if process == jax.process_index():
-            progress, problems = store.recover(grid)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"recovered {process}")
-    for problem in problems:
-        print(f"warning: {problem}", file=sys.stderr)
-    return progress
+    """What is on disk: the first process mends it, then the others look."""
+    if jax.process_index() == 0:
+        progress, problems = store.recover(grid)
+        for problem in problems:
+            print(f"warning: {problem}", file=sys.stderr)
+        multihost_utils.sync_global_devices("recovered")
+        return progress
+    multihost_utils.sync_global_devices("recovered")
+    return store.look(grid)[0]
 
 
 def _pictures(

@@ -86,7 +86,7 @@ def main(config: Train) -> dict[str, Any]:
         out = Path("runs") / name if config.out is None else config.out
         common.claim(out, options, fresh=config.fresh)
 
-    params_key, run_key, picture_key = jax.random.split(jax.random.key(config.seed), 3)
+    params_key, run_key, picture_key = loop.keys(config.seed)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
     steps = training.steps_per_epoch(len(train), config.batch_size)
     trainer = training.trainer(

@@ -3,7 +3,6 @@
 Prints the table and draws the figures again from what is on disk; it never disturbs the study.
 """
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
+import xarray as xr
 
 from deqbilevel import results
 from experiments import common, compare
@@ -31,20 +31,18 @@ def main(config: Watch) -> dict[str, Any]:
     with common.clear_errors():
         if config.every is not None and config.every <= 0:
             raise ValueError(f"--every {config.every}: expected seconds, above 0")
-        options = config.folder / "options.json"
-        results.read(config.folder)
-        json.loads(options.read_text())
+        dataset = results.read(config.folder)
     while True:
-        compare.present(config.folder)
-        numbers = _how_far(config.folder)
+        compare.present(dataset, results.summary(dataset), config.folder)
+        numbers = _how_far(dataset)
         if config.every is None or numbers["finished"] == numbers["runs"]:
-            return numbers
+            return numbers | {"out": str(config.folder)}
         time.sleep(config.every)
+        dataset = results.read(config.folder)
 
 
-def _how_far(folder: Path) -> dict[str, Any]:
+def _how_far(dataset: xr.Dataset) -> dict[str, Any]:
     """Runs, how many have started, finished and diverged, and the work that was done."""
-    dataset = results.read(folder)
     exists = dataset.test_loss.notnull()
     needed, made = dataset.needed_evaluations.sum(), dataset.made_evaluations.sum()
     return {
@@ -55,7 +53,6 @@ def _how_far(folder: Path) -> dict[str, Any]:
         "epochs": int(exists.sum()),
         "evaluations": float(needed),
         "useful_work": float(needed / made),
-        "out": str(folder),
     }
 
 
