@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import psutil
 
 from deqbilevel import loop, studies, training
 from deqbilevel.lanes import everything
@@ -46,6 +47,7 @@ def plan(
     waiting = [lane for lane in lanes if progress.done[store.key(lane)] < study.epochs]
     if not waiting:
         return Plan(0, 0, 0.0, 0, 0.0)
+    study = study.of(waiting)
     trainer = studies.group_trainer(model, study, len(train))
     train, test = study.lanes.share(train), study.lanes.share(test)
     weights = studies.initial_weights(model, study, waiting)
@@ -58,7 +60,7 @@ def plan(
         keys = study.lanes.keys([study.keys(lane)[1] for lane in own])
         if not first:
             trainer = loop.compiled(trainer, state, train, keys)
-            memory = _memory(trainer)
+            memory = step_memory(trainer)
             jax.block_until_ready(trainer.evaluate(state.params, test, keys))
         costs.append(_cost(trainer, study, state, train, test, keys))
     evaluation, training_ = np.mean(costs, axis=0)
@@ -104,8 +106,49 @@ def total(plans: Sequence[Plan]) -> Plan:
     return Plan(sum(lanes), sum(chunks), sum(evaluations), max(memory), sum(seconds))
 
 
-def _memory(trainer: training.Trainer) -> int:
-    """Bytes that a step needs on each device: its state (donated), images and temporary arrays."""
+def step_memory(trainer: training.Trainer) -> int:
+    """Bytes that the compiled steps of a `trainer` need on each device: state (donated), images and
+    temporary arrays."""
     sizes: Any = trainer.steps.memory_analysis()
     new = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     return sizes.argument_size_in_bytes + new + sizes.temp_size_in_bytes
+
+
+def free_memory() -> int:
+    """Bytes that are free on each device; a CPU's devices share those of the machine."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return psutil.virtual_memory().available // jax.local_device_count()
+
+
+def lanes_that_fit(
+    model: Model,
+    lane: Lane,
+    study: studies.Study,
+    train: TrainImages,
+    memory: int,
+    *,
+    most: int = 25,
+) -> int:
+    """Lanes of a group that a device can train under one vmap in `memory` bytes, at most `most`.
+
+    Memory is linear in lanes, so the steps of one lane and of two say it.
+    Raises: ValueError if not even one lane fits.
+    """
+    needed = []
+    for each in (1, 2):
+        some = study._replace(lanes=study.lanes._replace(each=each, width=each)).of([lane])
+        trainer = studies.group_trainer(model, some, len(train))
+        own = studies.filled([lane], some)[some.lanes.local]
+        state = studies.initial_state(trainer, some, studies.initial_weights(model, some, own), own)
+        keys = some.lanes.keys([some.keys(lane)[1] for lane in own])
+        trainer = loop.compiled(trainer, state, some.lanes.share(train), keys)
+        needed.append(step_memory(trainer))
+    one, two = needed
+    if one > memory:
+        raise ValueError(
+            f"a run of {lane['task']}/{lane['model']} needs {one / 1e6:.0f} MB, and "
+            f"{memory / 1e6:.0f} MB are free: take smaller images or a smaller --batch-size"
+        )
+    return min(most, 1 + (memory - one) // max(two - one, 1))

@@ -32,6 +32,11 @@ def others(dataset: xr.Dataset, *kept: str) -> list[str]:
     return [str(d) for d in dataset.test_loss.dims if d != "epoch" and d not in kept]
 
 
+def sampled(dataset: xr.Dataset) -> list[str]:
+    """The axes that were sampled: coordinates along the dimension `sample`."""
+    return [str(name) for name in dataset.coords if dataset[name].dims == ("sample",) != (name,)]
+
+
 def final(dataset: xr.Dataset, name: str) -> xr.DataArray:
     """A record at the last epoch that each run has; where it has none, at epoch 0."""
     exists = dataset.test_loss.notnull() | dataset.diverged.astype(bool)
@@ -50,14 +55,16 @@ def best(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
     found = {"best_test_loss": lowest.drop_vars(rest, errors="ignore")}
     places = np.unravel_index(where.values, [dataset.sizes[d] for d in rest])
     index = {d: xr.DataArray(i, dims=where.dims) for d, i in zip(rest, places, strict=True)}
-    for d in rest:
-        values = dataset[d].isel({d: index[d]}).drop_vars(d)
+    for name in [*rest, *sampled(dataset)]:
+        (d,) = dataset[name].dims
+        values = dataset[name].isel({d: index[str(d)]}).reset_coords(drop=True)
         missing = "" if values.dtype.kind in "UO" else np.nan
-        found[f"best_{d}"] = values.where(lowest.notnull().values, missing)
+        found[f"best_{name}"] = values.where(lowest.notnull().values, missing)
     for name in PICTURES:
         if name in dataset:
             pointed = {c: xr.DataArray(np.arange(dataset.sizes[c]), dims=c) for c in where.dims}
-            pictures = dataset[name].isel(pointed | index).drop_vars(rest)
+            pictures = dataset[name].isel(pointed | index)
+            pictures = pictures.drop_vars([*rest, *sampled(dataset)])
             found[f"best_{name}"] = pictures.where(lowest.notnull())
     return found
 
@@ -69,6 +76,8 @@ def summary(dataset: xr.Dataset, threshold: float = 0.5) -> list[dict[str, Any]]
     in Figure 1 of [REB]; the best setting is the one with the lowest final test loss.
     """
     rows, rest = [], others(dataset, "task", "model")
+    axes = [*rest, *sampled(dataset)]
+    names = [n for n in AXES if n in axes] + [n for n in axes if n not in AXES]
     for task in dataset.task.values:
         for model in dataset.model.values:
             cell = dataset[["test_loss", "diverged"]].sel(task=task, model=model)
@@ -85,7 +94,7 @@ def summary(dataset: xr.Dataset, threshold: float = 0.5) -> list[dict[str, Any]]
             if good.size:
                 lowest = good.isel(run=int(np.argmin(good.values)))
                 row |= {"best": float(lowest)}
-                row |= {name: lowest[name].item() for name in rest}
+                row |= {name: lowest[name].item() for name in names}
             rows.append(row)
     return rows
 
@@ -104,7 +113,7 @@ def table(rows: list[dict[str, Any]], threshold: float = 0.5) -> str:
                 f"{row['activation']}, tau {row['tau']:g}, gamma {row['gamma']:g}, "
                 f"noise {row['noise']:g}"
             )
-            own = list(row)[list(row).index(AXES[-1]) + 1 :]
+            own = list(row)[list(row).index(AXES[-1]) + 1 :]  # AXES come first, in order
             setting += "".join(f", {name} {row[name]:g}" for name in own)
             cells += [f"{row['best']:.4f}", setting]
         else:

@@ -9,6 +9,7 @@ A setting is plain data, so a new one is `SETTINGS["fast"]._replace(learning_rat
 are compared between settings by `converged`, which is the same for all.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -42,6 +43,13 @@ class Setting(NamedTuple):
     """Train bilevel models through `maps.preconditioned_step`, which has the same fixed points. Not
     a DEQ, whose initial map need not contract, and contracts less with the preconditioner."""
     learning_rate: float
+    window: int = 5
+    """Residuals that Anderson mixes; decides shapes, so one of a compiled program."""
+
+    def of(self, params: Mapping[str, Any]) -> "Setting":
+        """The setting of one run, whose `params` may have a ridge and tolerances of their own."""
+        names = ("ridge", "forward_tolerance", "adjoint_tolerance")
+        return self._replace(**{name: params[name] for name in names if name in params})
 
     @property
     def adaptive(self) -> bool:
@@ -60,10 +68,11 @@ class Setting(NamedTuple):
         """The lower-level solver of the reported test loss."""
         return anderson(**self._options(self.evaluation_tolerance, self.evaluation_budget))
 
-    def _options(self, tolerance: float, max_evaluations: Any) -> dict[str, Any]:
+    def _options(self, tolerance: Any, max_evaluations: Any) -> dict[str, Any]:
         return {
             "tolerance": tolerance,
             "max_evaluations": max_evaluations,
+            "window": self.window,
             "ridge": self.ridge,
             "relative": self.relative_ridge,
         }

@@ -1,14 +1,14 @@
 """A study: a grid of settings becomes lanes, lanes become groups, groups run chunk by chunk.
 
-A lane is one setting of the hyperparameters. Task and model decide shapes and code, so a group
-holds the lanes of one task and model, and is one compiled program: all other axes are traced
-leaves. A group trains epoch by epoch. For each epoch its lanes are put in order of the evaluations
-that they needed in the epoch before and cut into chunks, which train at once (`lanes.Lanes`), so
-that no lane waits long for a slower one. A lane's result does not depend on its chunk, and after
-every chunk everything that it needs to go on is on disk (`storage.Storage`).
+A lane is one setting of the hyperparameters (`grids`). Task and model decide shapes and code, so a
+group holds the lanes of one task and model, and is one compiled program: all other axes but the
+solver's window are traced leaves. A group trains epoch by epoch. For each epoch its lanes are put
+in order of the evaluations that they needed in the epoch before and cut into chunks, which train at
+once (`lanes.Lanes`), so that no lane waits long for a slower one. A lane's result does not depend
+on its chunk, and after every chunk everything that it needs to go on is on disk
+(`storage.Storage`).
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,40 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from deqbilevel import loop, models, results, storage, training
+from deqbilevel import grids, loop, models, results, storage, training
 from deqbilevel.lanes import Lanes, everything, mine
 from deqbilevel.models import Model
-from deqbilevel.results import AXES
 from deqbilevel.settings import Setting
 from deqbilevel.storage import Lane, Progress, Storage
 from deqbilevel.types import Images, Params, TestImages, TrainImages
-
-OWN_AXES: dict[str, type] = {"seed": int, "learning_rate": float, "lam": float, "threshold": float}
-"""Axes that a study may have beside `results.AXES`."""
-
-
-def grid(axes: Mapping[str, Sequence[Any]]) -> list[Lane]:
-    """Every combination of the values of `axes`: a list for each of AXES, and any of OWN_AXES.
-
-    Raises: ValueError for an axis that is missing, empty, unknown or has a value twice.
-    """
-    if tuple(axes)[: len(AXES)] != AXES or not set(axes) <= {*AXES, *OWN_AXES}:
-        raise ValueError(
-            f"axes {list(axes)}: expected a list of values for each of {AXES}, in that order, then "
-            f"any of {tuple(OWN_AXES)}"
-        )
-    for name, values in axes.items():
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{name} {list(values)}: expected one value or more, each once")
-    return [dict(zip(axes, v, strict=True)) for v in itertools.product(*axes.values())]
-
-
-def groups(lanes: Sequence[Lane]) -> dict[tuple[str, str], list[Lane]]:
-    """The lanes by task and model, in order."""
-    found: dict[tuple[str, str], list[Lane]] = {}
-    for lane in lanes:
-        found.setdefault((lane["task"], lane["model"]), []).append(lane)
-    return found
 
 
 class Study(NamedTuple):
@@ -70,18 +42,18 @@ class Study(NamedTuple):
     everybody's."""
 
     def hyperparameters(self, lane: Lane) -> Params:
-        """The scalars of a lane. Raises: ValueError, see `models.hyperparameters`."""
-        return scalars({"learning_rate": self.learning_rate} | lane)
+        """The scalars of a lane. Raises: ValueError, see `grids.scalars`."""
+        return grids.scalars({"learning_rate": self.learning_rate} | lane)
+
+    def of(self, lanes: Sequence[Lane]) -> "Study":
+        """The study as the lanes of a group run it, whose window is the same for all."""
+        window = lanes[0].get("window", self.setting.window)
+        return self._replace(setting=self.setting._replace(window=window))
 
     def keys(self, lane: Lane) -> Any:
-        """The random keys of a lane: initial weights, order and noise of training, pictures."""
+        """The random keys of a lane: initial weights, order and noise of training, pictures (whose
+        noise `run_group` takes from the study's own seed, so that all runs show the same)."""
         return loop.keys(lane.get("seed", self.seed))
-
-
-def scalars(lane: Lane) -> Params:
-    """The scalars of a lane, with lam = 1 as in [REB] where that is no axis."""
-    names = ("tau", "gamma", "activation", "noise", "lam", "threshold", "learning_rate")
-    return models.hyperparameters(**{name: lane[name] for name in names if name in lane})
 
 
 def chunks(
@@ -118,6 +90,7 @@ def run_group(
     with one entry a lane in each value of the record, when it is on disk.
     Raises: ValueError that names a chunk that could not be stored; all others are on disk.
     """
+    study = study.of(lanes)
     trainer = group_trainer(model, study, len(train))
     train, test = study.lanes.share(train), study.lanes.share(test)
     draw = _pictures(model, study)
@@ -149,7 +122,7 @@ def run_group(
             record = _by_lane(record, len(chunk))
             pictures = None
             if epoch == study.epochs:
-                keys = study.lanes.keys([study.keys(lane)[2] for lane in own])
+                keys = study.lanes.keys([study.keys({})[2] for _ in own])
                 pictures = everything(draw(state.params, keys, test))
             try:
                 _store(study, store, progress, chunk, epoch, state, record, pictures)
@@ -303,7 +276,7 @@ def _pictures(model: Model, study: Study) -> Callable[..., dict[str, Any]]:
 
     def draw(params: Params, key: Any, test: TestImages) -> dict[str, Any]:
         f = models.measure(model.K, jnp.asarray(test[: study.pictures]), params["noise"], key)
-        u, _ = model.reconstruct(study.setting.evaluation(), params, f)
+        u, _ = model.reconstruct(study.setting.of(params).evaluation(), params, f)
         return dict(zip(results.PICTURES, (u, model.K.apply(u)), strict=True))
 
     return jax.jit(study.lanes.over(draw, (0, 0, None)))
@@ -327,15 +300,16 @@ def parameters(folder: str | Path, **where: Any) -> Params:
     dataset = results.read(folder)
     axes = [str(d) for d in dataset.test_loss.dims[:-1]]
     for name in where:
-        models.known("axis", name, dict.fromkeys(axes))
+        models.known("axis", name, dict.fromkeys([*axes, *results.sampled(dataset)]))
     values = {d: dataset[d].values.tolist() for d in axes}
+    drawn = {name: dataset[name].values.tolist() for name in results.sampled(dataset)}
     store = Storage(Path(folder), values, dataset.sizes["epoch"] - 1, (), {})
     final, diverged = (results.final(dataset, name) for name in ("test_loss", "diverged"))
     found = [
-        (float(final.sel(lane)), i, lane)
-        for i, lane in enumerate(grid(values))
+        (float(final.sel({d: lane[d] for d in axes})), i, lane)
+        for i, lane in enumerate(grids.grid(values, drawn))
         if all(lane[name] == value for name, value in where.items())
-        and not bool(diverged.sel(lane))
+        and not bool(diverged.sel({d: lane[d] for d in axes}))
         and store.path("parameters", lane).exists()
     ]
     if not found:
@@ -345,4 +319,4 @@ def parameters(folder: str | Path, **where: Any) -> Params:
         )
     _, _, lane = min(found)
     learned = storage.read_arrays(store.path("parameters", lane))
-    return jax.tree.map(jnp.asarray, learned) | scalars(lane)
+    return jax.tree.map(jnp.asarray, learned) | grids.scalars(lane)

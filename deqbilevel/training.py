@@ -68,9 +68,11 @@ class Trainer(NamedTuple):
     lanes: Lanes | None
 
 
-def optimiser() -> optax.GradientTransformation:
-    """Adam without its learning rate, which is a leaf of `params` and so may differ by lane."""
-    return optax.scale_by_adam()
+def optimiser(params: Params) -> optax.GradientTransformation:
+    """Adam without its learning rate, which is a leaf of `params` and so may differ by lane;
+    `params` may also have its `adam_b1`, `adam_b2` and `adam_eps`."""
+    own = {name: params[f"adam_{name}"] for name in ("b1", "b2", "eps") if f"adam_{name}" in params}
+    return optax.scale_by_adam(**own)
 
 
 def step(
@@ -91,6 +93,7 @@ def step(
     """
     weights = {name: state.params[name] for name in learned if name in state.params}
     f = measure(model.K, truth, state.params["noise"], key)
+    setting = setting.of(state.params)
     solve, params = model.solve(
         state.params,
         setting.forward(state.budget),
@@ -107,7 +110,7 @@ def step(
     )
     start = state.params["learning_rate"]
     schedule = optax.cosine_decay_schedule(start, total_steps, alpha=FINAL_LEARNING_RATE / start)
-    directions, optimiser_state = optimiser().update(gradient, state.optimiser)
+    directions, optimiser_state = optimiser(state.params).update(gradient, state.optimiser)
     rate = jnp.asarray(schedule(state.step))
     moved = jax.tree.map(lambda w, direction: w - rate * direction, weights, directions)
     diverged = state.diverged | ~jnp.isfinite(loss + optax.tree.norm(gradient))
@@ -150,13 +153,15 @@ def trainer(
         params = jax.tree.map(jnp.copy, params)  # the state's buffers will be donated
         weights = {name: params[name] for name in learned if name in params}
         budget = jax.tree.map(jnp.int32, setting.budget)
-        return State(params, optimiser().init(weights), jnp.int32(0), budget, jnp.array(False))
+        return State(
+            params, optimiser(params).init(weights), jnp.int32(0), budget, jnp.array(False)
+        )
 
     def steps(state: State, images: Images, order: Array, keys: Array) -> tuple[State, Metrics]:
         return jax.lax.scan(lambda s, x: one_step(s, images[x[0]], x[1]), state, (order, keys))
 
     def evaluate(params: Params, images: Images, key: PRNGKeyArray) -> dict[str, Array]:
-        return evaluation(model, setting.evaluation(), params, images, key, batch_size)
+        return evaluation(model, setting.of(params).evaluation(), params, images, key, batch_size)
 
     def draw(key: PRNGKeyArray, epoch: Int[Array, ""], images: Images) -> tuple[Array, ...]:
         parts = jax.random.split(jax.random.fold_in(key, epoch), 4)

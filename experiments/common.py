@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 
 
@@ -40,6 +41,21 @@ def options_of(config: Any, *, without: tuple[str, ...] = ("out", "fresh")) -> d
 def digest(options: dict[str, Any]) -> str:
     """Eight characters that name a set of options."""
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@contextlib.contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Make a folder, and keep other programs of ours out of it meanwhile.
+
+    Raises: ValueError if one is at work there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = filelock.FileLock(out / ".lock").acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise ValueError(f"--out {out}: another program writes there; wait for its end") from error
+    with lock:
+        yield
 
 
 def claim(out: Path, options: dict[str, Any], *, fresh: bool) -> None:

@@ -6,6 +6,7 @@ every device that there is. Every finished epoch is on disk; the same command go
 stopped, and `python -m experiments.watch` shows how far it is.
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,10 +21,21 @@ import xarray as xr
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from deqbilevel import data, lanes, loop, models, plans, plots, results, settings, storage, studies
+from deqbilevel import (
+    data,
+    grids,
+    lanes,
+    loop,
+    models,
+    plans,
+    results,
+    settings,
+    storage,
+    studies,
+)
 from deqbilevel.data import Images
 from deqbilevel.storage import Lane, Storage
-from experiments import common
+from experiments import common, report
 
 GRIDS: dict[str, dict[str, Any]] = {
     "quick": {
@@ -76,11 +88,17 @@ class Compare:
     """Height and width of the patches of images:DIR."""
     seed: int = 0
     axis: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A further axis, NAME=VALUE,VALUE...: seed, learning_rate, lam or threshold. Repeatable."""
+    """A further axis, repeatable: NAME=VALUE,VALUE... or NAME=LOW..HIGH[:log], which is sampled.
+    NAME is seed, learning_rate, lam, threshold, ridge, window, forward_tolerance,
+    adjoint_tolerance, adam_b1, adam_b2 or adam_eps; where it is sampled, also tau or gamma."""
+    samples: int = 16
+    """Points at which the axes that are sampled are, for every combination of the others."""
+    sampling: Literal["sobol", "random"] = "sobol"
+    """How those points are drawn, by the seed."""
     keep_parameters: Literal["none", "best", "all"] = "best"
     """Whose final parameters to keep: the best run of each task, model and noise, or of all."""
     lanes_at_once: int | None = None
-    """Runs that train together on each device; by default 1 on a CPU, else 25."""
+    """Runs that train together on each device; by default 1 on a CPU, else 25 or what fits."""
     width: int | None = None
     """Of those, how many under one vmap; by default 1 on a CPU, where more are slower, else all."""
     cpu_devices: int = 1
@@ -111,17 +129,44 @@ class Compare:
                 options[name] = value
         if options["learning_rate"] is None:
             options["learning_rate"] = settings.SETTINGS[options["setting"]].learning_rate
-        return options | {"axes": dict(_axis(text) for text in self.axis)}
+        options["axes"] = _axes(self.axis)
+        ranges = [name for name, x in options["axes"].items() if isinstance(x, grids.Range)]
+        for name in {"tau", "gamma"} & set(ranges):
+            if getattr(self, f"{name}s") is not None:
+                raise ValueError(f"--axis {name} and --{name}s: give one of them")
+            del options[f"{name}s"]
+        if not ranges:
+            del options["samples"], options["sampling"]
+        return options
 
 
-def _axis(text: str) -> tuple[str, list[Any]]:
-    """An option `--axis`. Raises: ValueError for one that names no axis or holds no numbers."""
-    name, _, values = text.partition("=")
-    models.known("--axis", name, studies.OWN_AXES)
-    try:
-        return name, [studies.OWN_AXES[name](value) for value in values.split(",")]
-    except ValueError as error:
-        raise ValueError(f"--axis {text}: expected {name}=NUMBER,NUMBER...: {error}") from error
+def _axes(texts: Sequence[str]) -> dict[str, list[Any] | grids.Range]:
+    """The options `--axis`.
+
+    Raises: ValueError for one that names no axis, comes twice, or holds no numbers.
+    """
+    found: dict[str, list[Any] | grids.Range] = {}
+    for text in texts:
+        name, _, values = text.partition("=")
+        among = grids.SAMPLED if ".." in values else grids.OWN_AXES
+        models.known("--axis", name, dict.fromkeys(among))
+        if name in found:
+            raise ValueError(f"--axis {text}: {name} was given before; join its values")
+        try:
+            if ".." in values:
+                values, _, scale = values.partition(":")
+                if scale not in ("", "log"):
+                    raise ValueError(f"after the colon {scale!r}, not log")
+                low, high = (float(value) for value in values.split(".."))
+                found[name] = grids.Range(low, high, scale == "log")
+            else:
+                found[name] = [grids.OWN_AXES[name].kind(value) for value in values.split(",")]
+        except ValueError as error:
+            raise ValueError(
+                f"--axis {text}: expected {name}=NUMBER,NUMBER... or "
+                f"{name}=LOW..HIGH[:log]: {error}"
+            ) from error
+    return found
 
 
 class Work(NamedTuple):
@@ -136,23 +181,24 @@ class Work(NamedTuple):
 
     def groups(self) -> Iterator[tuple[str, models.Model, list[Lane]]]:
         """The name, model and lanes of each group."""
-        for group, its_lanes in studies.groups(self.grid).items():
-            yield "/".join(group), self.built[group], its_lanes
+        for group, its_lanes in grids.groups(self.grid).items():
+            yield "/".join(map(str, group)), self.built[group[:2]], its_lanes
 
 
 def main(config: Compare) -> dict[str, Any]:
     """Run what is missing of the study, then its table and figures."""
     begin = time.perf_counter()
-    with common.clear_errors():
-        work = _prepare(config)
-    if config.dry_run:
-        return _plan(work, config.fresh)
-    numbers = _execute(work)
-    out = work.store.folder
-    dataset = results.read(out)
-    rows = results.summary(dataset)
-    if jax.process_index() == 0:
-        present(dataset, rows, out)
+    with contextlib.ExitStack() as stack:
+        with common.clear_errors():
+            work = _prepare(config, stack)
+        if config.dry_run:
+            return _plan(work, config.fresh)
+        numbers = _execute(work)
+        out = work.store.folder
+        dataset = results.read(out)
+        rows = results.summary(dataset)
+        if jax.process_index() == 0:
+            report.present(dataset, rows, out)
     return {
         "runs": len(work.grid),
         "under_threshold": sum(row["under"] for row in rows),
@@ -164,17 +210,21 @@ def main(config: Compare) -> dict[str, Any]:
     }
 
 
-def _prepare(config: Compare) -> Work:
-    """Check every option, load the images and, but for a dry run, make the folder."""
+def _prepare(config: Compare, stack: contextlib.ExitStack) -> Work:
+    """Check every option, load the images and, but for a dry run, make the folder ours."""
     _join(config)
     options = config.resolved()
     common.at_least(0, epochs=options["epochs"], seed=config.seed)
     common.at_least(
-        1, batch_size=config.batch_size, lanes_at_once=config.lanes_at_once, width=config.width
+        1,
+        batch_size=config.batch_size,
+        lanes_at_once=config.lanes_at_once,
+        width=config.width,
+        samples=config.samples,
     )
     study = _study(config, options)
-    axes = {name: list(options[f"{name}s"]) for name in results.AXES} | options["axes"]
-    grid = studies.grid(axes)
+    axes, drawn = _grid(options)
+    grid = grids.grid(axes, drawn)
     for lane in grid:
         study.hyperparameters(lane)
     images = data.load(
@@ -189,18 +239,35 @@ def _prepare(config: Compare) -> Work:
         for task in axes["task"]
         for model in axes["model"]
     }
+    if config.lanes_at_once is None and jax.default_backend() != "cpu":
+        largest = max(grid, key=lambda lane: lane["model"] == "deq")
+        study = _fill(study, built[largest["task"], largest["model"]], largest, images, config)
     out = Path("runs") / f"compare-{config.preset}" if config.out is None else config.out
     size = (min(study.pictures, len(images.test)), images.test.shape[1])
     pictures: dict[str, tuple[int, int]] = dict.fromkeys(results.PICTURES, size)
     store = Storage(out, axes, study.epochs, loop.RECORDS, pictures)
-    if config.dry_run:
-        common.agree(out, options, fresh=config.fresh)
-    elif jax.process_index() == 0:
+    common.agree(out, options, fresh=config.fresh)
+    if jax.process_index() == 0 and not config.dry_run:
+        stack.enter_context(common.alone_in(out))
         common.claim(out, options, fresh=config.fresh)
         if not store.results.exists():
-            caption = _caption(options, grid, images)
-            store.create(_pictures(axes, built, study, images, caption))
+            caption = report.caption(options, grid, images)
+            points = {name: ("sample", values) for name, values in drawn.items()}
+            extra = _pictures(axes, built, study, images, caption)
+            store.create(extra.assign_coords(points))
     return Work(study, grid, built, images, store)
+
+
+def _grid(options: dict[str, Any]) -> tuple[dict[str, list[Any]], dict[str, list[float]]]:
+    """The axes that are crossed, and the points of those that are sampled."""
+    axes = {name: list(options[f"{name}s"]) for name in results.AXES if f"{name}s" in options}
+    axes |= {name: x for name, x in options["axes"].items() if isinstance(x, list)}
+    ranges = {name: x for name, x in options["axes"].items() if isinstance(x, grids.Range)}
+    if not ranges:
+        return axes, {}
+    count = options["samples"]
+    drawn = grids.sample(ranges, count, options["sampling"], options["seed"])
+    return axes | {"sample": list(range(count))}, drawn
 
 
 def _join(config: Compare) -> None:
@@ -217,19 +284,9 @@ def _join(config: Compare) -> None:
         jax.distributed.initialize()
 
 
-def present(dataset: xr.Dataset, rows: list[dict[str, Any]], out: Path) -> None:
-    """Print the table of a study, and draw its figures and summary."""
-    table = results.table(rows)
-    print(table, flush=True)
-    figures = plots.figures(dataset)
-    for name, figure in figures.items():
-        plots.save(figure, out / f"{name}.png")
-    common.write(out / "summary.md", _summary(dataset.attrs["caption"], table, list(figures)))
-
-
 def _study(config: Compare, options: dict[str, Any]) -> studies.Study:
     on_cpu = jax.default_backend() == "cpu"
-    each = config.lanes_at_once or (1 if on_cpu else 25)
+    each = config.lanes_at_once or config.width or 1
     return studies.Study(
         setting=settings.SETTINGS[options["setting"]],
         epochs=options["epochs"],
@@ -239,6 +296,16 @@ def _study(config: Compare, options: dict[str, Any]) -> studies.Study:
         lanes=lanes.lanes(each, config.width or (1 if on_cpu else each)),
         keep=config.keep_parameters,
     )
+
+
+def _fill(
+    study: studies.Study, model: models.Model, lane: Lane, images: Images, config: Compare
+) -> studies.Study:
+    """The study with as many lanes at once as fit into four fifths of a device's free memory."""
+    memory = plans.free_memory() * 4 // 5
+    each = plans.lanes_that_fit(model, lane, study, images.train, memory)
+    width = min(config.width or each, each)
+    return study._replace(lanes=study.lanes._replace(each=each // width * width, width=width))
 
 
 def _plan(work: Work, fresh: bool) -> dict[str, Any]:
@@ -267,6 +334,13 @@ def _execute(work: Work) -> dict[str, Any]:
     """Train what is not on disk yet, group by group, with a line of progress."""
     study, store, images, grid = work.study, work.store, work.images, work.grid
     progress = _recover(store, grid)
+    if jax.process_index() == 0:
+        print(
+            f"{len(grid)} lanes in {len(grids.groups(grid))} groups, {study.lanes.count} at once "
+            f"on {study.lanes.mesh.size} devices ({study.lanes.width} of each under one vmap); "
+            "--dry-run says how long and in how much memory",
+            file=sys.stderr,
+        )
     done = sum(last + 1 for last in progress.done.values())
     begin, spent = time.perf_counter(), 0.0
     total = len(grid) * (study.epochs + 1)
@@ -341,28 +415,6 @@ def _pictures(
             "measurement": (dims, np.asarray(measured)),
         },
         attrs={"caption": caption, "height": height, "width": width},
-    )
-
-
-def _caption(options: dict[str, Any], grid: list[Lane], images: Images) -> str:
-    def listed(values: Any) -> str:
-        return "{" + ", ".join(f"{v}" for v in values) + "}"
-
-    scalars = ", ".join(f"{name} {listed(options[name + 's'])}" for name in results.AXES[2:5])
-    return (
-        f"{len(grid)} runs: {scalars}, {listed(options['activations'])}; setting "
-        f"{options['setting']}, epochs: {options['epochs']}, on {len(images.train)} images, tested "
-        f"on {len(images.test)}; {images.source}"
-    )
-
-
-def _summary(caption: str, table: str, figures: list[str]) -> str:
-    pictures = "\n\n".join(f"![{name}]({name}.png)" for name in figures)
-    return (
-        "# Deep equilibrium models versus bilevel learning\n\n"
-        f"{caption}.\n\nTest loss is the mean squared error on images in [-1, 1] after the last "
-        "epoch. Median, quartiles and best are over the runs that did not diverge and ended under "
-        f"the threshold.\n\n{table}\n\n{pictures}\n"
     )
 
 

@@ -3,6 +3,7 @@
 Repeating the same command goes on after an interruption, or shows the finished run again.
 """
 
+import contextlib
 import json
 import sys
 from dataclasses import dataclass
@@ -60,6 +61,11 @@ class Train:
 
 def main(config: Train) -> dict[str, Any]:
     """Train, resuming where an earlier call stopped; returns the headline numbers."""
+    with contextlib.ExitStack() as stack:
+        return _train(config, stack)
+
+
+def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
     with common.clear_errors():
         common.at_least(0, epochs=config.epochs, seed=config.seed)
         common.at_least(1, batch_size=config.batch_size)
@@ -84,6 +90,8 @@ def main(config: Train) -> dict[str, Any]:
         options = common.options_of(config)
         name = f"{config.task}-{config.model}-{config.setting}-{common.digest(options)}"
         out = Path("runs") / name if config.out is None else config.out
+        common.agree(out, options, fresh=config.fresh)
+        stack.enter_context(common.alone_in(out))
         common.claim(out, options, fresh=config.fresh)
 
     params_key, run_key, picture_key = loop.keys(config.seed)

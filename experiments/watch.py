@@ -13,7 +13,7 @@ import tyro
 import xarray as xr
 
 from deqbilevel import results
-from experiments import common, compare
+from experiments import common, report
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def main(config: Watch) -> dict[str, Any]:
             raise ValueError(f"--every {config.every}: expected seconds, above 0")
         dataset = results.read(config.folder)
     while True:
-        compare.present(dataset, results.summary(dataset), config.folder)
+        report.present(dataset, results.summary(dataset), config.folder)
         numbers = _how_far(dataset)
         if config.every is None or numbers["finished"] == numbers["runs"]:
             return numbers | {"out": str(config.folder)}

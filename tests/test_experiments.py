@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from deqbilevel import checkpoints, data, loop, models, settings, training
+from deqbilevel import checkpoints, data, loop, models, results, settings, studies, training
 from experiments import common, compare, train, watch
 
 ROOT = Path(__file__).parents[1]
@@ -212,6 +212,10 @@ def test_watch_shows_a_study_under_way_and_the_study_goes_on(
     [
         ("colour=1,2", "--axis 'colour': expected one of seed"),
         ("seed=a", "--axis seed=a: expected seed=NUMBER"),
+        ("seed=0..3", "--axis 'seed': expected one of tau"),
+        ("tau=0.1..2:lin", r"--axis tau=0.1..2:lin: .* after the colon 'lin', not log"),
+        ("tau=2..1", r"tau=2\.\.1: expected finite numbers, low < high"),
+        ("window=2.5", "--axis window=2.5: expected window=NUMBER"),
         ("lam=-1", r"lam=-1\.0: expected a finite number"),
         ("lam=1,1", r"lam \[1\.0, 1\.0\]: expected one value or more, each once"),
     ],
@@ -223,10 +227,76 @@ def test_a_bad_axis_ends_with_a_clear_error(axis: str, message: str, tmp_path: P
         watch.main(watch.Watch(tmp_path / "study"))
 
 
+def test_a_sampled_study_knows_its_points_and_refuses_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = compare.Compare(
+        tasks=("denoising",),
+        models=("bilevel",),
+        noises=(0.1,),
+        gammas=(1.0,),
+        activations=("relu",),
+        axis=("tau=0.1..1:log", "lam=0.5..2", "window=2,5"),
+        samples=3,
+        keep_parameters="best",
+        out=tmp_path,
+        **TINY,
+    )
+    assert compare.main(config)["runs"] == 6
+    assert re.search(r"relu, tau [\d.]+, gamma 1, noise 0\.1, window \d, sample \d, lam [\d.]+ ",
+                     capsys.readouterr().out)  # fmt: skip
+    dataset = results.read(tmp_path)
+    assert dataset.tau.dims == dataset.lam.dims == ("sample",)
+    best = dataset.squeeze()
+    params = studies.parameters(tmp_path, lam=float(best.best_lam))
+    assert float(params["tau"]) == np.float32(best.best_tau)
+    assert "tau in [0.1, 1] (logarithmic)" in dataset.attrs["caption"]
+    with pytest.raises(SystemExit, match="samples: 3 there, 4 asked for"):
+        compare.main(dataclasses.replace(config, samples=4))
+    with pytest.raises(SystemExit, match="--axis tau and --taus: give one of them"):
+        compare.main(dataclasses.replace(config, taus=(0.1,)))
+
+
+def test_two_programs_never_write_into_one_folder(tmp_path: Path) -> None:
+    with common.alone_in(tmp_path), pytest.raises(SystemExit, match="another program writes"):
+        train.main(train.Train(out=tmp_path, **TINY))
+    with common.alone_in(tmp_path), pytest.raises(SystemExit, match="another program writes"):
+        compare.main(compare.Compare(out=tmp_path, **TINY))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_throughput_times_both_ways_and_sees_the_memory_that_was_planned(
+    devices: int, tmp_path: Path
+) -> None:
+    """At this size the arena of the allocator hides the memory, which must only be positive."""
+    options = ["--tasks", "denoising", "--models", "bilevel", "--taus", "0.9", "--steps", "2"]
+    options += ["--rounds", "1", "--widths", "1", "3", "--train-size", "20", "--batch-size", "10"]
+    command = [sys.executable, "-m", "experiments.throughput", *options, "--out", str(tmp_path)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [*command, "--cpu-devices", str(devices)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads(done.stdout.splitlines()[-1])
+    assert numbers["devices"] == devices
+    assert set(numbers["times_as_fast"]) == {"width 1", "width 3"}
+    [group] = numbers["groups"].values()
+    needed = [way["evaluations_per_lane_step"] for way in group.values()]
+    assert needed[0] > 2 and needed == pytest.approx(3 * [needed[0]], rel=0.02)
+    assert group["width 1"]["useful_work"] == 1 and 0.3 < group["width 3"]["useful_work"] <= 1
+    assert numbers["memory"]["planned_mb"] > 9 * 4 * 2.4 and numbers["memory"]["seen_mb"] > 0
+    assert all(way["gflops"] > 0 for way in numbers["ways"].values())
+    assert json.loads((tmp_path / "throughput.json").read_text())["ways"]
+
+
 def test_the_paper_preset_is_the_grid_of_1350_runs() -> None:
     options = compare.Compare(preset="paper").resolved()
     axes = {name: options[f"{name}s"] for name in compare.results.AXES}
-    assert len(compare.studies.grid(axes)) == 1350
+    assert len(compare.grids.grid(axes)) == 1350
     assert (options["epochs"], options["setting"], options["learning_rate"]) == (100, "paper", 1e-3)
 
 

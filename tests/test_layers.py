@@ -12,7 +12,7 @@ LAYERS = [
     ["operators", "potentials", "losses", "solvers", "results", "storage", "checkpoints"],
     ["maps", "regularizers", "hypergradients", "settings", "data", "plots"],
     ["models"],
-    ["training"],
+    ["training", "grids"],
     ["loop"],
     ["studies"],
     ["plans"],

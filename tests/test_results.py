@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from deqbilevel import results, studies
+from deqbilevel import grids, results
 from deqbilevel.storage import Storage
 
 AXES = {
@@ -19,7 +19,7 @@ AXES = {
     "activation": ["relu", "softshrink"],
     "seed": [0, 7],
 }
-LANES = studies.grid(AXES)
+LANES = grids.grid(AXES)
 LOSSES = np.random.default_rng(0).permutation(np.linspace(0.05, 0.95, len(LANES)))
 PICTURES = {"reconstruction": (2, 4), "measured_reconstruction": (2, 4)}
 RECORDS = ("test_loss", "diverged")

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import xarray as xr
 from test_training import TEST, TRAIN
 
-from deqbilevel import lanes, loop, models, plans, results, studies
+from deqbilevel import grids, lanes, loop, models, plans, results, studies
 from deqbilevel.settings import SETTINGS, Budget
 from deqbilevel.storage import Progress, Storage
 
@@ -28,16 +29,6 @@ AXES: dict[str, list[Any]] = {
     "activation": ["identity"],
     "seed": [0, 1],
 }
-
-
-def test_grids_are_checked() -> None:
-    assert len(studies.grid(AXES)) == 12
-    with pytest.raises(ValueError, match="each once"):
-        studies.grid(AXES | {"tau": [0.1, 0.1]})
-    with pytest.raises(ValueError, match="expected a list of values for each of"):
-        studies.grid({"tau": [0.1]})
-    with pytest.raises(ValueError, match="then any of"):
-        studies.grid(AXES | {"colour": [1.0]})
 
 
 def study_in(
@@ -54,7 +45,7 @@ def study_in(
 
 def run(study: studies.Study, store: Storage, limit: int | None = None) -> Progress:
     """Run a study, or the first `limit` of its chunk-epochs."""
-    grid = studies.grid(store.axes)
+    grid = grids.grid(store.axes)
     progress, problems = store.recover(grid)
     assert not problems
     model = models.build("denoising", "deq", (8, 8))
@@ -98,7 +89,7 @@ def test_two_devices_and_an_interruption_change_no_bit(
     assert set(progress.done.values()) == {2}
     assert_same(results.read(store.folder).load(), alone)
     assert not list((store.folder / "states").iterdir())
-    studies.prune(study, studies.grid(AXES), store, progress)
+    studies.prune(study, grids.grid(AXES), store, progress)
     assert len(list((store.folder / "parameters").iterdir())) == 1
 
 
@@ -120,7 +111,7 @@ def test_a_vmapped_lane_is_the_same_whatever_trains_beside_it(tmp_path: Path) ->
 
 def test_lanes_wait_for_lanes_like_them(tmp_path: Path) -> None:
     _, store = study_in(tmp_path / "s", lanes.lanes())
-    grid = studies.grid(AXES)
+    grid = grids.grid(AXES)
     needed = np.random.default_rng(0).permutation(len(grid)).astype(float)
     keys = [store.key(lane) for lane in grid]
     records = {k: {0: {"needed_evaluations": n}} for k, n in zip(keys, needed, strict=True)}
@@ -145,7 +136,7 @@ def test_stored_parameters_give_the_stored_reconstructions(tmp_path: Path) -> No
     run(study, store)
     model = models.build("denoising", "deq", (8, 8))
     params = studies.parameters(store.folder, tau=0.5, seed=1)
-    f = models.measure(model.K, TEST[:2], params["noise"], study.keys({"seed": 1})[2])
+    f = models.measure(model.K, TEST[:2], params["noise"], study.keys({})[2])
     u, _ = model.reconstruct(study.setting.evaluation(), params, f)
     dataset = results.read(store.folder).sel(tau=0.5, seed=1).squeeze()
     best = dataset.isel(gamma=int(np.argmin(dataset.test_loss.isel(epoch=-1).values)))
@@ -174,7 +165,7 @@ def test_a_full_disk_names_the_chunk_and_costs_it_alone(
         patched.setattr(studies.storage, "write_state", full)
         with pytest.raises(ValueError, match=r"epoch 1 of denoising-deq.*No space left.*make room"):
             run(study, store)
-    progress, _ = store.recover(studies.grid(AXES))
+    progress, _ = store.recover(grids.grid(AXES))
     assert sum(done == 1 for done in progress.done.values()) == 5
     run(study, store)
     assert_same(results.read(store.folder).load(), alone)
@@ -184,7 +175,7 @@ def test_a_plan_counts_what_is_left(alone: xr.Dataset, tmp_path: Path) -> None:
     """Lanes and chunks exactly, memory as its parts say, the evaluations of these easy solves
     within a half."""
     study, store = study_in(tmp_path / "s", lanes.lanes(each=2, width=1), AXES | {"tau": [0.5]})
-    grid, model = studies.grid(store.axes), models.build("denoising", "deq", (8, 8))
+    grid, model = grids.grid(store.axes), models.build("denoising", "deq", (8, 8))
 
     def planned(study: studies.Study) -> plans.Plan:
         return plans.plan(model, grid, study, TRAIN, TEST, store, store.recover(grid)[0])
@@ -209,12 +200,31 @@ def test_memory_is_linear_in_lanes(tmp_path: Path) -> None:
     memory = []
     for each in (2, 4, 6):
         study, store = study_in(tmp_path / str(each), lanes.lanes(each), AXES)
-        grid = studies.grid(store.axes)
+        grid = grids.grid(store.axes)
         progress = store.recover(grid)[0]
         memory.append(plans.plan(model, grid, study, TRAIN, TEST, store, progress).memory)
     assert memory[2] - memory[1] == pytest.approx(memory[1] - memory[0], rel=0.2)
     state = 3 * 4 * (2 * 64 * 64 + 64)
     assert memory[1] - memory[0] > 2 * state
+
+
+def test_lanes_that_fit_fill_the_memory_that_there_is(tmp_path: Path) -> None:
+    study, _ = study_in(tmp_path / "s", lanes.lanes(), AXES)
+    model, lane = models.build("denoising", "deq", (8, 8)), grids.grid(AXES)[0]
+
+    def planned(each: int) -> int:
+        several = study._replace(lanes=lanes.lanes(each))
+        store = study_in(tmp_path / str(each), several.lanes, AXES)[1]
+        grid = grids.grid(AXES)
+        return plans.plan(model, grid, several, TRAIN, TEST, store, store.recover(grid)[0]).memory
+
+    fits = partial(plans.lanes_that_fit, model, lane, study, TRAIN)
+    for each in (1, 4):
+        assert fits(planned(each) + 1) in (each, each + 1)
+    assert fits(10**9) == 25 and fits(10**9, most=7) == 7
+    with pytest.raises(ValueError, match=r"denoising/deq needs 0 MB, and 0 MB are free: take"):
+        fits(1000)
+    assert plans.free_memory() > 10**7
 
 
 def test_lanes_are_checked() -> None:

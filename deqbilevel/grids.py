@@ -1,0 +1,149 @@
+"""Grids: the lanes of a study, from axes that are crossed and axes that are sampled.
+
+    axes = {"task": ["denoising"], "model": ["bilevel", "deq"], "noise": [0.1], ...}
+    lanes = grid(axes)                                         # every combination
+    drawn = sample({"tau": Range(0.01, 2.1, log=True), "lam": Range(0.5, 2.0)}, 64, "sobol", 0)
+    lanes = grid(axes | {"sample": range(64)}, drawn)          # every one of them with 64 points
+
+A lane is one setting of the hyperparameters: `{"task": "denoising", "model": "deq", ...}`. Axes
+that are sampled share the one dimension `sample`, and each is a coordinate along it.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.stats import qmc
+
+from deqbilevel import models
+from deqbilevel.results import AXES
+from deqbilevel.storage import CELL, Lane
+from deqbilevel.types import Params
+
+
+class Own(NamedTuple):
+    """An axis that a study may have beside `results.AXES`: a scalar of model, solver or Adam."""
+
+    kind: type
+    low: float
+    high: float = math.inf
+    open: bool = True
+    """Whether the lower bound itself is excluded; the upper one always is."""
+
+
+OWN_AXES: dict[str, Own] = {
+    "seed": Own(int, 0, open=False),
+    "learning_rate": Own(float, 0),
+    "lam": Own(float, 0, open=False),
+    "threshold": Own(float, 0, open=False),
+    "ridge": Own(float, 0),
+    "forward_tolerance": Own(float, 0),
+    "adjoint_tolerance": Own(float, 0),
+    "window": Own(int, 1, open=False),
+    "adam_b1": Own(float, 0, 1, open=False),
+    "adam_b2": Own(float, 0, 1, open=False),
+    "adam_eps": Own(float, 0),
+}
+"""Every one but the seed and the window is an entry of `params`, and so may differ within a
+program. See `settings.Setting.of` and `training.optimiser` for those of solver and Adam."""
+
+STATIC = ("window",)
+"""Axes that decide shapes, beside task and model: each value is a program of its own."""
+
+SAMPLED = tuple(n for n in (*AXES[CELL:5], *OWN_AXES) if n not in ("seed", *STATIC))
+"""What may be sampled: real numbers, except the noise, whose every level has files of its own."""
+
+
+class Range(NamedTuple):
+    """Where an axis is sampled: evenly between low and high, or evenly in the logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+def sample(
+    ranges: Mapping[str, Range], count: int, how: Literal["sobol", "random"], seed: int
+) -> dict[str, list[float]]:
+    """`count` points: a value of each axis for each. Sobol points are scrambled by the seed, and
+    fill the ranges evenly for every count; the points of a larger count begin with the same.
+
+    Raises: ValueError for an axis that cannot be sampled, or a range that is empty.
+    """
+    for name, (low, high, log) in ranges.items():
+        models.known("sampled axis", name, dict.fromkeys(SAMPLED))
+        if not (math.isfinite(low) and math.isfinite(high) and low < high) or (log and low <= 0):
+            least = "0 < low < high" if log else "low < high"
+            raise ValueError(f"{name}={low:g}..{high:g}: expected finite numbers, {least}")
+    generator = np.random.default_rng(seed)
+    if how == "sobol":
+        # Whole powers of two, which SciPy draws without a warning; a part of them serves as well.
+        unit = qmc.Sobol(len(ranges), rng=generator).random_base2(math.ceil(math.log2(count)))
+    else:
+        unit = generator.random((count, len(ranges)))
+    found = {}
+    for (name, (low, high, log)), u in zip(ranges.items(), unit[:count].T, strict=True):
+        values = low * (high / low) ** u if log else low + (high - low) * u
+        found[name] = values.tolist()
+    return found
+
+
+def grid(
+    axes: Mapping[str, Sequence[Any]], drawn: Mapping[str, Sequence[float]] | None = None
+) -> list[Lane]:
+    """Every combination of the values of `axes`, those of `drawn` beside their `sample`.
+
+    `axes` has a list for each of AXES, in order, but for those that are drawn; then for any of
+    OWN_AXES; and `sample` last where there are drawn ones.
+    Raises: ValueError for an axis that is missing, empty, unknown, out of bounds, or has a value
+    twice.
+    """
+    drawn = drawn or {}
+    needed = tuple(name for name in AXES if name not in drawn)
+    further = {name for name in OWN_AXES if name not in drawn} | ({"sample"} if drawn else set())
+    if tuple(axes)[: len(needed)] != needed or not set(axes) <= {*needed, *further}:
+        raise ValueError(
+            f"axes {list(axes)}: expected a list of values for each of {needed}, in that order, "
+            f"then any of {tuple(OWN_AXES)}"
+        )
+    for name, values in axes.items():
+        if not len(values) or len(set(values)) < len(values):
+            raise ValueError(f"{name} {list(values)}: expected one value or more, each once")
+    lanes: list[Lane] = [dict(zip(axes, v, strict=True)) for v in itertools.product(*axes.values())]
+    lanes = [
+        lane | {name: values[lane["sample"]] for name, values in drawn.items()} for lane in lanes
+    ]
+    for lane in lanes:
+        scalars(lane)
+    return lanes
+
+
+def groups(lanes: Sequence[Lane]) -> dict[tuple[Any, ...], list[Lane]]:
+    """The lanes by task, model and whatever else decides shapes, in order."""
+    found: dict[tuple[Any, ...], list[Lane]] = {}
+    for lane in lanes:
+        static = (lane[name] for name in STATIC if name in lane)
+        found.setdefault((lane["task"], lane["model"], *static), []).append(lane)
+    return found
+
+
+def scalars(lane: Lane) -> Params:
+    """The scalars of a lane as leaves of `params`, with lam = 1 as in [REB] where that is no axis.
+
+    Raises: ValueError for an unknown activation or a value out of bounds, see OWN_AXES.
+    """
+    for name in lane.keys() & OWN_AXES.keys():
+        value, own = lane[name], OWN_AXES[name]
+        if not (own.low <= value < own.high) or (own.open and value == own.low):
+            low = f"above {own.low}" if own.open else f"{own.low} or more"
+            high = f" and below {own.high:g}" if own.high < math.inf else ""
+            raise ValueError(f"{name}={value}: expected a finite number, {low}{high}")
+    names = ("tau", "gamma", "activation", "noise", "lam", "threshold", "learning_rate")
+    of_model = models.hyperparameters(**{name: lane[name] for name in names if name in lane})
+    apart = {*names, "seed", *STATIC}
+    others = {name: lane[name] for name in OWN_AXES if name in lane and name not in apart}
+    return of_model | jax.tree.map(jnp.float32, others)
