@@ -23,5 +23,11 @@ def psnr(u: Images, truth: Images, data_range: float = 2.0) -> Float[Array, " ba
     return 10 * jnp.log10(data_range**2 / jnp.mean((u - truth) ** 2, axis=-1))
 
 
+def snr(u: Images, truth: Images) -> Float[Array, " batch"]:
+    """Signal-to-noise ratio of each image in dB, 10 log10(||truth||^2 / ||u - truth||^2): [CF]
+    (3.2)."""
+    return 10 * jnp.log10(jnp.sum(truth**2, axis=-1) / jnp.sum((u - truth) ** 2, axis=-1))
+
+
 LOSSES: dict[str, Loss] = {"mean_squared_error": mean_squared_error}
 """Every upper-level loss. The shared property tests walk this table."""

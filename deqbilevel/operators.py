@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from deqbilevel.types import pytree
+
 
 @runtime_checkable
 class Operator(Protocol):
@@ -32,7 +34,7 @@ class Operator(Protocol):
     ) -> Float[Array, "*batch pixels"]: ...
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Identity:
     """K u = u: denoising."""
@@ -47,7 +49,7 @@ class Identity:
         return z / (1 + a)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Mask:
     """K u = mask * u, a diagonal operator with entries 0 (missing) and 1 (kept): inpainting."""
@@ -64,7 +66,7 @@ class Mask:
         return z / (1 + a * self.mask**2)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class CircularConvolution:
     """(K u)[x] = sum_j weights[j] u[x + offsets[j]], indices modulo the image's shape: deblurring.

@@ -1,8 +1,10 @@
 """The vocabulary that every layer shares. Imports nothing of ours."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from dataclasses import fields
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
@@ -51,3 +53,30 @@ class Solve(Protocol):
     def __call__(
         self, params: Params, f: Array, u0: Array, probe: Info | None = None
     ) -> tuple[Array, Info]: ...
+
+
+Class = TypeVar("Class", bound=type)
+
+
+def pytree(kind: Class) -> Class:
+    """A dataclass as a pytree of its fields but the static ones, which belong to its structure.
+
+    Two classes of `jax.tree_util.register_dataclass` with as many leaves have equal structures
+    (JAX 0.10.2), and the cache of a jitted function may then take one for the other. Here the class
+    is a part of the structure.
+    """
+    static = [f.name for f in fields(kind) if f.metadata.get("static")]
+    leaves = [f.name for f in fields(kind) if f.name not in static]
+
+    def flatten(x: Any) -> tuple[Any, Any]:
+        structure = (kind, *(getattr(x, name) for name in static))
+        return [(jax.tree_util.GetAttrKey(name), getattr(x, name)) for name in leaves], structure
+
+    def unflatten(structure: Any, values: Any) -> Any:
+        return kind(
+            **dict(zip(leaves, values, strict=True)),
+            **dict(zip(static, structure[1:], strict=True)),
+        )
+
+    jax.tree_util.register_pytree_with_keys(kind, flatten, unflatten)
+    return kind

@@ -74,7 +74,7 @@ class Throughput:
 
 
 class Way(NamedTuple):
-    """A way to train all lanes: what takes so many steps, and returns the evaluations of each."""
+    """A way to train all lanes: what takes some steps and returns every solve's evaluations."""
 
     advance: Callable[[int], np.ndarray]
     width: int
@@ -102,7 +102,10 @@ def main(config: Throughput) -> dict[str, Any]:
             ways[f"width {width}"] = _together(model, setting, grid, images.train, width, config)
         found[f"{task}/{kind}"] = _time(ways, f"{task}/{kind}", config)
     rates = {
-        precision: _matrix_rate(precision, len(grid), images.train.shape[1], config.batch_size)
+        precision: max(
+            _matrix_rate(precision, count, images.train.shape[1], config.batch_size)
+            for count in (1, len(grid))
+        )
         for precision in ("highest", "tensorfloat32")
     }
     numbers = _summary(found, rates, images.train.shape[1], config) | {"memory": memory}
@@ -165,7 +168,7 @@ def _alone(
         spent = []
         for i, state in enumerate(states):
             states[i], metrics = trainer.steps(state, images, jnp.asarray(order), keys)
-            spent.append(np.asarray(metrics.forward_evaluations + metrics.adjoint_evaluations))
+            spent.append(_solves(metrics))
         return np.stack(spent)
 
     return Way(advance, 1)
@@ -200,9 +203,15 @@ def _together(
         nonlocal state
         order, keys = _spread(study, len(filled), *_batches(config, number))
         state, metrics = trainer.steps(state, images, order, keys)
-        return np.asarray(metrics.forward_evaluations + metrics.adjoint_evaluations)[: len(grid)]
+        return _solves(metrics)[: len(grid)]
 
     return Way(advance, width)
+
+
+def _solves(metrics: training.Metrics) -> np.ndarray:
+    """The evaluations of each solve, forward and adjoint apart: [..., 2 steps]."""
+    both = (metrics.forward_evaluations, metrics.adjoint_evaluations)
+    return np.concatenate([np.asarray(x) for x in both], axis=-1)
 
 
 def _spread(study: studies.Study, count: int, order: np.ndarray, keys: Array) -> tuple[Any, Any]:
@@ -217,6 +226,7 @@ def _time(ways: dict[str, Way], label: str, config: Throughput) -> dict[str, Any
     """Median seconds, evaluations and useful work of each way, in turns."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     spent: dict[str, list[np.ndarray]] = {name: [] for name in ways}
+    before = None
     numbers = range(config.warm_up + config.rounds)
     for number, (name, way) in tqdm(
         itertools.product(numbers, ways.items()), desc=label, total=len(numbers) * len(ways)
@@ -226,6 +236,8 @@ def _time(ways: dict[str, Way], label: str, config: Throughput) -> dict[str, Any
         if number >= config.warm_up:
             seconds[name].append(time.perf_counter() - begin)
             spent[name].append(evaluations)
+        elif name == "one after the other":
+            before = evaluations.sum(axis=1)
     first = statistics.median(seconds["one after the other"])
     found = {}
     for name, way in ways.items():
@@ -237,10 +249,21 @@ def _time(ways: dict[str, Way], label: str, config: Throughput) -> dict[str, Any
             "seconds": median,
             "times_as_fast": first / median,
             "lane_steps_per_second": len(all_spent) * config.steps / median,
-            "evaluations_per_lane_step": float(all_spent.mean()),
+            "evaluations_per_lane_step": 2 * float(all_spent.mean()),
             "useful_work": float(whole.sum() / made) if made else None,
         }
+    needed = np.concatenate(spent["one after the other"], axis=1)
+    order = range(len(needed)) if before is None else np.argsort(before)[::-1]
+    found["one after the other"]["useful_work_if_sorted"] = {
+        width: _useful(needed[list(order)], width) for width in (5, 15, 25, 45)
+    }
     return found
+
+
+def _useful(spent: np.ndarray, width: int) -> float:
+    """The useful work of chunks of so many lanes, in this order, [lanes, solves]."""
+    chunks = [spent[i : i + width] for i in range(0, len(spent), width)]
+    return float(spent.sum() / sum(c.max(axis=0).sum() * len(c) for c in chunks))
 
 
 def _memory(
@@ -325,6 +348,8 @@ def _summary(
     flop = 4e-9 * config.batch_size * pixels**2  # of an evaluation: two products
     names = [name for name in next(iter(found.values())) if name != "one after the other"]
     steps = FULL["lanes"] * FULL["epochs"] * FULL["images"] // config.batch_size
+    # The devices that are made of a CPU share what it can do.
+    cards = 1 if jax.default_backend() == "cpu" else jax.device_count()
     ways = {}
     for name in ("one after the other", *names):
         of_groups = [group[name] for group in found.values()]
@@ -334,8 +359,8 @@ def _summary(
         ways[name] = {
             "lane_steps_per_second": len(of_groups) / seconds,
             "gflops": reached,
-            "of_the_rate_in_float32": reached / (rates["highest"] * jax.device_count()),
-            "of_the_rate_in_tf32": reached / (rates["tensorfloat32"] * jax.device_count()),
+            "of_the_rate_in_float32": reached / (rates["highest"] * cards),
+            "of_the_rate_in_tf32": reached / (rates["tensorfloat32"] * cards),
             "hours_of_the_steps_of_the_full_study": steps * seconds * 6 / len(found) / 3600,
         }
     alone = ways["one after the other"]["lane_steps_per_second"]

@@ -16,7 +16,7 @@ import xarray as xr
 from PIL import Image
 
 from deqbilevel import checkpoints, data, loop, models, results, settings, studies, training
-from experiments import common, compare, train, watch
+from experiments import common, compare, filters, train, watch
 
 ROOT = Path(__file__).parents[1]
 TINY = {"train_size": 20, "test_size": 10, "batch_size": 10, "epochs": 1}
@@ -255,6 +255,72 @@ def test_a_sampled_study_knows_its_points_and_refuses_others(
         compare.main(dataclasses.replace(config, samples=4))
     with pytest.raises(SystemExit, match="--axis tau and --taus: give one of them"):
         compare.main(dataclasses.replace(config, taus=(0.1,)))
+
+
+def test_filters_are_learned_and_an_interruption_changes_no_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = filters.Filters(
+        "vertical-bars", filters=(2, 3, 2), iterations=12, lower_iterations=5, seeds=2, block=5,
+        learning_rate=1e-2, out=tmp_path / "whole",
+    )  # fmt: skip
+    whole = filters.main(config)
+    assert whole["upper_iterations"] == 12 and whole["snr_db"] > whole["snr_noisy_db"]
+    assert whole["psnr_db"] is None and len(whole["snr_db_of_lanes"]) == 2
+    for name in ("filters", "reconstruction", "patches", "course"):
+        assert np.asarray(Image.open(tmp_path / "whole" / f"{name}.png").convert("L")).std() > 5
+    parts = dataclasses.replace(config, out=tmp_path / "parts")
+    save, count = checkpoints.save, 0
+
+    def interrupted(*args: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise KeyboardInterrupt
+        save(*args)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(filters.checkpoints, "save", interrupted)
+        filters.main(parts)
+    again = filters.main(parts)
+    apart = ("out", "step_ms", "seconds")
+    assert {k: v for k, v in again.items() if k not in apart} == {
+        k: v for k, v in whole.items() if k not in apart
+    }
+    logs = [(tmp_path / x / "metrics.jsonl").read_text().splitlines() for x in ("whole", "parts")]
+    records = [[json.loads(line) | {"seconds": 0} for line in lines] for lines in logs]
+    assert records[0] == records[1] and [r["iteration"] for r in records[0]] == [5, 10, 12]
+
+
+def test_filters_of_own_images_and_of_a_picture_that_a_package_ships(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        Image.fromarray(rng.integers(0, 255, (60, 70), np.uint8)).save(tmp_path / f"{name}.png")
+    small = {"filters": (3, 2, 2), "iterations": 2, "lower_iterations": 3, "block": 2}
+    own = filters.Filters("own", image=tmp_path, out=tmp_path / "own", **small)
+    assert filters.main(own)["psnr_db"] > 10
+    camera = filters.Filters("cameraman", learn="beta", out=tmp_path / "camera", **small)
+    numbers = filters.main(camera)
+    assert numbers["snr_noisy_db"] == pytest.approx(15, abs=1.5)
+    assert np.isfinite(numbers["snr_db"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"experiment": "own"}, "own: give a folder of images with --image"),
+        ({"experiment": "own", "image": Path("missing")}, "missing"),
+        ({"experiment": "vertical-bars", "noise": -1.0}, "--noise -1.0: expected above 0"),
+        ({"experiment": "vertical-bars", "filters": (0, 4, 2)}, "--filters 0 4 2: expected"),
+        ({"experiment": "vertical-bars", "filters": (1, 40, 2)}, "larger than the image of 32x32"),
+        ({"experiment": "vertical-bars", "seeds": 0}, "--seeds 0: expected 1 or more"),
+    ],
+)
+def test_filters_that_cannot_be_learned_end_with_a_clear_error(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match=message):
+        filters.main(filters.Filters(**options, out=tmp_path / "run"))
 
 
 def test_two_programs_never_write_into_one_folder(tmp_path: Path) -> None:

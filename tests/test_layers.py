@@ -9,9 +9,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "deqbilevel"
 LAYERS = [
     ["types", "lanes"],
-    ["operators", "potentials", "losses", "solvers", "results", "storage", "checkpoints"],
+    [
+        "operators",
+        "convolutions",
+        "potentials",
+        "losses",
+        "solvers",
+        "results",
+        "storage",
+        "checkpoints",
+    ],
     ["maps", "regularizers", "hypergradients", "settings", "data", "plots"],
-    ["models"],
+    ["models", "bilevel"],
     ["training", "grids"],
     ["loop"],
     ["studies"],

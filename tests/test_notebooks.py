@@ -10,6 +10,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SMALLER = {
     '"train_size": 2000, "test_size": 200': '"train_size": 200, "test_size": 20',
     "EPOCHS = 2": "EPOCHS = 1",
+    "STEPS = 400": "STEPS = 40",
 }
 
 
@@ -26,4 +27,5 @@ def test_a_notebook_runs_and_says_what_it_should(path: Path) -> None:
     ).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
-    assert any("test loss" in output.get("text", "") for output in outputs)
+    said = "".join(output.get("text", "") for output in outputs)
+    assert "test loss" in said or "SNR" in said

@@ -1,6 +1,7 @@
 """Figures, as matplotlib objects that are returned and never shown."""
 
 from deqbilevel.plots.base import save
+from deqbilevel.plots.filters import course_figure, filter_figure, profile_figure
 from deqbilevel.plots.paper import (
     figure_1,
     figure_5,
@@ -11,11 +12,14 @@ from deqbilevel.plots.paper import (
 from deqbilevel.plots.runs import loss_curves, reconstructions
 
 __all__ = [
+    "course_figure",
     "figure_1",
     "figure_5",
     "figure_6",
     "figures",
+    "filter_figure",
     "loss_curves",
+    "profile_figure",
     "reconstruction_figure",
     "reconstructions",
     "save",

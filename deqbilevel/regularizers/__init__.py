@@ -1,5 +1,5 @@
 """Learned regularisers: each a module of pure functions `init`, `gradient` and, tied, `energy`."""
 
-from deqbilevel.regularizers import dense
+from deqbilevel.regularizers import convolutional, dense
 
-__all__ = ["dense"]
+__all__ = ["convolutional", "dense"]

@@ -6,11 +6,25 @@ from types import MappingProxyType
 from jaxtyping import Array
 
 from deqbilevel.solvers.anderson import anderson
-from deqbilevel.solvers.krylov import conjugate_gradient
+from deqbilevel.solvers.barzilai_borwein import barzilai_borwein
+from deqbilevel.solvers.krylov import conjugate_gradient, symmetric_solve
+from deqbilevel.solvers.momentum import nesterov, optimized_gradient
 from deqbilevel.solvers.picard import picard
 from deqbilevel.types import Adjoint, Info, Solver
 
-__all__ = ["ADJOINTS", "SOLVERS", "anderson", "as_adjoint", "conjugate_gradient", "picard"]
+__all__ = [
+    "ADJOINTS",
+    "DESCENTS",
+    "SOLVERS",
+    "anderson",
+    "as_adjoint",
+    "barzilai_borwein",
+    "conjugate_gradient",
+    "nesterov",
+    "optimized_gradient",
+    "picard",
+    "symmetric_solve",
+]
 
 
 def as_adjoint(solver: Solver) -> Adjoint:
@@ -30,6 +44,16 @@ SOLVERS: Mapping[str, Callable[..., Solver]] = MappingProxyType(
     {"picard": picard, "anderson": anderson}
 )
 """Every fixed-point solver; each takes at least `tolerance` and `max_evaluations`."""
+
+DESCENTS: Mapping[str, Callable[..., Solver]] = MappingProxyType(
+    {
+        "gradient_descent": picard,
+        "nesterov": nesterov,
+        "optimized_gradient": optimized_gradient,
+        "barzilai_borwein": barzilai_borwein,
+    }
+)
+"""Solvers for a map that is a gradient step G(u) = u - grad Phi(u) / L of a smooth cost."""
 
 ADJOINTS: Mapping[str, Callable[..., Adjoint]] = MappingProxyType(
     {

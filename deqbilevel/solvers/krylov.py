@@ -1,4 +1,4 @@
-"""Conjugate gradients for the adjoint system of a map with a symmetric Jacobian."""
+"""Conjugate gradients for symmetric systems, and as the adjoint solver of a symmetric Jacobian."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +8,36 @@ from jaxtyping import Array, Float
 
 from deqbilevel.solvers.base import iterate, quotient
 from deqbilevel.types import Adjoint, Info
+
+Linear = Callable[[Array], Array]
+Rows = Float[Array, "batch n"]
+
+
+def symmetric_solve(
+    H: Linear,
+    g: Array,
+    w0: Array,
+    *,
+    tolerance: Any = 1e-5,
+    max_evaluations: Any = 100,
+    precondition: Linear = lambda r: r,
+) -> tuple[Array, Info]:
+    """H w = g from w0 by preconditioned conjugate gradients, g: [batch, ...].
+
+    H is symmetric and positive semidefinite, and mixes no images of the batch; `precondition` is
+    an approximation of its inverse of the same kind. Stops when norm(g - H w) <= tolerance
+    norm(g) over the batch, as its recursion has it, or when the budget is spent. An image is
+    frozen where the curvature p^T H p is not positive, as it is where H is singular or indefinite;
+    the residual says so. Evaluations are products with H, that of the start included.
+    """
+    r = g - H(w0)
+
+    def size(r: Rows, w: Rows) -> Float[Array, ""]:
+        length = jnp.linalg.norm(g.ravel())
+        return jnp.linalg.norm(r.ravel()) / jnp.where(length > 0, length, 1)
+
+    w, info = _iterate(H, r, w0, size, precondition, tolerance, max_evaluations)
+    return w, info._replace(evaluations=info.evaluations + 1)
 
 
 def conjugate_gradient(*, tolerance: Any = 1e-3, max_evaluations: Any = 50) -> Adjoint:
@@ -24,34 +54,58 @@ def conjugate_gradient(*, tolerance: Any = 1e-3, max_evaluations: Any = 50) -> A
     Raises ValueError for a budget below 1.
     """
 
-    def adjoint(vjp: Callable[[Array], Array], g: Array) -> tuple[Array, Info]:
-        shape = g.shape
-        g = g.reshape(shape[0], -1)
+    def residual(r: Rows, w: Rows) -> Float[Array, ""]:
+        return quotient(jnp.linalg.norm(r), jnp.linalg.norm(w + r))
 
-        def step(k: Array, state: tuple[Array, ...]) -> tuple[Any, Array, Array]:
-            w, r, p, rr = state
-            Hp = p - vjp(p.reshape(shape)).reshape(p.shape)
-            curvature, pp = _dot(p, Hp), _dot(p, p)
-            usable = curvature > 8 * jnp.finfo(p.dtype).eps * pp
-            step_size = jnp.where(usable, rr / jnp.where(usable, curvature, 1), 0)
-            w, r = w + step_size * p, r - step_size * Hp
-            rr_new = _dot(r, r)
-            beta = jnp.where(usable & (rr > 0), rr_new / jnp.where(rr > 0, rr, 1), 0)
-            residual = quotient(jnp.linalg.norm(r), jnp.linalg.norm(w + r))
-            p = jnp.where(usable, r + beta * p, 0)
-            return (w, r, p, rr_new), w.reshape(shape), residual
-
-        start = (jnp.zeros_like(g), g, g, _dot(g, g))
-        return iterate(
-            step,
-            start,
-            jnp.zeros(shape, g.dtype),
-            tolerance=tolerance,
-            max_evaluations=max_evaluations,
+    def adjoint(vjp: Linear, g: Array) -> tuple[Array, Info]:
+        return _iterate(
+            lambda p: p - vjp(p),
+            g,
+            jnp.zeros_like(g),
+            residual,
+            lambda r: r,
+            tolerance,
+            max_evaluations,
         )
 
     return adjoint
 
 
-def _dot(x: Float[Array, "batch n"], y: Float[Array, "batch n"]) -> Float[Array, "batch 1"]:
+def _iterate(
+    H: Linear,
+    r: Array,
+    w: Array,
+    residual: Callable[[Rows, Rows], Float[Array, ""]],
+    precondition: Linear,
+    tolerance: Any,
+    max_evaluations: Any,
+) -> tuple[Array, Info]:
+    """Conjugate gradients from w with r = g - H w."""
+    shape = r.shape
+
+    def flat(function: Linear) -> Linear:
+        return lambda x: function(x.reshape(shape)).reshape(x.shape)
+
+    H, precondition = flat(H), flat(precondition)
+
+    def step(k: Array, state: tuple[Array, ...]) -> tuple[Any, Array, Array]:
+        w, r, p, rz = state
+        Hp = H(p)
+        curvature, pp = _dot(p, Hp), _dot(p, p)
+        usable = curvature > 8 * jnp.finfo(p.dtype).eps * pp
+        step_size = jnp.where(usable, rz / jnp.where(usable, curvature, 1), 0)
+        w, r = w + step_size * p, r - step_size * Hp
+        z = precondition(r)
+        rz_new = _dot(r, z)
+        beta = jnp.where(usable & (rz > 0), rz_new / jnp.where(rz > 0, rz, 1), 0)
+        p = jnp.where(usable, z + beta * p, 0)
+        return (w, r, p, rz_new), w.reshape(shape), residual(r, w)
+
+    r, w0 = r.reshape(shape[0], -1), w
+    z = precondition(r)
+    start = (w.reshape(r.shape), r, z, _dot(r, z))
+    return iterate(step, start, w0, tolerance=tolerance, max_evaluations=max_evaluations)
+
+
+def _dot(x: Rows, y: Rows) -> Float[Array, "batch 1"]:
     return jnp.sum(x * y, axis=1, keepdims=True)

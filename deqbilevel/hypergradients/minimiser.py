@@ -1,0 +1,55 @@
+"""The hypergradient at a minimiser, [CF] (4.8), written out, so that it can start warm.
+
+Where u minimises Phi(u; params), so that F(u, params, f) = grad_u Phi = 0, an upper-level loss with
+gradient g = dl/du has
+
+    dl/dparams = -(dF/dparams)^T v,    H v = g,    H = dF/du, the symmetric Hessian of Phi
+
+v comes from conjugate gradients that start where those of the step before ended: between two
+upper-level steps it moves little. `implicit.fixed_point` is the same gradient for any fixed point.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from deqbilevel.solvers.krylov import symmetric_solve
+from deqbilevel.types import Info, Params
+
+
+def minimiser(
+    F: Callable[[Array, Params, Array], Array],
+    weights: Params,
+    params: Params,
+    f: Array,
+    u: Array,
+    g: Array,
+    v: Array,
+    *,
+    tolerance: Any = 1e-5,
+    max_evaluations: Any = 100,
+    precondition: Callable[[Array], Array] = lambda r: r,
+) -> tuple[Params, Array, Info]:
+    """The hypergradient with respect to `weights`, entries of `params`: `(gradient, v, info)`.
+
+    F: the gradient of the lower-level cost; u: [batch, pixels], a minimiser; g: the upper-level
+    loss's gradient there; v: where the solution of H v = g is sought from, zeros at first, and what
+    comes back as the start of the next. info: products with H, norm(H v - g) / norm(g), and
+    whether that met the tolerance; it never does where H is singular and g not in its range, and
+    conjugate gradients end where H is indefinite. See `symmetric_solve` for the rest.
+    """
+    everything = params | weights
+    _, hessian = jax.linearize(lambda u: F(u, everything, f), u)
+    v, info = symmetric_solve(
+        hessian,
+        g,
+        v,
+        tolerance=tolerance,
+        max_evaluations=max_evaluations,
+        precondition=precondition,
+    )
+    _, pull = jax.vjp(lambda weights: F(u, params | weights, f), weights)
+    (gradient,) = pull(-v)
+    return gradient, v, info

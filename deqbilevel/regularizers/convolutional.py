@@ -1,0 +1,159 @@
+"""The convolutional analysis regulariser of [CF] (Ex), DESIGN (2) with convolutions,
+
+    R(u) = e^{beta_0} sum_k e^{beta_k} 1' phi(c_k * u)
+    N(u) = e^{beta_0} sum_k e^{beta_k} C_k^T phi'(c_k * u),    its gradient
+
+`params` holds `filters`: [filters, rows, columns], `beta`: [filters], `beta_0` and `phi`. With a
+`basis`: [elements, rows, columns] the filters are its combinations, and `filters` their
+coefficients: [filters, elements]; a basis of filters that sum to zero keeps that so. With a `mask`
+of zeros and ones, [filters, rows, columns], filters keep sizes of their own.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+from scipy.fft import idctn
+
+from deqbilevel.convolutions import Bank, Boundary, Method, bank, transfer
+from deqbilevel.types import Images, Params
+
+PAD_NORM = {"circular": 1.0, "zero": 1.0, "reflecting": 4.0}
+"""The most that continuing an image beyond its border multiplies its squared norm by, where
+filters are no larger than the image; circular continuation is none, the convolution is circular."""
+
+
+class Convolutional(NamedTuple):
+    """The regulariser for images of one shape."""
+
+    bank: Bank
+    shape: tuple[int, int]
+    boundary: Boundary
+
+    def gradient(self, u: Images, params: Params) -> Images:
+        """N(u) of each image."""
+        c = filters(params)
+        z = params["phi"].derivative(self.bank.apply(c, u))
+        return self.bank.adjoint(c, weights(params)[:, None, None, None] * z)
+
+    def energy(self, u: Images, params: Params) -> Float[Array, " batch"]:
+        """R(u) of each image."""
+        z = params["phi"].value(self.bank.apply(filters(params), u))
+        return weights(params) @ jnp.sum(z, axis=(2, 3))
+
+    def lipschitz(self, params: Params) -> Float[Array, ""]:
+        """A Lipschitz constant of N: e^{beta_0} sup phi'' max_w sum_k e^{beta_k} |c_k^(w)|^2.
+
+        The transfer functions c^ are those of circular convolution on the image's shape, with its
+        margin for other boundaries. It is at most (4.19) of [CF], see `lipschitz_by_norms`, which
+        is 20 times larger for cosine filters.
+        """
+        c = filters(params)
+        rows, columns = (n + m - 1 for n, m in zip(self.shape, c.shape[1:], strict=True))
+        grid = self.shape if self.boundary == "circular" else (rows, columns)
+        power = jnp.abs(transfer(c, grid)) ** 2
+        most = jnp.max(jnp.einsum("k,khw->hw", weights(params), power))
+        return PAD_NORM[self.boundary] * params["phi"].lipschitz * most
+
+    def lipschitz_by_norms(self, params: Params) -> Float[Array, ""]:
+        """The bound of [CF] (4.19), (C.5): e^{beta_0} sup phi'' sum_k e^{beta_k} ||c_k||_1^2."""
+        norms = jnp.sum(jnp.abs(filters(params)), axis=(1, 2))
+        most = jnp.sum(weights(params) * norms**2)
+        return PAD_NORM[self.boundary] * params["phi"].lipschitz * most
+
+
+def convolutional(
+    shape: tuple[int, int], boundary: Boundary = "circular", method: Method | None = None
+) -> Convolutional:
+    """The regulariser of images of a shape; `method` as in `convolutions.bank`."""
+    return Convolutional(bank(shape, boundary, method), shape, boundary)
+
+
+def filters(params: Params) -> Float[Array, "filters rows columns"]:
+    """The filters c_k."""
+    if "basis" in params:
+        return jnp.tensordot(params["filters"], params["basis"], 1)
+    return params["filters"] * params.get("mask", 1)
+
+
+def weights(params: Params) -> Float[Array, " filters"]:
+    """The weights e^{beta_0 + beta_k}."""
+    return jnp.exp(params["beta_0"] + params["beta"])
+
+
+def strengths(params: Params) -> Float[Array, " filters"]:
+    """The effective strengths e^{beta_0 + beta_k} ||c_k||, by which filters are ordered."""
+    return weights(params) * jnp.linalg.norm(filters(params), axis=(1, 2))
+
+
+def cosines(
+    rows: int, columns: int, *, constant: bool = False
+) -> Float[np.ndarray, "filters rows columns"]:
+    """The orthonormal basis of the discrete cosine transform, with the constant filter or without.
+
+    All but the constant one sum to zero.
+    """
+    units = np.eye(rows * columns).reshape(-1, rows, columns)
+    found = np.asarray(idctn(units, axes=(1, 2), norm="ortho"))
+    return found if constant else found[1:]
+
+
+def differences(rows: int, columns: int) -> Float[np.ndarray, "filters rows columns"]:
+    """Finite differences between neighbours, down and right, of filters of that size."""
+    found = np.zeros((2, rows, columns))
+    for i, (down, right) in enumerate(((1, 0), (0, 1))):
+        if rows > down and columns > right:
+            found[i, 0, 0], found[i, down, right] = -1, 1
+    return found[[rows > 1, columns > 1]]
+
+
+def random(
+    key: PRNGKeyArray, count: int, rows: int, columns: int
+) -> Float[Array, "filters rows columns"]:
+    """Normal random filters of norm 1."""
+    c = jax.random.normal(key, (count, rows, columns))
+    return c / jnp.linalg.norm(c, axis=(1, 2), keepdims=True)
+
+
+def init(
+    c: Any,
+    *,
+    beta_0: float,
+    beta: Any = 0.0,
+    phi: Any,
+    basis: Any = None,
+) -> dict[str, Any]:
+    """`params` of the regulariser: filters (coefficients, with a basis), weights and potential.
+
+    Filters of different sizes are filled up with zeros to the largest; the weight of each is
+    e^{beta_0 + beta_k}. Raises: ValueError for values that are not finite.
+    """
+    mask = None
+    if not hasattr(c, "ndim"):
+        sizes = [np.shape(x) for x in c]
+        margins = [np.max(sizes, axis=0) - size for size in sizes]
+        pads = [[(0, n) for n in margin] for margin in margins]
+        mask = np.stack([np.pad(np.ones(size), p) for size, p in zip(sizes, pads, strict=True)])
+        c = np.stack([np.pad(x, p) for x, p in zip(c, pads, strict=True)])
+    numbers = {"filters": c, "beta": np.broadcast_to(beta, len(c)), "beta_0": beta_0}
+    params: dict[str, Any] = {name: jnp.asarray(x, float) for name, x in numbers.items()}
+    for name, value in params.items():
+        if not bool(jnp.isfinite(value).all()):
+            raise ValueError(f"{name}: expected finite numbers, found {np.asarray(value)}")
+    constants = {"phi": phi, "basis": basis, "mask": mask}
+    return params | {
+        name: jax.tree.map(lambda x: jnp.asarray(x, float), x)
+        for name, x in constants.items()
+        if x is not None
+    }
+
+
+BASES: dict[str, Callable[[int, int], Float[np.ndarray, "filters rows columns"]]] = {
+    "cosines": cosines,
+    "cosines_and_constant": lambda rows, columns: cosines(rows, columns, constant=True),
+    "differences": differences,
+}
+"""Sets of filters of a size; those that a user brings are as good."""

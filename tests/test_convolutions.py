@@ -1,0 +1,115 @@
+"""Convolutions in every way, with every boundary, against SciPy, and their regulariser."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import float64, normal
+from scipy import ndimage
+
+from deqbilevel import convolutions
+from deqbilevel.potentials import CornerRounded, Quadratic
+from deqbilevel.regularizers import convolutional
+
+SHAPE = (8, 9)
+BOUNDARIES = {"circular": "wrap", "zero": "constant", "reflecting": "reflect"}
+"""Ours and SciPy's names."""
+
+
+@pytest.mark.parametrize("size", [(3, 3), (4, 2), (1, 5), (8, 9)])
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("method", convolutions.VALID)
+@float64
+def test_every_way_is_scipys_convolution_and_has_its_adjoint(method, boundary, size):
+    c, u, z = normal(0, 3, *size), normal(1, 2, 72), normal(2, 3, 2, *SHAPE)
+    found = convolutions.bank(SHAPE, boundary, method)
+    mode = BOUNDARIES[boundary]
+    expected = [
+        [ndimage.convolve(np.asarray(x).reshape(SHAPE), k, mode=mode) for x in u]
+        for k in np.asarray(c)
+    ]
+    np.testing.assert_allclose(found.apply(c, u), expected, atol=1e-12)
+    forward, back = jnp.vdot(found.apply(c, u), z), jnp.vdot(u, found.adjoint(c, z))
+    np.testing.assert_allclose(forward, back, rtol=1e-12)
+
+
+def test_the_way_is_chosen_by_size_and_large_filters_are_refused():
+    assert convolutions.suited((4, 4, 2)) == "direct"
+    assert convolutions.suited((48, 7, 7)) == "patch"
+    assert convolutions.suited((8, 31, 31)) == "fft"
+    with pytest.raises(ValueError, match=r"filters of 9x3 pixels are larger than the image of 8x9"):
+        convolutions.bank(SHAPE).apply(normal(0, 2, 9, 3), normal(1, 1, 72))
+
+
+def params(count=3, rows=3, columns=2, phi=None):
+    c = normal(3, count, rows, columns)
+    phi = CornerRounded(0.1) if phi is None else phi
+    return convolutional.init(c, beta_0=-1.0, beta=np.linspace(-1, 1, count), phi=phi)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@float64
+def test_gradient_is_that_of_the_energy(boundary):
+    R, u, p = convolutional.convolutional(SHAPE, boundary), normal(1, 2, 72), params()
+    expected = jax.grad(lambda u: jnp.sum(R.energy(u, p)))(u)
+    np.testing.assert_allclose(R.gradient(u, p), expected, rtol=1e-10, atol=1e-12)
+    z = [ndimage.convolve(np.asarray(u[0]).reshape(SHAPE), k, mode=BOUNDARIES[boundary])
+         for k in np.asarray(p["filters"])]  # fmt: skip
+    one = sum(w * np.sqrt(x**2 + 0.01).sum() for w, x in zip(np.exp([-2, -1, 0]), z, strict=True))
+    np.testing.assert_allclose(R.energy(u, p)[0], one, rtol=1e-12)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@float64
+def test_lipschitz_bounds_hold_and_the_one_by_transfer_functions_is_met(boundary):
+    """With phi'' = 1 everywhere N is linear, and its norm is known."""
+    R, p = convolutional.convolutional(SHAPE, boundary), params(phi=Quadratic())
+    matrix = np.asarray(R.gradient(jnp.eye(72), p))
+    norm, bound = np.linalg.norm(matrix, 2), float(R.lipschitz(p))
+    by_norms = float(R.lipschitz_by_norms(p))
+    assert norm <= bound * (1 + 1e-12) and bound <= by_norms
+    if boundary == "circular":
+        assert bound == pytest.approx(norm, rel=1e-10)
+    cosines = convolutional.init(convolutional.cosines(7, 7) / 7, beta_0=0.0, phi=Quadratic())
+    R = convolutional.convolutional((50, 50), boundary)
+    assert float(R.lipschitz_by_norms(cosines)) > 15 * float(R.lipschitz(cosines))
+
+
+@float64
+def test_bases():
+    for rows, columns in ((7, 7), (4, 2), (1, 3)):
+        whole = convolutional.BASES["cosines_and_constant"](rows, columns).reshape(
+            -1, rows * columns
+        )
+        np.testing.assert_allclose(whole @ whole.T, np.eye(rows * columns), atol=1e-12)
+        rest = convolutional.BASES["cosines"](rows, columns)
+        np.testing.assert_allclose(rest.sum((1, 2)), 0, atol=1e-12)
+        np.testing.assert_allclose(np.ptp(whole[0]), 0, atol=1e-12)
+    both = convolutional.BASES["differences"](3, 3)
+    assert both.shape == (2, 3, 3) and both.sum((1, 2)).tolist() == [0, 0]
+    assert len(convolutional.BASES["differences"](1, 3)) == 1
+    drawn = convolutional.random(jax.random.key(0), 5, 4, 2)
+    np.testing.assert_allclose(jnp.linalg.norm(drawn, axis=(1, 2)), 1, rtol=1e-6)
+    basis = convolutional.cosines(3, 3)
+    p = convolutional.init(normal(0, 2, 8), beta_0=0.0, phi=Quadratic(), basis=basis)
+    np.testing.assert_allclose(convolutional.filters(p).sum((1, 2)), 0, atol=1e-12)
+    expected = np.einsum("kr,rij->kij", np.asarray(p["filters"]), basis)
+    np.testing.assert_allclose(convolutional.filters(p), expected, atol=1e-12)
+
+
+@float64
+def test_filters_of_several_sizes_keep_them():
+    own = [normal(0, 3, 3), normal(1, 1, 2)]
+    p = convolutional.init(own, beta_0=0.5, phi=Quadratic())
+    R, u = convolutional.convolutional(SHAPE), normal(2, 1, 72)
+    slope = jax.grad(lambda c: jnp.sum(R.energy(u, p | {"filters": c})))(p["filters"])
+    assert np.count_nonzero(np.asarray(slope[1])) == 2 and np.count_nonzero(slope[0]) == 9
+    np.testing.assert_array_equal(convolutional.filters(p)[1, 0, :2], own[1][0])
+    np.testing.assert_allclose(
+        convolutional.strengths(p), np.exp(0.5) * np.array([jnp.linalg.norm(c) for c in own])
+    )
+
+
+def test_filters_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="filters: expected finite numbers, found"):
+        convolutional.init(np.full((1, 2, 2), np.nan), beta_0=0.0, phi=Quadratic())
