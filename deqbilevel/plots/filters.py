@@ -1,5 +1,6 @@
 """The figures of filter learning: filters, pictures with their profiles, and the course of it."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from deqbilevel.plots.base import finish, new_figure
+from deqbilevel.plots.base import new_figure
 
 Picture = Float[np.ndarray, "height width"]
 
@@ -31,12 +32,13 @@ def filter_figure(
     for part, (name, (c, strengths)) in zip(parts, stages.items(), strict=True):
         part.suptitle(name, fontsize=10, fontweight="bold")
         grid = part.subplots(lines, columns, squeeze=False).ravel()
-        for axes in grid:
+        for axes in grid[len(c) :]:
             axes.set_axis_off()
         for axes, k in zip(grid, np.argsort(strengths)[::-1], strict=False):
             most = max(float(np.abs(c[k]).max()), np.finfo(float).tiny)
             axes.imshow(c[k], cmap="gray", vmin=-most, vmax=most)
             axes.set_title(f"{strengths[k]:.2g}", fontsize=7, pad=2)
+            axes.set(xticks=[], yticks=[])
     return figure
 
 
@@ -59,8 +61,8 @@ def profile_figure(pictures: Mapping[str, Picture], row: int, caption: str) -> F
     axes = below.subplots()
     for name, picture in pictures.items():
         axes.plot(picture[row], linewidth=1, label=name.splitlines()[0])
-    axes.set_ylabel(f"values in row {row}")
-    finish(axes, "column")
+    axes.set(xlabel="column", ylabel=f"values in row {row}")
+    axes.grid(color="0.92")
     axes.legend(fontsize=8)
     return figure
 
@@ -75,7 +77,7 @@ def course_figure(
         axes.plot(values, linewidth=0.8)
         if np.nanmin(values) > 0:
             axes.set_yscale("log")
-        axes.set_ylabel(name, fontsize=8)
+        axes.set_ylabel(textwrap.fill(name, 18), fontsize=8)
         axes.grid(color="0.92")
         axes.set_axisbelow(True)
     panels[-1].set_xlabel("upper-level iteration")
