@@ -328,7 +328,8 @@ def _show(
         found.append(float(losses.snr(u, true)[0]))
         residuals.append(float(residual))
         pictures.append(np.asarray(u).reshape(task.whole.shape))
-    psnr = [float(losses.psnr(p.reshape(1, -1), true, 1.0)[0]) for p in pictures]
+    rows = [jnp.asarray(picture.reshape(1, -1)) for picture in pictures]
+    psnr = [float(losses.psnr(row, true, 1.0)[0]) for row in rows]
     iterations = records[-1]["iteration"] if records else 0
     caption = (
         f"{options['experiment']} ({task.source}): {options['filters'][0]} filters "

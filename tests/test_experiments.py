@@ -16,7 +16,7 @@ import xarray as xr
 from PIL import Image
 
 from deqbilevel import checkpoints, data, loop, models, results, settings, studies, training
-from experiments import common, compare, filters, train, watch
+from experiments import common, compare, filters, gradient_accuracy, train, watch
 
 ROOT = Path(__file__).parents[1]
 TINY = {"train_size": 20, "test_size": 10, "batch_size": 10, "epochs": 1}
@@ -321,6 +321,20 @@ def test_filters_that_cannot_be_learned_end_with_a_clear_error(
 ) -> None:
     with pytest.raises(SystemExit, match=message):
         filters.main(filters.Filters(**options, out=tmp_path / "run"))
+
+
+def test_hypergradients_grow_accurate_with_the_lower_level(tmp_path: Path) -> None:
+    config = gradient_accuracy.GradientAccuracy(
+        tolerances=(0.1, 1e-3, 1e-5), points=6, length=16, out=tmp_path
+    )
+    numbers = gradient_accuracy.main(config)
+    medians = list(numbers["angle_deg_median"].values())
+    assert medians[0] > 20 * medians[1] > 400 * medians[2] > 0
+    assert numbers["angle_deg_most"]["1e-05"] < 0.01
+    assert np.asarray(Image.open(tmp_path / "figure_5_1.png").convert("L")).std() > 5
+    assert not jax.config.read("jax_enable_x64")
+    with pytest.raises(SystemExit, match=r"--tolerances 0\.0: expected above 0"):
+        gradient_accuracy.main(dataclasses.replace(config, tolerances=(0.0,)))
 
 
 def test_two_programs_never_write_into_one_folder(tmp_path: Path) -> None:

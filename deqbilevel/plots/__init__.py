@@ -1,7 +1,12 @@
 """Figures, as matplotlib objects that are returned and never shown."""
 
 from deqbilevel.plots.base import save
-from deqbilevel.plots.filters import course_figure, filter_figure, profile_figure
+from deqbilevel.plots.filters import (
+    course_figure,
+    filter_figure,
+    map_figure,
+    profile_figure,
+)
 from deqbilevel.plots.paper import (
     figure_1,
     figure_5,
@@ -19,6 +24,7 @@ __all__ = [
     "figures",
     "filter_figure",
     "loss_curves",
+    "map_figure",
     "profile_figure",
     "reconstruction_figure",
     "reconstructions",

@@ -1,7 +1,7 @@
 """The figures of filter learning: filters, pictures with their profiles, and the course of it."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from deqbilevel.plots.base import new_figure
 
 Picture = Float[np.ndarray, "height width"]
+Stage = tuple[Float[np.ndarray, "filters rows columns"], Float[np.ndarray, " filters"]]
 
 
 def filter_figure(
-    stages: Mapping[str, tuple[Float[np.ndarray, "filters rows columns"], Sequence[float]]],
+    stages: Mapping[str, Stage],
     caption: str,
     columns: int = 12,
 ) -> Figure:
@@ -81,4 +82,28 @@ def course_figure(
         axes.grid(color="0.92")
         axes.set_axisbelow(True)
     panels[-1].set_xlabel("upper-level iteration")
+    return figure
+
+
+def map_figure(
+    maps: Mapping[str, Float[np.ndarray, "rows columns"]],
+    values: Float[np.ndarray, " points"],
+    labels: tuple[str, str],
+    caption: str,
+) -> Figure:
+    """Functions of two coefficients beside each other, on a logarithmic scale.
+
+    labels: of the columns and of the rows, both of which run over `values`.
+    """
+    figure = new_figure(3.1 * len(maps), 3.1, "", caption)
+    ends = (values[0], values[-1])
+    for axes, (name, function) in zip(
+        figure.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True
+    ):
+        # What vanishes by symmetry would stretch the scale to rounding.
+        shown = np.where(function > 1e-8 * np.nanmax(function), function, np.nan)
+        picture = axes.imshow(shown, origin="lower", extent=(*ends, *ends), norm="log")
+        figure.colorbar(picture, ax=axes, shrink=0.8)
+        axes.set(xlabel=labels[0], ylabel=labels[1])
+        axes.set_title(textwrap.fill(name, 26), fontsize=9)
     return figure

@@ -1,0 +1,155 @@
+"""How exact a hypergradient is whose lower level was not solved exactly: Figure 5.1 of [CF].
+
+python -m experiments.gradient_accuracy [--tolerances 1 0.1 0.01 0.001] [--points 41] [--out DIR]
+
+One filter c = (c_0, c_1) for a signal in one dimension, with the quadratic potential phi(z) = z^2,
+so that the minimiser and its hypergradient are known:
+
+    u*(c) = argmin 1/2 ||u - f||^2 + e^beta ||c * u||^2,    (1 + 2 e^beta |c^|^2) u*^ = f^
+
+For every c of a grid, gradient descent stops at several norms of the lower-level gradient; the
+angle is that between the hypergradient (4.8) there and the exact one.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jaxtyping import Array, Float
+
+from deqbilevel import bilevel, convolutions, hypergradients, operators, plots
+from deqbilevel.potentials import Quadratic
+from deqbilevel.regularizers import convolutional
+from deqbilevel.solvers import picard
+from experiments import common
+
+
+@dataclass(frozen=True)
+class GradientAccuracy:
+    """The angle of the estimated to the exact hypergradient over a grid of filters."""
+
+    tolerances: tuple[float, ...] = (1.0, 0.1, 0.01, 0.001)
+    """Norms of the lower-level gradient at which gradient descent stops."""
+    beta: float = -5.0
+    """Of the weight e^beta."""
+    points: int = 41
+    """Values of each coefficient."""
+    most: float = 10.0
+    """The largest of them; the least is its negative."""
+    length: int = 64
+    """Of the signal, which is piecewise constant."""
+    noise: float = 0.1
+    seed: int = 0
+    out: Path = Path("runs/gradient-accuracy")
+    """Folder of the figure and the numbers."""
+
+
+def main(config: GradientAccuracy) -> dict[str, Any]:
+    """Compute the maps, draw them, and return the medians."""
+    with common.clear_errors():
+        common.at_least(2, points=config.points, length=config.length)
+        for tolerance in config.tolerances:
+            if not 0 < tolerance < float("inf"):
+                raise ValueError(f"--tolerances {tolerance}: expected above 0")
+        config.out.mkdir(parents=True, exist_ok=True)
+    before = jax.config.read("jax_enable_x64")
+    jax.config.update("jax_enable_x64", True)
+    try:
+        return _compare(config)
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def _compare(config: GradientAccuracy) -> dict[str, Any]:
+    rng = np.random.default_rng(config.seed)
+    pieces = rng.uniform(0, 1, 8)
+    truth = jnp.asarray(pieces[np.arange(config.length) * 8 // config.length][None])
+    f = truth + config.noise * rng.standard_normal(truth.shape)
+    values = jnp.linspace(-config.most, config.most, config.points)
+    grid = jnp.stack(jnp.meshgrid(values, values, indexing="ij"), axis=-1).reshape(-1, 2)
+    problem = bilevel.Problem(
+        operators.Identity(), 1.0, convolutional.convolutional((1, config.length)), ("filters",)
+    )
+
+    def one(c: Float[Array, "2"], tolerance: Array) -> tuple[Array, Array, Array]:
+        params = _params(c, config.beta)
+
+        def loss(c: Array) -> Array:
+            return 0.5 * jnp.sum((exact(c, f, config.beta) - truth) ** 2)
+
+        value, best = jax.value_and_grad(loss)(c)
+        size = jnp.linalg.norm(exact(c, f, config.beta))
+        solver = picard(
+            tolerance=tolerance / (problem.lipschitz(params) * size), max_evaluations=100_000
+        )
+        u, info = bilevel.solve(problem, params, f, f, solver)
+        estimate, _, _ = hypergradients.minimiser(
+            problem.gradient(),
+            bilevel.weights(problem, params),
+            params,
+            f,
+            u,
+            u - truth,
+            jnp.zeros_like(u),
+            tolerance=1e-12,
+        )
+        return value, angle(estimate["filters"].ravel(), best), info.evaluations
+
+    maps, medians, most, evaluations = {}, {}, {}, {}
+    run = jax.jit(lambda tolerance: jax.lax.map(lambda c: one(c, tolerance), grid, batch_size=64))
+    for tolerance in config.tolerances:
+        value, degrees, spent = (np.asarray(x) for x in run(jnp.asarray(tolerance)))
+        name = f"{tolerance:g}"
+        maps["upper-level loss"] = value.reshape(config.points, -1)
+        maps[f"angle (degrees), stop at {name}"] = degrees.reshape(config.points, -1)
+        medians[name] = float(np.nanmedian(degrees))
+        most[name] = float(np.nanmax(degrees))
+        evaluations[name] = float(spent.mean())
+    caption = (
+        f"phi(z) = z^2, beta {config.beta:g}, {config.length} samples, noise {config.noise:g}; "
+        "angle between the hypergradient where gradient descent stops and the exact one, by the "
+        "norm of the lower-level gradient at the stop"
+    )
+    figure = plots.map_figure(maps, np.asarray(values), ("$c_1$", "$c_0$"), caption)
+    plots.save(figure, config.out / "figure_5_1.png")
+    numbers = {
+        "angle_deg_median": medians,
+        "angle_deg_most": most,
+        "evaluations": evaluations,
+        "out": str(config.out),
+    }
+    common.write(config.out / "result.json", json.dumps(numbers, indent=1))
+    return numbers
+
+
+def _params(c: Float[Array, "2"], beta: float) -> dict[str, Any]:
+    return {
+        "filters": c.reshape(1, 1, 2),
+        "beta_0": jnp.zeros(()),
+        "beta": jnp.full((1,), beta),
+        "phi": Quadratic(2.0),
+        "lam": jnp.ones(()),
+        "gamma": jnp.ones(()),
+    }
+
+
+def exact(c: Float[Array, "2"], f: Array, beta: float) -> Array:
+    """The minimiser u*, diagonal in the Fourier basis; f: [1, length]."""
+    power = jnp.abs(convolutions.transfer(c.reshape(1, 1, 2), f.shape)[0]) ** 2
+    return jnp.fft.irfft2(jnp.fft.rfft2(f) / (1 + 2 * jnp.exp(beta) * power), f.shape)
+
+
+def angle(a: Float[Array, " n"], b: Float[Array, " n"]) -> Float[Array, ""]:
+    """The angle between two vectors in degrees; NaN where one of them is zero."""
+    # By the tangent of the half: the cosine loses small angles.
+    a, b = a / jnp.linalg.norm(a), b / jnp.linalg.norm(b)
+    return 2 * jnp.degrees(jnp.arctan2(jnp.linalg.norm(a - b), jnp.linalg.norm(a + b)))
+
+
+if __name__ == "__main__":
+    common.last_line(main(tyro.cli(GradientAccuracy)))
