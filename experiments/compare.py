@@ -304,6 +304,8 @@ def _fill(
     """The study with as many lanes at once as fit into four fifths of a device's free memory."""
     memory = plans.free_memory() * 4 // 5
     each = plans.lanes_that_fit(model, lane, study, images.train, memory)
+    # One program runs everywhere, so the fullest device decides.
+    each = int(np.min(multihost_utils.process_allgather(np.asarray(each))))
     width = min(config.width or each, each)
     return study._replace(lanes=study.lanes._replace(each=each // width * width, width=width))
 

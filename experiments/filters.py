@@ -91,6 +91,8 @@ class Filters:
     """Evaluations of the lower-level gradient in each of them."""
     learning_rate: float = 1e-3
     """Adam's."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Of the learning rate; the cosine ends at a hundredth of it."""
     seeds: int | None = None
     """Random starts and noises, trained together as lanes of one program."""
     seed: int = 0
@@ -244,7 +246,9 @@ def _learn(
     config: Filters, options: dict[str, Any], task: Task, lanes: Lanes, out: Path
 ) -> dict[str, Any]:
     problem, params, truth, f, _ = lanes
-    optimiser = optax.adam(options["learning_rate"])
+    rate, iterations = options["learning_rate"], max(options["iterations"], 1)
+    falling = optax.cosine_decay_schedule(rate, iterations, alpha=0.01)
+    optimiser = optax.adam(falling if options["schedule"] == "cosine" else rate)
     if options["beta_0"] is None:
         search = jax.jit(jax.vmap(lambda p, f: bilevel.search(problem, p, truth, f)[0]))
         params = params | {"beta_0": search(params, f)}

@@ -1,5 +1,6 @@
 """Every experiment at its smallest budget, as a user runs it."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -262,7 +263,7 @@ def test_filters_are_learned_and_an_interruption_changes_no_bit(
 ) -> None:
     config = filters.Filters(
         "vertical-bars", filters=(2, 3, 2), iterations=12, lower_iterations=5, seeds=2, block=5,
-        learning_rate=1e-2, out=tmp_path / "whole",
+        learning_rate=1e-2, schedule="cosine", out=tmp_path / "whole",
     )  # fmt: skip
     whole = filters.main(config)
     assert whole["upper_iterations"] == 12 and whole["snr_db"] > whole["snr_noisy_db"]
@@ -321,6 +322,32 @@ def test_filters_that_cannot_be_learned_end_with_a_clear_error(
 ) -> None:
     with pytest.raises(SystemExit, match=message):
         filters.main(filters.Filters(**options, out=tmp_path / "run"))
+
+
+def test_lanes_at_once_fill_an_accelerator_that_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where that is the default."""
+    monkeypatch.setattr(compare.jax, "default_backend", lambda: "gpu")
+    config = compare.Compare(
+        tasks=("denoising",),
+        models=("deq",),
+        noises=(0.1,),
+        taus=(0.9,),
+        gammas=(1.0,),
+        activations=("relu",),
+        out=tmp_path,
+        **TINY,
+    )
+    with contextlib.ExitStack() as stack:
+        assert compare._prepare(config, stack).study.lanes[1:] == (25, 25)
+    monkeypatch.setattr(compare.plans, "free_memory", lambda: 250_000_000)
+    with contextlib.ExitStack() as stack:
+        few = compare._prepare(config, stack).study.lanes
+    assert 2 <= few.each == few.width < 25
+    monkeypatch.setattr(compare.plans, "free_memory", lambda: 10**6)
+    with pytest.raises(SystemExit, match=r"a run of denoising/deq needs \d+ MB, and 1 MB are free"):
+        compare.main(config)
 
 
 def test_hypergradients_grow_accurate_with_the_lower_level(tmp_path: Path) -> None:
