@@ -108,8 +108,13 @@ def start(
 ) -> State:
     """The state before the first step: the lower level starts at K^T f."""
     u = problem.K.adjoint(f)
-    params = {"lam": jnp.ones((), u.dtype), "gamma": jnp.ones((), u.dtype)} | params
+    params = _with_scalars(params, f)
     return State(params, optimiser.init(weights(problem, params)), u, jnp.zeros_like(u))
+
+
+def _with_scalars(params: Params, f: Images) -> Params:
+    """`params` with lam = 1 and gamma = 1 where it has none, as in [CF]."""
+    return {"lam": jnp.ones((), f.dtype), "gamma": jnp.ones((), f.dtype)} | params
 
 
 def solve(
@@ -179,7 +184,7 @@ def search(
 ) -> tuple[Float[Array, ""], Float[Array, " values"]]:
     """The value of beta_0 with the least upper-level loss, and the losses of all."""
     solver = optimized_gradient(tolerance=0.0, max_evaluations=4 * problem.lower_evaluations)
-    fixed = {"lam": jnp.ones((), f.dtype), "gamma": jnp.ones((), f.dtype)} | params
+    fixed = _with_scalars(params, f)
 
     def loss(beta_0: Array) -> Array:
         u, _ = solve(problem, fixed | {"beta_0": beta_0}, f, problem.K.adjoint(f), solver)

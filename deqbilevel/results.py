@@ -34,7 +34,8 @@ def others(dataset: xr.Dataset, *kept: str) -> list[str]:
 
 def sampled(dataset: xr.Dataset) -> list[str]:
     """The axes that were sampled: coordinates along the dimension `sample`."""
-    return [str(name) for name in dataset.coords if dataset[name].dims == ("sample",) != (name,)]
+    along = [str(name) for name in dataset.coords if dataset[name].dims == ("sample",)]
+    return [name for name in along if name != "sample"]
 
 
 def final(dataset: xr.Dataset, name: str) -> xr.DataArray:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import jax
 import numpy as np
 
 
@@ -38,6 +39,13 @@ def options_of(config: Any, *, without: tuple[str, ...] = ("out", "fresh")) -> d
     return {name: value for name, value in options.items() if name not in without}
 
 
+def make_cpu_devices(count: int) -> None:
+    """Make so many devices of a CPU; only before jax is used for the first time."""
+    at_least(1, cpu_devices=count)
+    if count > 1:
+        jax.config.update("jax_num_cpu_devices", count)
+
+
 def digest(options: dict[str, Any]) -> str:
     """Eight characters that name a set of options."""
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
@@ -58,17 +66,20 @@ def alone_in(out: Path) -> Iterator[None]:
         yield
 
 
-def claim(out: Path, options: dict[str, Any], *, fresh: bool) -> None:
-    """Make `out` the folder of these options; start anew if `fresh`.
+@contextlib.contextmanager
+def claim(out: Path, options: dict[str, Any], *, fresh: bool) -> Iterator[None]:
+    """Make `out` the folder of these options, and this program's alone; start anew if `fresh`.
 
-    Only files that an experiment of ours wrote are removed. Raises: ValueError, see `agree`.
+    Only files that an experiment of ours wrote are removed. Raises: ValueError, see `agree` and
+    `alone_in`.
     """
     agree(out, options, fresh=fresh)
-    marker = out / "options.json"
-    if fresh and marker.exists():
-        _remove_run(out)
-    out.mkdir(parents=True, exist_ok=True)
-    write(marker, json.dumps(options, indent=1))
+    with alone_in(out):
+        marker = out / "options.json"
+        if fresh and marker.exists():
+            _remove_run(out)
+        write(marker, json.dumps(options, indent=1))
+        yield
 
 
 def agree(out: Path, options: dict[str, Any], *, fresh: bool) -> None:

@@ -225,8 +225,7 @@ def _prepare(config: Compare, stack: contextlib.ExitStack) -> Work:
     study = _study(config, options)
     axes, drawn = _grid(options)
     grid = grids.grid(axes, drawn)
-    for lane in grid:
-        study.hyperparameters(lane)
+    study.hyperparameters(grid[0])  # the grid has checked all but the study's learning rate
     images = data.load(
         config.data,
         train_size=options["train_size"],
@@ -246,10 +245,10 @@ def _prepare(config: Compare, stack: contextlib.ExitStack) -> Work:
     size = (min(study.pictures, len(images.test)), images.test.shape[1])
     pictures: dict[str, tuple[int, int]] = dict.fromkeys(results.PICTURES, size)
     store = Storage(out, axes, study.epochs, loop.RECORDS, pictures)
-    common.agree(out, options, fresh=config.fresh)
-    if jax.process_index() == 0 and not config.dry_run:
-        stack.enter_context(common.alone_in(out))
-        common.claim(out, options, fresh=config.fresh)
+    if config.dry_run or jax.process_index() > 0:
+        common.agree(out, options, fresh=config.fresh)
+    else:
+        stack.enter_context(common.claim(out, options, fresh=config.fresh))
         if not store.results.exists():
             caption = report.caption(options, grid, images)
             points = {name: ("sample", values) for name, values in drawn.items()}
@@ -272,9 +271,8 @@ def _grid(options: dict[str, Any]) -> tuple[dict[str, list[Any]], dict[str, list
 
 def _join(config: Compare) -> None:
     """Make the devices that the options ask for; only before jax is used for the first time."""
-    common.at_least(1, cpu_devices=config.cpu_devices, processes=config.processes)
-    if config.cpu_devices > 1:
-        jax.config.update("jax_num_cpu_devices", config.cpu_devices)
+    common.at_least(1, processes=config.processes)
+    common.make_cpu_devices(config.cpu_devices)
     by_hand = (config.coordinator, config.processes, config.process)
     if any(x is not None for x in by_hand):
         if any(x is None for x in by_hand):

@@ -136,9 +136,7 @@ def main(config: Filters) -> dict[str, Any]:
             lanes = _lanes(config, options, task)
             name = f"filters-{config.experiment}-{common.digest(options)}"
             out = Path("runs") / name if config.out is None else config.out
-            common.agree(out, options, fresh=config.fresh)
-            stack.enter_context(common.alone_in(out))
-            common.claim(out, options, fresh=config.fresh)
+            stack.enter_context(common.claim(out, options, fresh=config.fresh))
         return _learn(config, options, task, lanes, out)
 
 
@@ -174,9 +172,12 @@ def _task(config: Filters, options: dict[str, Any]) -> Task:
         whole, source = camera() / 255.0, "scikit-image's camera (not the cameraman of [CF])"
     else:
         whole, source = (read_grey(config.image) + 1) / 2, config.image.name
-    if min(whole.shape[0] - 360, whole.shape[1] - 420) < 0:
-        raise ValueError(f"{source}: {whole.shape[0]}x{whole.shape[1]} pixels, but the training "
-                         "patches reach to row 360 and column 420")  # fmt: skip
+    rows, columns = (max(corner) + PATCH for corner in zip(*CORNERS, strict=True))
+    if whole.shape[0] < rows or whole.shape[1] < columns:
+        raise ValueError(
+            f"{source}: {whole.shape[0]}x{whole.shape[1]} pixels, but the training patches reach "
+            f"to row {rows} and column {columns}"
+        )
 
     def cut(x: np.ndarray) -> np.ndarray:
         parts = [x[row : row + PATCH, column : column + PATCH] for row, column in CORNERS]
@@ -278,7 +279,9 @@ def _train(
     common.write(log, "".join(json.dumps(r) + "\n" for r in records))
 
     def block(count: int) -> Any:
-        one = lambda s, f: bilevel.steps(problem, optimiser, s, truth, f, count)  # noqa: E731
+        def one(state: State, f: Array) -> Any:
+            return bilevel.steps(problem, optimiser, state, truth, f, count)
+
         return jax.jit(jax.vmap(one)).lower(state, f).compile()
 
     compiled: dict[int, Any] = {}
@@ -323,17 +326,16 @@ def _show(
         u, info = bilevel.solve(whole, params, y, y, solver)
         return u, info.residual
 
-    noisy, found, pictures, residuals = [], [], [], []
+    noisy, found, psnr, pictures, residuals = [], [], [], [], []
     for lane, measured in enumerate(wholes):
         params = jax.tree.map(lambda x, lane=lane: x[lane], state.params)
         y = jnp.asarray(measured.reshape(1, -1), jnp.float32)
         u, residual = reconstruct(params, y)
         noisy.append(float(losses.snr(y, true)[0]))
         found.append(float(losses.snr(u, true)[0]))
+        psnr.append(float(losses.psnr(u, true, 1.0)[0]))
         residuals.append(float(residual))
         pictures.append(np.asarray(u).reshape(task.whole.shape))
-    rows = [jnp.asarray(picture.reshape(1, -1)) for picture in pictures]
-    psnr = [float(losses.psnr(row, true, 1.0)[0]) for row in rows]
     iterations = records[-1]["iteration"] if records else 0
     caption = (
         f"{options['experiment']} ({task.source}): {options['filters'][0]} filters "

@@ -117,12 +117,11 @@ def main(config: Throughput) -> dict[str, Any]:
 def _check(config: Throughput) -> None:
     """Raises ValueError for a request that cannot be met."""
     common.at_least(1, steps=config.steps, rounds=config.rounds, batch_size=config.batch_size)
-    common.at_least(1, cpu_devices=config.cpu_devices, **{"widths": min(config.widths, default=1)})
+    common.at_least(1, widths=min(config.widths, default=1))
     common.at_least(0, warm_up=config.warm_up, seed=config.seed)
     if config.batch_size > config.train_size:
         raise ValueError(f"--batch-size {config.batch_size}: more than --train-size")
-    if config.cpu_devices > 1:
-        jax.config.update("jax_num_cpu_devices", config.cpu_devices)
+    common.make_cpu_devices(config.cpu_devices)
 
 
 def _grid(config: Throughput) -> list[Lane]:
@@ -242,15 +241,13 @@ def _time(ways: dict[str, Way], label: str, config: Throughput) -> dict[str, Any
     found = {}
     for name, way in ways.items():
         all_spent = np.concatenate(spent[name], axis=1)
-        whole = all_spent[: len(all_spent) // way.width * way.width]
-        made = whole.reshape(-1, way.width, whole.shape[1]).max(axis=1).sum() * way.width
         median = statistics.median(seconds[name])
         found[name] = {
             "seconds": median,
             "times_as_fast": first / median,
             "lane_steps_per_second": len(all_spent) * config.steps / median,
             "evaluations_per_lane_step": 2 * float(all_spent.mean()),
-            "useful_work": float(whole.sum() / made) if made else None,
+            "useful_work": _useful(all_spent, way.width),
         }
     needed = np.concatenate(spent["one after the other"], axis=1)
     order = range(len(needed)) if before is None else np.argsort(before)[::-1]
@@ -328,10 +325,11 @@ def _matrix_rate(precision: str, count: int, pixels: int, batch: int) -> float:
 
     @jax.jit
     def products(x: Array, A: Array) -> Array:
+        def both(_: Any, x: Array) -> Array:
+            return jnp.einsum("lbm,lmn->lbn", jnp.einsum("lbn,lmn->lbm", x, A), A)
+
         with jax.default_matmul_precision(precision):
-            forward = lambda x: jnp.einsum("lbn,lmn->lbm", x, A)  # noqa: E731
-            back = lambda x: jnp.einsum("lbm,lmn->lbn", x, A)  # noqa: E731
-            return jax.lax.fori_loop(0, PRODUCTS // 2, lambda _, x: back(forward(x)), x)
+            return jax.lax.fori_loop(0, PRODUCTS // 2, both, x)
 
     times = []
     for _ in range(4):

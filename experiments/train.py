@@ -90,9 +90,7 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
         options = common.options_of(config)
         name = f"{config.task}-{config.model}-{config.setting}-{common.digest(options)}"
         out = Path("runs") / name if config.out is None else config.out
-        common.agree(out, options, fresh=config.fresh)
-        stack.enter_context(common.alone_in(out))
-        common.claim(out, options, fresh=config.fresh)
+        stack.enter_context(common.claim(out, options, fresh=config.fresh))
 
     params_key, run_key, picture_key = loop.keys(config.seed)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)

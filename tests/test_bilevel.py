@@ -136,7 +136,10 @@ def test_hypergradient_against_the_closed_form_of_the_quadratic_potential():
 def test_conjugate_gradients_start_warm_and_flag_what_they_cannot_solve():
     H = np.diag(np.linspace(1, 50, 12))
     g = normal(0, 2, 12)
-    product = lambda x: x @ jnp.asarray(H)  # noqa: E731
+
+    def product(x):
+        return x @ jnp.asarray(H)
+
     w, info = symmetric_solve(product, g, jnp.zeros_like(g), tolerance=1e-12)
     np.testing.assert_allclose(w, np.asarray(g) / np.diag(H), rtol=1e-9)
     assert info.converged and 10 < info.evaluations <= 14
