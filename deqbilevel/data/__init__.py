@@ -5,9 +5,10 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from deqbilevel.data.base import DataError, Images
-from deqbilevel.data.folder import load_folder
+from deqbilevel.data.folder import load_folder, load_whole
 from deqbilevel.data.idx import load_idx, load_idx_labels, read_labelled
-from deqbilevel.data.tfds import SPLITS, load_tfds, write_tfds
+from deqbilevel.data.shipped import load_faces, load_photographs
+from deqbilevel.data.tfds import SPLITS, load_celeb_a, load_tfds, write_mnist
 
 __all__ = ["DataError", "Images", "load", "load_idx_labels", "prepare"]
 
@@ -16,7 +17,11 @@ FORMS = {
     "idx": "idx:DIR",
     "tfds": "tfds or tfds:DIR",
     "images": "images:DIR",
+    "photographs": "photographs",
+    "faces": "faces",
+    "celeb_a": "celeb_a or celeb_a:DIR",
 }
+DIGITS = ("sample", "idx", "tfds")
 
 
 def load(
@@ -25,6 +30,8 @@ def load(
     train_size: int | None = None,
     test_size: int | None = None,
     patch: int = 28,
+    whole: bool = False,
+    shape: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> Images:
     """Training and test images.
@@ -34,12 +41,19 @@ def load(
             `sample`: 6000 + 1000 digits of MNIST that ship with the package.
             `idx:DIR`: the IDX files of MNIST in DIR, gzipped or not.
             `tfds` or `tfds:DIR`: MNIST as tensorflow-datasets keeps it (in DIR).
-            `images:DIR`: patches of the pictures in DIR.
-        train_size: number of training images, for digits the first ones. None: all digits,
-            or 6000 patches.
-        test_size: number of test images. None: all digits, or 1000 patches.
+            `images:DIR`: the pictures in DIR, patches of them or whole.
+            `photographs`: parts of ten photographs that ship with scikit-image.
+            `faces`: small faces, 25x25, that ship with scikit-image.
+            `celeb_a` or `celeb_a:DIR`: CelebA as tensorflow-datasets keeps it (in DIR).
+        train_size: number of training images, for digits and `celeb_a` the first ones. None: all
+            digits, 6000 patches, half of the whole pictures, or 10 of the others.
+        test_size: number of test images. None: the same with 1000 patches.
         patch: height and width of the patches of `images:DIR`; digits are 28x28.
-        seed: chooses the patches of `images:DIR`; digits ignore it.
+        whole: `images:DIR` gives whole pictures, which have one shape, and no patches. All other
+            images are whole as they are.
+        shape: (height, width) of the middle to take of whole pictures and faces, or of the parts
+            of photographs. None: all of it, and 218x178 of photographs.
+        seed: chooses among pictures and faces, and places in them; digits and `celeb_a` ignore it.
 
     Returns:
         Images as float32 rows with values in [-1, 1].
@@ -47,28 +61,30 @@ def load(
     Raises:
         DataError: a `ValueError`; the message names the argument or file and what to do.
     """
-    kind, colon, folder = spec.partition(":")
-    if kind not in FORMS:
-        raise DataError(_unknown(spec, kind))
-    if bool(folder) != bool(colon) or (kind == "sample" and colon):
-        raise DataError(f"{spec!r}: write {FORMS[kind]}")
-    if kind in ("idx", "images") and not folder:
-        raise DataError(f"{spec!r}: the folder is missing, write {FORMS[kind]}")
-    if kind == "images":
-        return load_folder(folder, train_size, test_size, patch, seed)
-    if patch != 28:
-        raise DataError(f"patch={patch}: digits are 28x28; only images:DIR has other patches")
-    if kind == "idx":
-        return load_idx(folder, train_size, test_size)
-    if kind == "tfds":
-        return load_tfds(folder or None, train_size, test_size)
+    kind, folder = _parsed(spec)
+    _check_cut(kind, patch, whole, shape)
+    match kind:
+        case "images" if whole:
+            return load_whole(folder, train_size, test_size, shape, seed)
+        case "images":
+            return load_folder(folder, train_size, test_size, patch, seed)
+        case "photographs":
+            return load_photographs(train_size, test_size, shape, seed)
+        case "faces":
+            return load_faces(train_size, test_size, shape, seed)
+        case "celeb_a":
+            return load_celeb_a(folder or None, train_size, test_size, shape)
+        case "idx":
+            return load_idx(folder, train_size, test_size)
+        case "tfds":
+            return load_tfds(folder or None, train_size, test_size)
     with as_file(files(__name__) / "mnist") as shipped:
         name = "MNIST sample that ships with deqbilevel"
         return load_idx(shipped, train_size, test_size, source=name)
 
 
 def prepare(idx_directory: str | Path, tfds_directory: str | Path) -> tuple[int, int]:
-    """Prepares MNIST for tensorflow-datasets from its IDX files, see `tfds.write_tfds`.
+    """Prepares MNIST for tensorflow-datasets from its IDX files, see `tfds.write_mnist`.
 
     Returns:
         The numbers of training and test digits.
@@ -78,7 +94,36 @@ def prepare(idx_directory: str | Path, tfds_directory: str | Path) -> tuple[int,
             `tfds_directory` holds another `mnist`.
     """
     digits = {split: read_labelled(idx_directory, split) for split in SPLITS}
-    return write_tfds(digits, tfds_directory)
+    return write_mnist(digits, tfds_directory)
+
+
+def _parsed(spec: str) -> tuple[str, str]:
+    """The kind of data and the folder, which may be empty where the kind has a default."""
+    kind, colon, folder = spec.partition(":")
+    if kind not in FORMS:
+        raise DataError(_unknown(spec, kind))
+    form = FORMS[kind]
+    if bool(folder) != bool(colon) or (colon and "DIR" not in form):
+        raise DataError(f"{spec!r}: write {form}")
+    if not folder and kind in ("idx", "images"):
+        raise DataError(f"{spec!r}: the folder is missing, write {form}")
+    return kind, folder
+
+
+def _check_cut(kind: str, patch: int, whole: bool, shape: tuple[int, int] | None) -> None:
+    """Raises `DataError` for a `patch` or a `shape` that these images cannot have."""
+    patches = kind == "images" and not whole
+    if patch != 28 and kind in DIGITS:
+        raise DataError(f"patch={patch}: digits are 28x28; only images:DIR has other patches")
+    if patch != 28 and not patches:
+        raise DataError(f"patch={patch}: whole pictures have no patches; give shape to cut them")
+    if shape is None:
+        return
+    if kind in DIGITS or patches:
+        has = "patches of images:DIR are square, give patch" if patches else "digits are 28x28"
+        raise DataError(f"shape={shape}: {has}; shape is for whole pictures, photographs and faces")
+    if len(shape) != 2 or min(shape) < 1:
+        raise DataError(f"shape={shape}: give a height and a width, each at least 1")
 
 
 def _unknown(spec: str, kind: str) -> str:

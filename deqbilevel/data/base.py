@@ -1,10 +1,23 @@
-"""What every source of images shares: the result, the error, and the checks on the request."""
+"""What every source of images shares: the result, the error, reading and cutting pictures, and
+the checks on the request."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import imageio.v3 as imageio
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, Shaped, UInt8
+from skimage.color import rgb2gray, rgba2rgb
+from skimage.util import img_as_float32
+
+PLUGINS = {".tif": "tifffile", ".tiff": "tifffile"} | dict.fromkeys(
+    (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm"), "pillow"
+)
+"""What reads a picture file, by its lower-case ending."""
+
+Picture = Float32[np.ndarray, "height width"]
+"""Grey values in [-1, 1]."""
 
 
 class DataError(ValueError):
@@ -44,8 +57,20 @@ def positive(asked: int, split: str) -> int:
     return asked
 
 
-def first(asked: int | None, available: int, split: str) -> int:
+def first(
+    asked: int | None,
+    available: int,
+    split: str,
+    *,
+    larger: str | None = "idx:DIR or tfds:DIR",
+) -> int:
     """How many of the available images of a split to take, all where `asked` is None.
+
+    Args:
+        asked: by the user, or None.
+        available: at least 1.
+        split: "train" or "test", for the message.
+        larger: where there are more, for the message.
 
     Raises:
         DataError: fewer than one asked for, or more than there are.
@@ -53,11 +78,19 @@ def first(asked: int | None, available: int, split: str) -> int:
     if asked is None:
         return available
     if positive(asked, split) > available:
+        advice = f", or read a larger set ({larger})" if larger else ""
         raise DataError(
             f"{split}_size={asked}: there are only {available} {split} images here; "
-            f"ask for at most {available}, or read a larger set (idx:DIR or tfds:DIR)"
+            f"ask for at most {available}{advice}"
         )
     return asked
+
+
+def generator(seed: int, stream: int) -> np.random.Generator:
+    """One of the independent random streams of a seed; raises `DataError` for one below 0."""
+    if seed < 0:
+        raise DataError(f"seed={seed}: give 0 or more")
+    return np.random.default_rng((seed, stream))
 
 
 def from_bytes(
@@ -73,3 +106,125 @@ def from_bytes(
     height, width = train.shape[1:]
     counted = f"{source} ({len(train)} + {len(test)} digits)"
     return Images(rows(train), rows(test), (height, width), counted)
+
+
+def from_pictures(train: Sequence[Picture], test: Sequence[Picture], source: str) -> Images:
+    """Images from whole pictures of one shape, at least one for training and one for test."""
+    height, width = train[0].shape
+    train_rows, test_rows = (np.stack([picture.ravel() for picture in of]) for of in (train, test))
+    counted = f"{len(train)} + {len(test)} {source}, {height}x{width}"
+    return Images(train_rows, test_rows, (height, width), counted)
+
+
+def read_grey(path: Path) -> Picture:
+    """One picture file as grey values in [-1, 1]; transparent parts are laid on white.
+
+    Raises:
+        DataError: not readable, more than one page, CMYK, or values of no known range.
+    """
+    try:
+        pixels = imageio.imread(path, plugin=PLUGINS[path.suffix.lower()])
+    except Exception as error:  # every decoder raises its own kinds
+        raise DataError(f"{path}: cannot be read as an image ({error})") from error
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    if pixels.ndim not in (2, 3) or channels > 4:
+        raise DataError(f"{path}: an array of shape {pixels.shape}, not one grey or RGB picture")
+    if channels == 4 and path.suffix.lower() in (".jpg", ".jpeg"):
+        raise DataError(f"{path}: a CMYK picture; convert it to RGB")
+    fraction = pixels.dtype.kind == "f" and 0 <= pixels.min() <= pixels.max() <= 1
+    if pixels.dtype not in (np.uint8, np.uint16, np.bool_) and not fraction:
+        raise DataError(f"{path}: {pixels.dtype} values, not 8 or 16 bits or floats in [0, 1]")
+    return to_grey(pixels)
+
+
+def to_grey(pixels: Shaped[np.ndarray, "height width *channels"]) -> Picture:
+    """Grey values in [-1, 1] of a picture: bits, 8 or 16 bits, or floats in [0, 1].
+
+    Args:
+        pixels: no axis of channels, or one of: grey; grey, alpha; red, green, blue; red, green,
+            blue, alpha. Transparent parts are laid on white.
+    """
+    unit = img_as_float32(pixels)
+    unit = unit[..., None] if unit.ndim == 2 else unit
+    channels = unit.shape[-1]
+    if channels == 2:
+        unit = unit[..., [0, 0, 0, 1]]
+    if channels in (2, 4):
+        unit = rgba2rgb(unit)
+    grey = unit[..., 0] if channels == 1 else rgb2gray(unit)
+    return np.clip(2 * grey - 1, -1, 1)
+
+
+def middle(
+    picture: Picture, shape: tuple[int, int] | None, name: object
+) -> Float32[np.ndarray, "rows columns"]:
+    """The part of that shape in the middle of a picture, all of it where `shape` is None.
+
+    Raises:
+        DataError: the picture, called by its name, is smaller.
+    """
+    if shape is None:
+        return picture
+    _check_holds(picture, shape, name, "shape")
+    rows, columns = (
+        slice((has - wanted) // 2, (has - wanted) // 2 + wanted)
+        for has, wanted in zip(picture.shape, shape, strict=True)
+    )
+    return picture[rows, columns]
+
+
+def crops(
+    paths: Sequence[Path],
+    count: int,
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+    option: str,
+) -> Float[np.ndarray, "count pixels"]:
+    """`count` parts of that shape, row i from picture i modulo their number, pictures in random
+    order; no part is cut twice.
+
+    Args:
+        paths: of picture files.
+        count: at least 1.
+        shape: (height, width).
+        rng: chooses the order and the places.
+        option: sets the shape, for the messages.
+
+    Raises:
+        DataError: a picture that cannot be read or is too small for its parts.
+    """
+    order = rng.permutation(len(paths))
+    rows = np.empty((count, shape[0] * shape[1]), np.float32)
+    for start, picture in enumerate(order[:count]):
+        share = rows[start :: len(paths)]
+        share[:] = _cut(paths[picture], len(share), shape, rng, option)
+    return rows
+
+
+def _cut(
+    path: Path, count: int, shape: tuple[int, int], rng: np.random.Generator, option: str
+) -> Float[np.ndarray, "count pixels"]:
+    """Parts at distinct random places of one picture."""
+    grey = read_grey(path)
+    _check_holds(grey, shape, path, option)
+    windows = np.lib.stride_tricks.sliding_window_view(grey, shape)
+    places = windows.shape[0] * windows.shape[1]
+    if places < count:
+        raise DataError(
+            f"{path}: {size(grey.shape)} has {places} places for {size(shape)} patches, {count} "
+            f"are needed; ask for fewer (train_size, test_size) or use a smaller {option}"
+        )
+    rows, columns = np.divmod(rng.choice(places, count, replace=False), windows.shape[1])
+    return windows[rows, columns].reshape(count, -1)
+
+
+def size(shape: tuple[int, ...]) -> str:
+    """A shape as messages write it, such as 218x178."""
+    return "x".join(map(str, shape))
+
+
+def _check_holds(picture: Picture, shape: tuple[int, int], name: object, option: str) -> None:
+    if any(has < wanted for has, wanted in zip(picture.shape, shape, strict=True)):
+        raise DataError(
+            f"{name}: {size(picture.shape)} is smaller than {size(shape)}; use a smaller {option}"
+        )

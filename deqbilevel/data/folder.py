@@ -1,21 +1,29 @@
-"""Square grey patches of a folder of pictures, with training and test pictures kept apart."""
+"""The pictures of a folder, cut into square patches or whole, with training and test kept apart."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import imageio.v3 as imageio
 import numpy as np
-from jaxtyping import Float, Float32
-from skimage.color import rgb2gray, rgba2rgb
-from skimage.util import img_as_float32
+from jaxtyping import Float
 
-from deqbilevel.data.base import DataError, Images, existing_folder, positive
+from deqbilevel.data.base import (
+    PLUGINS,
+    DataError,
+    Images,
+    Picture,
+    crops,
+    existing_folder,
+    first,
+    from_pictures,
+    generator,
+    middle,
+    positive,
+    read_grey,
+    size,
+)
 
 TRAIN_SIZE, TEST_SIZE = 6000, 1000
 TEST_SHARE = 1 / 5
-
-_PLUGINS = {".tif": "tifffile", ".tiff": "tifffile"} | dict.fromkeys(
-    (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm"), "pillow"
-)
 
 
 def load_folder(
@@ -46,69 +54,69 @@ def load_folder(
         positive(TRAIN_SIZE if train_size is None else train_size, "train"),
         positive(TEST_SIZE if test_size is None else test_size, "test"),
     ]
-    if patch < 1 or seed < 0:
-        raise DataError(f"patch={patch}, seed={seed}: patch is at least 1 and seed at least 0")
+    if patch < 1:
+        raise DataError(f"patch={patch}: give at least 1")
+    streams = [generator(seed, stream) for stream in (1, 2)]
     pictures_of = split(folder, seed)
     train, test = (
-        patches(paths, size, patch, np.random.default_rng((seed, stream)))
-        for stream, (paths, size) in enumerate(zip(pictures_of, sizes, strict=True), start=1)
+        patches(paths, count, patch, rng)
+        for paths, count, rng in zip(pictures_of, sizes, streams, strict=True)
     )
     counted = " + ".join(str(len(paths)) for paths in pictures_of)
     source = f"{patch}x{patch} patches of {counted} pictures in {folder.resolve().name}"
     return Images(train, test, (patch, patch), source)
 
 
-def read_grey(path: Path) -> Float32[np.ndarray, "height width"]:
-    """One picture as grey values in [-1, 1]; transparent parts are laid on white.
+def load_whole(
+    folder: str | Path,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    shape: tuple[int, int] | None = None,
+    seed: int = 0,
+) -> Images:
+    """Whole pictures of a folder, which have one shape, chosen and ordered by the seed.
+
+    Training and test pictures come from `train/` and `test/` where the folder has both, else
+    from the two ends of one random order: neither split changes with the size of the other.
+    [REB] learns from 10 of the 20 faces of its journal version and tests on the others.
+
+    Args:
+        folder: searched with all its subfolders.
+        train_size: number of training pictures. None: all of `train/`; without it half of the
+            pictures, or what the test leaves of that.
+        test_size: number of test pictures; None: the same with `test/`.
+        shape: (height, width) of the middle of each picture to take; None: all of it.
+        seed: at least 0.
 
     Raises:
-        DataError: not readable, more than one page, CMYK, or values of no known range.
+        DataError: too few pictures, one that cannot be read, or one of another shape.
     """
-    try:
-        pixels = imageio.imread(path, plugin=_PLUGINS[path.suffix.lower()])
-    except Exception as error:  # every decoder raises its own kinds
-        raise DataError(f"{path}: cannot be read as an image ({error})") from error
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if pixels.ndim != 3 or pixels.shape[-1] > 4:
-        raise DataError(f"{path}: an array of shape {pixels.shape}, not one grey or RGB picture")
-    channels = pixels.shape[-1]
-    if channels == 4 and path.suffix.lower() in (".jpg", ".jpeg"):
-        raise DataError(f"{path}: a CMYK picture; convert it to RGB")
-    fraction = pixels.dtype.kind == "f" and 0 <= pixels.min() <= pixels.max() <= 1
-    if pixels.dtype not in (np.uint8, np.uint16, np.bool_) and not fraction:
-        raise DataError(f"{path}: {pixels.dtype} values, not 8 or 16 bits or floats in [0, 1]")
-    unit = img_as_float32(pixels)
-    if channels == 2:
-        unit = unit[..., [0, 0, 0, 1]]
-    if channels in (2, 4):
-        unit = rgba2rgb(unit)
-    grey = unit[..., 0] if channels == 1 else rgb2gray(unit)
-    return np.clip(2 * grey - 1, -1, 1)
+    folder = existing_folder(folder)
+    train, test = _chosen(folder, train_size, test_size, seed)
+    pictures = _read_alike(train + test, shape)
+    source = f"pictures in {folder.resolve().name}"
+    return from_pictures(pictures[: len(train)], pictures[len(train) :], source)
 
 
 def split(folder: str | Path, seed: int) -> tuple[list[Path], list[Path]]:
     """The training and the test pictures of a folder: those in `train/` and `test/` where it has
     both, else a seeded fifth of them, at least one, is for the test. Raises: DataError."""
     folder = existing_folder(folder)
-    train, test = folder / "train", folder / "test"
-    if train.is_dir() and test.is_dir():
-        return pictures(train), pictures(test)
-    paths = pictures(folder)
-    if len(paths) < 2:
-        raise DataError(f"{folder}: only {paths[0].name} here; training and test need one each")
-    order = np.random.default_rng((seed, 0)).permutation(len(paths))
+    apart = _apart(folder)
+    if apart:
+        return apart
+    paths = _shuffled(_several(folder), seed)
     held_out = max(1, round(TEST_SHARE * len(paths)))
-    return [paths[i] for i in order[held_out:]], [paths[i] for i in order[:held_out]]
+    return paths[held_out:], paths[:held_out]
 
 
 def pictures(folder: str | Path) -> list[Path]:
     """The picture files of a folder and its subfolders, sorted. Raises: DataError if none."""
     folder = existing_folder(folder)
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in _PLUGINS]
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in PLUGINS]
     visible = [path for path in found if path.is_file() and not path.name.startswith(".")]
     if not visible:
-        raise DataError(f"{folder}: no images here ({', '.join(sorted(_PLUGINS))})")
+        raise DataError(f"{folder}: no images here ({', '.join(sorted(PLUGINS))})")
     return sorted(visible, key=lambda path: path.relative_to(folder).as_posix())
 
 
@@ -120,28 +128,64 @@ def patches(
     Raises:
         DataError: a picture that cannot be read or is too small for its patches.
     """
-    order = rng.permutation(len(paths))
-    rows = np.empty((count, patch**2), np.float32)
-    for start, picture in enumerate(order[:count]):
-        share = rows[start :: len(paths)]
-        share[:] = _cut(paths[picture], len(share), patch, rng)
-    return rows
+    return crops(paths, count, (patch, patch), rng, "--patch")
 
 
-def _cut(
-    path: Path, count: int, patch: int, rng: np.random.Generator
-) -> Float[np.ndarray, "count pixels"]:
-    """Patches at distinct random places of one picture."""
-    grey = read_grey(path)
-    size = f"{grey.shape[0]}x{grey.shape[1]}"
-    if min(grey.shape) < patch:
-        raise DataError(f"{path}: {size} is smaller than {patch}x{patch}; use a smaller --patch")
-    windows = np.lib.stride_tricks.sliding_window_view(grey, (patch, patch))
-    places = windows.shape[0] * windows.shape[1]
-    if places < count:
+def _apart(folder: Path) -> tuple[list[Path], list[Path]] | None:
+    """The pictures of `train/` and `test/` where the folder has both."""
+    train, test = folder / "train", folder / "test"
+    return (pictures(train), pictures(test)) if train.is_dir() and test.is_dir() else None
+
+
+def _several(folder: Path) -> list[Path]:
+    paths = pictures(folder)
+    if len(paths) < 2:
+        raise DataError(f"{folder}: only {paths[0].name} here; training and test need one each")
+    return paths
+
+
+def _shuffled(paths: list[Path], seed: int) -> list[Path]:
+    return [paths[i] for i in generator(seed, 0).permutation(len(paths))]
+
+
+def _chosen(
+    folder: Path, train_size: int | None, test_size: int | None, seed: int
+) -> tuple[list[Path], list[Path]]:
+    """The whole pictures for training and for test."""
+    apart = _apart(folder)
+    if apart:
+        train, test = (_shuffled(paths, seed) for paths in apart)
+        train_size = first(train_size, len(train), "train", larger=None)
+        test_size = first(test_size, len(test), "test", larger=None)
+        return train[:train_size], test[:test_size]
+    paths = _shuffled(_several(folder), seed)
+    total, half = len(paths), len(paths) // 2
+    for asked, name in ((train_size, "train"), (test_size, "test")):
+        if asked is not None and positive(asked, name) >= total:
+            raise DataError(
+                f"{name}_size={asked}: {folder} has {total} pictures for training and test "
+                f"together; ask for at most {total - 1}"
+            )
+    if train_size is None:
+        train_size = min(total - half, total - (test_size or half))
+    if test_size is None:
+        test_size = min(half, total - train_size)
+    if train_size + test_size > total:
         raise DataError(
-            f"{path}: {size} has {places} places for {patch}x{patch} patches, {count} are needed; "
-            "ask for fewer patches (train_size, test_size) or use a smaller --patch"
+            f"train_size={train_size} and test_size={test_size}: {folder} has only {total} "
+            "pictures for both; ask for fewer"
         )
-    rows, columns = np.divmod(rng.choice(places, count, replace=False), windows.shape[1])
-    return windows[rows, columns].reshape(count, -1)
+    return paths[:train_size], paths[total - test_size :]
+
+
+def _read_alike(paths: Sequence[Path], shape: tuple[int, int] | None) -> list[Picture]:
+    """The pictures, or their middles; raises `DataError` at the first of another shape."""
+    read: list[Picture] = []
+    for path in paths:
+        read.append(middle(read_grey(path), shape, path))
+        if read[-1].shape != read[0].shape:
+            raise DataError(
+                f"{paths[0]} is {size(read[0].shape)} but {path} is {size(read[-1].shape)}: whole "
+                "pictures need one shape; take their middles (shape) or cut patches (--patch)"
+            )
+    return read
