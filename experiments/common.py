@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +120,26 @@ def write(path: Path, text: str) -> None:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """The records of a file with one JSON object a line; none where there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The records of a file with one JSON object a line; none where there is no file.
+
+    A last line that is not whole is what an interrupted program left: it is dropped, and cut from
+    the file, so that the next record begins a line of its own.
+    Raises: ValueError for another line that is not JSON.
+    """
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise ValueError(
+                    f"{path}, line {number}: not a record in JSON ({error}); mend the line, or "
+                    "start anew with --fresh"
+                ) from error
+    if lines and not (len(found) == len(lines) and lines[-1].endswith(b"\n")):
+        keep(path, found)
+    return found
 
 
 def append(path: Path, record: dict[str, Any]) -> None:
@@ -143,6 +161,11 @@ def plain(record: dict[str, Any]) -> dict[str, Any]:
         return None if isinstance(x, float) and not np.isfinite(x) else x
 
     return {name: value(x) for name, x in record.items()}
+
+
+def line(cells: Iterable[str]) -> str:
+    """A row of a table in Markdown."""
+    return "| " + " | ".join(cells) + " |"
 
 
 def last_line(numbers: dict[str, Any]) -> None:

@@ -9,8 +9,6 @@ Repeating the same command goes on after an interruption, or shows the finished 
 """
 
 import contextlib
-import functools
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,19 +26,17 @@ from tqdm import tqdm
 from deqbilevel import (
     bilevel,
     checkpoints,
-    conditions,
     hypergradients,
     losses,
     operators,
-    plots,
     potentials,
     pretrained,
     solvers,
 )
 from deqbilevel.bilevel import Problem, State
-from deqbilevel.pretrained import Learned
 from deqbilevel.regularizers import convolutional
-from experiments import common, filter_tasks
+from experiments import common, filter_results, filter_tasks
+from experiments.filter_results import Outcome
 from experiments.filter_tasks import Task
 
 REVIEW: dict[str, Any] = {
@@ -348,7 +344,21 @@ def _learn(
     if done:
         state = checkpoints.restore(out / "latest", state)
     state, records = _train(config, options, task, lanes, state, done, out)
-    return _show(options, lanes, task, state, records, out)
+    outcome = Outcome(
+        options,
+        task,
+        problems,
+        lanes.truth,
+        lanes.pictures,
+        before=lanes.params,
+        after=state.params,
+        records=records,
+    )
+    solver = solvers.optimized_gradient(
+        tolerance=FINAL_TOLERANCE, max_evaluations=FINAL_EVALUATIONS
+    )
+    alone = options | {"seeds": 1}
+    return filter_results.report(outcome, lambda shape: _problem(alone, shape), solver, out)
 
 
 def _searched(options: dict[str, Any], lanes: Lanes) -> Array:
@@ -370,7 +380,8 @@ def _train(
 ) -> tuple[State, list[dict[str, Any]]]:
     """Blocks of upper-level iterations; each is on disk before the next begins."""
     log = out / "metrics.jsonl"
-    records = [r for r in common.records(log) if r["iteration"] <= done] if done else []
+    with common.clear_errors():
+        records = [r for r in common.records(log) if r["iteration"] <= done] if done else []
     common.keep(log, records)
     problems, _, truth, f, *_ = lanes
     optimiser, sizes = _optimiser(options), [len(t) for t in truth]
@@ -433,179 +444,6 @@ def _watcher(
 
     judged = jax.jit(jax.vmap(judge))
     return lambda params: jax.tree.map(lambda x: x.tolist(), judged(params, lanes.held_out))
-
-
-def _show(
-    options: dict[str, Any],
-    lanes: Lanes,
-    task: Task,
-    state: State,
-    records: list[dict[str, Any]],
-    out: Path,
-) -> dict[str, Any]:
-    """Reconstruct the pictures with each lane's filters, draw one, return the numbers."""
-    iterations = records[-1]["iteration"] if records else 0
-    rows, reconstruct = _judged(options, lanes, task, state, iterations, out)
-
-    def mean(name: str) -> float:
-        return float(np.mean([row[name] for row in rows]))
-
-    def of_lanes(name: str) -> list[float]:
-        per_lane = np.reshape([row[name] for row in rows], (options["seeds"], -1))
-        return per_lane.mean(axis=1).tolist()
-
-    noisy, found = of_lanes("snr_noisy_db"), of_lanes("snr_db")
-    best = int(np.argmax(found))
-    own = jax.tree.map(lambda x: x[best], state.params)
-    seconds = sum(r["seconds"] for r in records)
-    gains = np.subtract(found, noisy)
-    numbers = {
-        "snr_noisy_db": mean("snr_noisy_db"),
-        "snr_db": mean("snr_db"),
-        "gain_db": float(np.mean(gains)),
-        "gain_db_least": float(np.min(gains)),
-        "psnr_noisy_db": mean("psnr_noisy_db"),
-        "psnr_db": mean("psnr_db"),
-        "ssim": mean("ssim"),
-        "pictures": len(task.pictures),
-        "snr_db_of_lanes": [round(x, 2) for x in found],
-        "final_residual": float(np.max([row["residual"] for row in rows])),
-        "upper_iterations": iterations,
-        "step_ms": 1e3 * seconds / max(iterations, 1),
-        "images_per_second": sum(r["images"] for r in records) / max(seconds, 1e-9),
-        "not_converged": int(np.sum(1 - _joined(records, "adjoint_converged"))),
-        "lower_solves": int(np.sum(_joined(records, "lower_solves"))),
-        "seconds": seconds,
-        "out": str(out),
-    }
-    if options["experiment"] == "vertical-bars":
-        numbers |= {"psnr_noisy_db": None, "psnr_db": None, "ssim": None}
-    # Of folders only the names: the file may travel.
-    folders = {k: options[k] and Path(options[k]).name for k in ("image", "test_images")}
-    result = {k: v for k, v in numbers.items() if k != "out"}
-    about = {"options": options | folders, "source": task.source, "result": result}
-    pretrained.save(out / "filters.npz", Learned(own, options["boundary"], about))
-    common.write(out / "conditions.txt", _conditions(lanes, own))
-    _draw(options, task, lanes, state, reconstruct, records, best, out)
-    common.write(out / "result.json", json.dumps(numbers, indent=1))
-    return numbers
-
-
-def _conditions(lanes: Lanes, params: dict[str, Any]) -> str:
-    """What [CF] 5.3.1 asks for, at the end of learning, on each shape of training images."""
-    pixels = float(min(x.min() for x in lanes.truth)), float(max(x.max() for x in lanes.truth))
-    reports = [
-        conditions.report(problem, params, conditions.Region(pixels, images=len(truth)))
-        for problem, truth in zip(lanes.problems, lanes.truth, strict=True)
-    ]
-    return "\n\n".join(map(conditions.text, reports)) + "\n"
-
-
-def _joined(records: list[dict[str, Any]], name: str) -> np.ndarray:
-    """A quantity of every iteration: [iterations, lanes]."""
-    return np.concatenate([np.asarray(r[name]).T for r in records]) if records else np.empty((0, 1))
-
-
-def _judged(
-    options: dict[str, Any], lanes: Lanes, task: Task, state: State, iterations: int, out: Path
-) -> tuple[list[dict[str, Any]], Callable[[int, str], Array]]:
-    """The numbers of each lane's pictures, each on disk before the next; and what makes them."""
-    solver = solvers.optimized_gradient(
-        tolerance=FINAL_TOLERANCE, max_evaluations=FINAL_EVALUATIONS
-    )
-    programs: dict[tuple[int, ...], Any] = {}
-
-    @functools.cache
-    def solve(lane: int, name: str) -> tuple[Array, Array]:
-        measured = lanes.pictures[lane][name]
-        if measured.shape not in programs:
-            problem = _problem(options | {"seeds": 1}, measured.shape)
-            programs[measured.shape] = jax.jit(lambda p, y: bilevel.solve(problem, p, y, y, solver))
-        params = jax.tree.map(lambda x: x[lane], state.params)
-        y = jnp.asarray(measured.reshape(1, -1), jnp.float32)
-        u, info = programs[measured.shape](params, y)
-        return u, info.residual
-
-    def judge(lane: int, name: str) -> dict[str, Any]:
-        true = task.pictures[name]
-        t, y = (jnp.asarray(x.reshape(1, -1)) for x in (true, lanes.pictures[lane][name]))
-        u, residual = solve(lane, name)
-        # The literature on natural images compares pictures as they are stored.
-        shown = losses.quantised(u) if options["experiment"] == "natural" else u
-        values = {
-            "snr_noisy_db": losses.snr(y, t),
-            "snr_db": losses.snr(u, t),
-            "psnr_noisy_db": losses.psnr(y, t, 1.0),
-            "psnr_db": losses.psnr(shown, t, 1.0),
-            "ssim": losses.ssim(shown, t, true.shape, 1.0),
-            "residual": residual,
-        }
-        row = {"iteration": iterations, "lane": lane, "picture": name}
-        return row | {k: float(jnp.squeeze(v)) for k, v in values.items()}
-
-    log = out / "pictures.jsonl"
-    rows = [row for row in common.records(log) if row["iteration"] == iterations]
-    common.keep(log, rows)
-    todo = [(lane, name) for lane in range(options["seeds"]) for name in task.pictures]
-    for lane, name in tqdm(todo[len(rows) :], unit="picture", disable=len(todo) < 20):
-        rows.append(judge(lane, name))
-        common.append(log, rows[-1])
-    return rows, lambda lane, name: solve(lane, name)[0]
-
-
-def _draw(
-    options: dict[str, Any],
-    task: Task,
-    lanes: Lanes,
-    state: State,
-    reconstruct: Callable[[int, str], Array],
-    records: list[dict[str, Any]],
-    lane: int,
-    out: Path,
-) -> None:
-    """The figures; pictures and filters are those of one lane."""
-    caption = (
-        f"{options['experiment']} ({task.source}): {options['filters'][0]} filters "
-        f"{options['filters'][1]}x{options['filters'][2]}, {options['potential']}, learned: "
-        f"{options['learn']}, {records[-1]['iteration'] if records else 0} upper-level iterations; "
-    )
-
-    def of_lane(params: dict[str, Any]) -> tuple[np.ndarray, Any]:
-        own = jax.tree.map(lambda x: x[lane], params)
-        return np.asarray(convolutional.filters(own)), np.asarray(convolutional.strengths(own))
-
-    stages = {"before": of_lane(lanes.params), "after": of_lane(state.params)}
-    text = caption + "ordered by effective strength e^(beta_0 + beta_k) ||c_k||, which is given"
-    plots.save(plots.filter_figure(stages, text), out / "filters.png")
-    name, true = next(iter(task.pictures.items()))
-    found = np.asarray(reconstruct(lane, name)).reshape(true.shape)
-    measured = lanes.pictures[lane][name]
-    snr = [
-        float(losses.snr(jnp.asarray(x.reshape(1, -1)), jnp.asarray(true.reshape(1, -1)))[0])
-        for x in (measured, found)
-    ]
-    shown = {
-        "true": true,
-        f"measured\nSNR {snr[0]:.2f} dB": measured,
-        f"reconstructed\nSNR {snr[1]:.2f} dB": found,
-    }
-    text = f"{caption}{name}, reconstructed to convergence"
-    figure = plots.profile_figure(shown, true.shape[0] // 2, text)
-    plots.save(figure, out / "reconstruction.png")
-    first = task.groups[0]
-    rows = {"training": first.truth[:8] * 2 - 1}
-    figure = plots.reconstructions(rows, first.shape, caption + "training images")
-    plots.save(figure, out / "patches.png")
-    if records:
-        names = {
-            "loss": "upper-level loss",
-            "gradient_norm": "hypergradient norm / sqrt(R)",
-            "lower_gradient_norm": "lower gradient norm / sqrt(N)",
-            "adjoint_evaluations": "Hessian products",
-        }
-        joined = {text: _joined(records, name) for name, text in names.items()}
-        text = caption + "a line for each seed"
-        plots.save(plots.course_figure(joined, text), out / "course.png")
 
 
 if __name__ == "__main__":

@@ -38,9 +38,6 @@ def unrolled(
     With checkpoint="sqrt" the backward pass keeps the states of about sqrt(T) evaluations, and
     evaluates the others again. Its Info has the vector-Jacobian products and those evaluations,
     and as residual what the derivative still lacks, see `base.begin`.
-    A scheme with branches need not have a reverse mode where it has a forward one: if the side that
-    was not taken divides by zero, the gradient is NaN and Info says that it did not converge. So it
-    is for `nonlinear_conjugate_gradient` and `limited_memory_bfgs`.
     Raises ValueError for a solver without a scheme or without a budget that is a plain int.
     """
     iteration, budget = _scheme(solver), _budget(solver)

@@ -9,6 +9,9 @@ enough by the approximate Wolfe conditions of Hager and Zhang (SIAM J. Optim. 16
 with over = 1 - 2 delta. For a quadratic cost they are the Wolfe conditions, and they need no
 difference of costs, which rounding would lose near the minimiser. Phi need not be convex, nor L be
 right; it is not checked that Phi itself decreases, so that a step may cross a hump of it.
+
+In reverse mode a branch that is not taken must not divide by zero, or its NaN times the cotangent 0
+is NaN: see `_differentiated`.
 """
 
 from collections.abc import Callable
@@ -110,7 +113,11 @@ def limited_memory_bfgs(
         return state._replace(count=state.count + 1, params=u, updates=-r)
 
     def turn(line: Line, u: Rows, r: Rows) -> tuple[Rows, PerImage, Any]:
-        p, state = jax.vmap(bfgs.update)(-r, line.memory, u)
+        # optax divides by <s, y>, or by nothing where that is 0, which has no derivative.
+        before = line.memory
+        sy = dot(u - before.params, r + before.updates)
+        given = _differentiated(jnp.isfinite(1 / sy**2), (-r, before, u))
+        p, state = jax.vmap(bfgs.update)(*given)
         definite = jnp.all(state.weights_memory >= 0, axis=1, keepdims=True)
         return jnp.where(definite, -p, 0), jnp.ones_like(line.a), state
 
@@ -140,18 +147,21 @@ def _search(
         def step(k: Array, line: Line) -> tuple[Line, Array, Array]:
             u = line.u + line.a * line.p
             r = G(u.reshape(shape)).reshape(flat.shape) - u
+            finite = jnp.isfinite(dot(r, line.p))
+            r = jnp.where(finite, r, 0)
             before, after = dot(line.r, line.p), dot(r, line.p)
-            short_enough = jnp.isfinite(after) & (after >= -over * line.slope)
+            short_enough = finite & (after >= -over * line.slope)
             too_short = after > under * line.slope
 
             # The fraction of a at which the slope would vanish; not finite, it shrinks most.
-            fraction = _ratio(before, before - after)
+            fraction = jnp.where(finite, _ratio(before, before - after), 0)
             fraction = jnp.where(fraction > 0.1, jnp.minimum(fraction, 0.99), 0.1)
             stayed = line._replace(a=line.a * fraction)
             further = jnp.minimum(_ratio(after, before - after, otherwise=10), 10)
             went_on = line._replace(u=u, r=r, a=line.a * further)
 
-            p, a, memory = turn(line, u, r)
+            turns = short_enough & ~too_short & (line.slope > 0)
+            p, a, memory = turn(*_differentiated(turns, (line, u, r)))
             turned = Line(u, r, p, dot(r, p), a, memory)
             descends = (line.slope > 0) & (turned.slope > 0) & jnp.isfinite(turned.slope)
             steepest = Line(u, r, r, dot(r, r), jnp.ones_like(a), start(u, r))
@@ -177,6 +187,14 @@ def _select(choose: Bool[Array, "batch 1"], one: Any, other: Any) -> Any:
         return jnp.where(choose.reshape((len(choose),) + (1,) * (x.ndim - 1)), x, y)
 
     return jax.tree.map(of_leaf, one, other)
+
+
+def _differentiated(choose: Bool[Array, "batch 1"], tree: Any) -> Any:
+    """The tree, a constant for derivatives but where the image is chosen.
+
+    What comes back to it in reverse mode, NaN included, is dropped for the other images.
+    """
+    return _select(choose, tree, jax.lax.stop_gradient(tree))
 
 
 def _ratio(x: PerImage, y: PerImage, otherwise: Any = 0) -> PerImage:

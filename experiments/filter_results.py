@@ -1,0 +1,243 @@
+"""What learned filters are worth: pictures are reconstructed, judged and drawn, and reported."""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from tqdm import tqdm
+
+from deqbilevel import bilevel, conditions, losses, plots, pretrained
+from deqbilevel.bilevel import Problem
+from deqbilevel.pretrained import Learned
+from deqbilevel.regularizers import convolutional
+from deqbilevel.types import Solver
+from experiments import common
+from experiments.filter_tasks import Picture, Task
+
+Reconstruct = Callable[[int, str], Array]
+"""(lane, name of a picture) -> its reconstruction with the filters of that lane."""
+
+
+class Outcome(NamedTuple):
+    """What learning came to. A lane is a seed; `before` and `after` have a leading axis of them."""
+
+    options: dict[str, Any]
+    task: Task
+    problems: list[Problem]
+    """For each shape of the training images."""
+    truth: list[Array]
+    """[images, pixels] of each shape"""
+    measured: list[dict[str, Picture]]
+    """The noisy pictures of each lane."""
+    before: dict[str, Any]
+    """Params."""
+    after: dict[str, Any]
+    records: list[dict[str, Any]]
+    """Of each block of upper-level iterations."""
+
+    @property
+    def iterations(self) -> int:
+        """Of the upper level."""
+        return self.records[-1]["iteration"] if self.records else 0
+
+
+def report(
+    outcome: Outcome,
+    problem_of: Callable[[tuple[int, int]], Problem],
+    solver: Solver,
+    out: Path,
+) -> dict[str, Any]:
+    """Reconstruct the pictures with each lane's filters, draw one, return the numbers."""
+    solve = _reconstruction(outcome, problem_of, solver)
+    rows = _judged(outcome, solve, out / "pictures.jsonl")
+    found = _of_lanes(outcome, rows, "snr_db")
+    best = int(np.argmax(found))
+    params = jax.tree.map(lambda x: x[best], outcome.after)
+    numbers = _numbers(outcome, rows) | {"out": str(out)}
+    # Of folders only the names: the file may travel.
+    options = outcome.options
+    folders = {k: options[k] and Path(options[k]).name for k in ("image", "test_images")}
+    result = {k: v for k, v in numbers.items() if k != "out"}
+    about = {"options": options | folders, "source": outcome.task.source, "result": result}
+    pretrained.save(out / "filters.npz", Learned(params, options["boundary"], about))
+    common.write(out / "conditions.txt", _conditions(outcome, params))
+    _draw(outcome, lambda lane, name: solve(lane, name)[0], best, out)
+    common.write(out / "result.json", json.dumps(numbers, indent=1))
+    return numbers
+
+
+# ---- judging
+
+
+def _reconstruction(
+    outcome: Outcome, problem_of: Callable[[tuple[int, int]], Problem], solver: Solver
+) -> Callable[[int, str], tuple[Array, Array]]:
+    """(lane, name of a picture) -> the reconstruction and its residual, each made once."""
+    programs: dict[tuple[int, ...], Any] = {}
+
+    @functools.cache
+    def solve(lane: int, name: str) -> tuple[Array, Array]:
+        measured = outcome.measured[lane][name]
+        if measured.shape not in programs:
+            problem = problem_of(measured.shape)
+            programs[measured.shape] = jax.jit(lambda p, y: bilevel.solve(problem, p, y, y, solver))
+        params = jax.tree.map(lambda x: x[lane], outcome.after)
+        y = jnp.asarray(measured.reshape(1, -1), jnp.float32)
+        u, info = programs[measured.shape](params, y)
+        return u, info.residual
+
+    return solve
+
+
+def _judged(
+    outcome: Outcome, solve: Callable[[int, str], tuple[Array, Array]], log: Path
+) -> list[dict[str, Any]]:
+    """The numbers of each lane's pictures, each on disk before the next."""
+    options, task, iterations = outcome.options, outcome.task, outcome.iterations
+
+    def judge(lane: int, name: str) -> dict[str, Any]:
+        true = task.pictures[name]
+        t, y = (jnp.asarray(x.reshape(1, -1)) for x in (true, outcome.measured[lane][name]))
+        u, residual = solve(lane, name)
+        # The literature on natural images compares pictures as they are stored.
+        shown = losses.quantised(u) if options["experiment"] == "natural" else u
+        values = {
+            "snr_noisy_db": losses.snr(y, t),
+            "snr_db": losses.snr(u, t),
+            "psnr_noisy_db": losses.psnr(y, t, 1.0),
+            "psnr_db": losses.psnr(shown, t, 1.0),
+            "ssim": losses.ssim(shown, t, true.shape, 1.0),
+            "residual": residual,
+        }
+        row = {"iteration": iterations, "lane": lane, "picture": name}
+        return row | {k: float(jnp.squeeze(v)) for k, v in values.items()}
+
+    with common.clear_errors():
+        rows = [row for row in common.records(log) if row["iteration"] == iterations]
+    common.keep(log, rows)
+    todo = [(lane, name) for lane in range(options["seeds"]) for name in task.pictures]
+    for lane, name in tqdm(todo[len(rows) :], unit="picture", disable=len(todo) < 20):
+        rows.append(judge(lane, name))
+        common.append(log, rows[-1])
+    return rows
+
+
+def _of_lanes(outcome: Outcome, rows: list[dict[str, Any]], name: str) -> list[float]:
+    """The mean over the pictures of each lane."""
+    per_lane = np.reshape([row[name] for row in rows], (outcome.options["seeds"], -1))
+    return per_lane.mean(axis=1).tolist()
+
+
+def _numbers(outcome: Outcome, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The headline numbers."""
+
+    def mean(name: str) -> float:
+        return float(np.mean([row[name] for row in rows]))
+
+    noisy, found = (_of_lanes(outcome, rows, name) for name in ("snr_noisy_db", "snr_db"))
+    gains = np.subtract(found, noisy)
+    records, iterations = outcome.records, outcome.iterations
+    seconds = sum(r["seconds"] for r in records)
+    numbers = {
+        "snr_noisy_db": mean("snr_noisy_db"),
+        "snr_db": mean("snr_db"),
+        "gain_db": float(np.mean(gains)),
+        "gain_db_least": float(np.min(gains)),
+        "psnr_noisy_db": mean("psnr_noisy_db"),
+        "psnr_db": mean("psnr_db"),
+        "ssim": mean("ssim"),
+        "pictures": len(outcome.task.pictures),
+        "snr_db_of_lanes": [round(x, 2) for x in found],
+        "final_residual": float(np.max([row["residual"] for row in rows])),
+        "upper_iterations": iterations,
+        "step_ms": 1e3 * seconds / max(iterations, 1),
+        "images_per_second": sum(r["images"] for r in records) / max(seconds, 1e-9),
+        "not_converged": int(np.sum(1 - _joined(records, "adjoint_converged"))),
+        "lower_solves": int(np.sum(_joined(records, "lower_solves"))),
+        "seconds": seconds,
+    }
+    if outcome.options["experiment"] == "vertical-bars":
+        numbers |= {"psnr_noisy_db": None, "psnr_db": None, "ssim": None}
+    return numbers
+
+
+def _conditions(outcome: Outcome, params: dict[str, Any]) -> str:
+    """What [CF] 5.3.1 asks for, at the end of learning, on each shape of training images."""
+    truth = outcome.truth
+    pixels = float(min(x.min() for x in truth)), float(max(x.max() for x in truth))
+    reports = [
+        conditions.report(problem, params, conditions.Region(pixels, images=len(images)))
+        for problem, images in zip(outcome.problems, truth, strict=True)
+    ]
+    return "\n\n".join(map(conditions.text, reports)) + "\n"
+
+
+def _joined(records: list[dict[str, Any]], name: str) -> np.ndarray:
+    """A quantity of every iteration: [iterations, lanes]."""
+    return np.concatenate([np.asarray(r[name]).T for r in records]) if records else np.empty((0, 1))
+
+
+# ---- drawing
+
+
+def _draw(outcome: Outcome, reconstruct: Reconstruct, lane: int, out: Path) -> None:
+    """The figures; pictures and filters are those of one lane."""
+    options = outcome.options
+    caption = (
+        f"{options['experiment']} ({outcome.task.source}): {options['filters'][0]} filters "
+        f"{options['filters'][1]}x{options['filters'][2]}, {options['potential']}, learned: "
+        f"{options['learn']}, {outcome.iterations} upper-level iterations; "
+    )
+    _draw_filters(outcome, lane, caption, out)
+    _draw_pictures(outcome, reconstruct, lane, caption, out)
+    if outcome.records:
+        names = {
+            "loss": "upper-level loss",
+            "gradient_norm": "hypergradient norm / sqrt(R)",
+            "lower_gradient_norm": "lower gradient norm / sqrt(N)",
+            "adjoint_evaluations": "Hessian products",
+        }
+        joined = {text: _joined(outcome.records, name) for name, text in names.items()}
+        text = caption + "a line for each seed"
+        plots.save(plots.course_figure(joined, text), out / "course.png")
+
+
+def _draw_filters(outcome: Outcome, lane: int, caption: str, out: Path) -> None:
+    def of_lane(params: dict[str, Any]) -> tuple[np.ndarray, Any]:
+        own = jax.tree.map(lambda x: x[lane], params)
+        return np.asarray(convolutional.filters(own)), np.asarray(convolutional.strengths(own))
+
+    stages = {"before": of_lane(outcome.before), "after": of_lane(outcome.after)}
+    text = caption + "ordered by effective strength e^(beta_0 + beta_k) ||c_k||, which is given"
+    plots.save(plots.filter_figure(stages, text), out / "filters.png")
+
+
+def _draw_pictures(
+    outcome: Outcome, reconstruct: Reconstruct, lane: int, caption: str, out: Path
+) -> None:
+    """The first picture with its profile, and training images."""
+    name, true = next(iter(outcome.task.pictures.items()))
+    found = np.asarray(reconstruct(lane, name)).reshape(true.shape)
+    measured = outcome.measured[lane][name]
+    snr = [
+        float(losses.snr(jnp.asarray(x.reshape(1, -1)), jnp.asarray(true.reshape(1, -1)))[0])
+        for x in (measured, found)
+    ]
+    shown = {
+        "true": true,
+        f"measured\nSNR {snr[0]:.2f} dB": measured,
+        f"reconstructed\nSNR {snr[1]:.2f} dB": found,
+    }
+    text = f"{caption}{name}, reconstructed to convergence"
+    figure = plots.profile_figure(shown, true.shape[0] // 2, text)
+    plots.save(figure, out / "reconstruction.png")
+    first = outcome.task.groups[0]
+    rows = {"training": first.truth[:8] * 2 - 1}
+    figure = plots.reconstructions(rows, first.shape, caption + "training images")
+    plots.save(figure, out / "patches.png")
