@@ -28,7 +28,8 @@ DIRECT_TAPS = 64
 """Up to so many taps in all filters together `direct` is fastest, as measured on two cores."""
 
 PATCH_TAPS = 121
-"""Up to so many taps in each filter `patch` is faster than `fft`, likewise."""
+"""Up to so many taps in each filter, and ten for each transform, one for the image and one for each
+filter, `patch` is faster than `fft`, likewise."""
 
 Filters = Float[Array, "filters rows columns"]
 Images = Float[Array, "batch pixels"]
@@ -83,7 +84,7 @@ def suited(shape: tuple[int, ...]) -> Method:
     count, rows, columns = shape
     if count * rows * columns <= DIRECT_TAPS:
         return "direct"
-    return "patch" if rows * columns <= PATCH_TAPS else "fft"
+    return "patch" if rows * columns <= min(PATCH_TAPS, 10 * (count + 1)) else "fft"
 
 
 def transfer(c: Filters, shape: tuple[int, ...]) -> Array:
@@ -123,14 +124,20 @@ def _direct_adjoint(c: Filters, z: Features) -> Array:
     return jax.lax.conv_general_dilated(z.swapaxes(0, 1), c[None], (1, 1), margins)[:, 0]
 
 
+def _product(matrix: Array, x: Array) -> Array:
+    """matrix @ x over the first axis of x, as a product of two matrices: of those XLA transposes
+    the derivative without moving the pixels."""
+    return (matrix @ x.reshape(len(x), -1)).reshape(-1, *x.shape[1:])
+
+
 def _patch(c: Filters, x: Array) -> Features:
     patches = jnp.stack(_slices(x, c, *_valid_size(x, c)))
-    return jnp.tensordot(c.reshape(len(c), -1), patches, 1)
+    return _product(c.reshape(len(c), -1), patches)
 
 
 def _patch_adjoint(c: Filters, z: Features) -> Array:
     rows, columns = c.shape[1:]
-    patches = jnp.tensordot(c.reshape(len(c), -1).T, z, 1)
+    patches = _product(c.reshape(len(c), -1).T, z)
     image = jax.ShapeDtypeStruct(
         (z.shape[1], z.shape[-2] + rows - 1, z.shape[-1] + columns - 1), z.dtype
     )

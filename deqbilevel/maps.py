@@ -67,6 +67,24 @@ def preconditioned_step(K: Operator, N: Regularizer) -> FixedPointMap:
     return G
 
 
+def plug_and_play_step(K: Operator, D: Regularizer) -> FixedPointMap:
+    """D(u - tau lam K^T (K u - f)): plug-and-play proximal gradient with a denoiser D(u, params).
+
+    D takes the place of the proximal map of a regulariser, and is no regulariser's gradient: so
+    this map is not of the table below. Where D is the proximal map of tau gamma R, the fixed points
+    are those of the other steps with N = grad R; any other D has fixed points that depend on tau.
+    D is learned beforehand, from noisy images alone; learned through the fixed point, this map is
+    DE-Prox of Gilton, Ongie and Willett (2021), "Deep Equilibrium Architectures for Inverse
+    Problems in Imaging". (The `proximal_step` of [REB] has the two roles exchanged.)
+    """
+
+    def G(u: Images, params: Params, f: Array) -> Images:
+        step = params["tau"] * params["lam"] * K.adjoint(K.apply(u) - f)
+        return D(u - step, params)
+
+    return G
+
+
 def naive_objective(G: FixedPointMap) -> Callable[[Params, Images, Array], Float[Array, ""]]:
     """mean (G(truth, params, f) - truth)^2: [REB] (16) for a DEQ, (17) for bilevel learning.
 

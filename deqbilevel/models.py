@@ -8,7 +8,7 @@ Bilevel learning (tied, C = A) and a deep equilibrium model (untied) differ in t
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import maps, operators, potentials
 from deqbilevel.operators import Operator
-from deqbilevel.regularizers import dense
+from deqbilevel.regularizers import dense, normalised
+from deqbilevel.regularizers.normalised import Normalised
 from deqbilevel.types import FixedPointMap, Images, Info, Params, Solve, Solver
 
 TASKS: dict[str, str] = {
@@ -38,6 +39,10 @@ ACTIVATIONS: dict[str, Callable[[float], potentials.PiecewiseQuadratic]] = {
 """The activations of [REB] 3.2, built for a threshold (the study takes tau for it)."""
 
 
+def _unchanged(params: Params) -> Params:
+    return params
+
+
 class Model(NamedTuple):
     """What is solved, as pure functions; how it is solved is a setting."""
 
@@ -46,8 +51,13 @@ class Model(NamedTuple):
     G: FixedPointMap
     tied: bool
     shape: tuple[int, int]
-    init: Callable[[PRNGKeyArray], dict[str, Array]]
-    """key -> the weights that are learned."""
+    init: Callable[[PRNGKeyArray], dict[str, Any]]
+    """key -> the weights that are learned, and what `refresh` keeps up to date."""
+    start: Callable[[Images], Images] = jnp.zeros_like
+    """f -> where the lower level is solved from."""
+    refresh: Callable[[Params], Params] = _unchanged
+    """params -> params after a step has moved the weights: norms and the like, which the next step
+    takes as constants."""
 
     def solve(
         self,
@@ -69,8 +79,8 @@ class Model(NamedTuple):
         return differentiable(G), params
 
     def reconstruct(self, solver: Solver, params: Params, f: Images) -> tuple[Images, Info]:
-        """u* from f: [batch, pixels], started at zero: `(u, info)`."""
-        return solver(lambda u: self.G(u, params, f), jnp.zeros_like(f))
+        """u* from f: [batch, pixels], from `start(f)`: `(u, info)`."""
+        return solver(lambda u: self.G(u, params, f), self.start(f))
 
 
 def build(task: str, model: str, shape: tuple[int, int], features: int | None = None) -> Model:
@@ -99,11 +109,37 @@ def assemble(
     return Model(K, dense.gradient, step(K, dense.gradient), tied, shape, init)
 
 
+def convolutional(
+    K: Operator, regularizer: Normalised, *, tied: bool, kernels: tuple[int, int] = (30, 3)
+) -> Model:
+    """The convolutional model of [REB]'s experiments with faces: a gradient step, started at f.
+
+    kernels: number and height and width of the random ones to start with, of which C is a copy;
+    `regularizer.init` starts with others.
+    """
+    count, size = kernels
+
+    def init(key: PRNGKeyArray) -> dict[str, Any]:
+        A = normalised.uniform(key, count, size, size)
+        return regularizer.init(A, None if tied else A)
+
+    return Model(
+        K,
+        regularizer.gradient,
+        maps.gradient_step(K, regularizer.gradient),
+        tied,
+        regularizer.shape,
+        init,
+        start=lambda f: f,
+        refresh=regularizer.refresh,
+    )
+
+
 def hyperparameters(
     *,
     tau: float,
     gamma: float,
-    activation: str,
+    activation: str | None,
     lam: float = 1.0,
     noise: float = 0.0,
     learning_rate: float = 1e-3,
@@ -113,7 +149,7 @@ def hyperparameters(
 
     tau: step size, and threshold of Softshrink unless that is given; gamma: weight of the
     regulariser; lam: weight of the data fidelity; noise: standard deviation alpha on the scale of
-    images in [-1, 1].
+    images in [-1, 1]; activation: None where the regulariser brings its own.
     Raises: ValueError for an unknown activation or a negative or infinite number.
     """
     scalars = {"tau": tau, "gamma": gamma, "lam": lam, "noise": noise}
@@ -122,6 +158,8 @@ def hyperparameters(
         if not 0 <= value < float("inf") or (value == 0 and name in ("tau", "learning_rate")):
             low = "above 0" if name in ("tau", "learning_rate") else "0 or more"
             raise ValueError(f"{name}={value}: expected a finite number, {low}")
+    if activation is None:
+        return jax.tree.map(jnp.float32, scalars)
     threshold = tau if threshold is None else threshold
     phi = ACTIVATIONS[known("activation", activation, ACTIVATIONS)](threshold)
     return jax.tree.map(jnp.float32, scalars | {"phi": phi})

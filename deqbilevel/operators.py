@@ -11,11 +11,13 @@ Arrays are leaves, so an operator can be vmapped over or learned; shapes are sta
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel.types import pytree
@@ -66,18 +68,21 @@ class Mask:
         return z / (1 + a * self.mask**2)
 
 
-@pytree
 @dataclass(frozen=True)
-class CircularConvolution:
-    """(K u)[x] = sum_j weights[j] u[x + offsets[j]], indices modulo the image's shape: deblurring.
+class Convolution:
+    """(K u)[x] = sum_j weights[j] u[x + offsets[j]]: deblurring. A subclass says what u is outside
+    the image, and so what the resolvent is.
 
     The support (`offsets`, pairs of rows and columns) is static, so that a sparse kernel costs
-    only its taps: shifted slices of a wrapped image, which XLA fuses into one loop.
+    only its taps: shifted slices of a padded image, which XLA fuses into one loop.
     """
 
     weights: Float[Array, "*lanes taps"]
     offsets: tuple[tuple[int, int], ...] = field(metadata={"static": True})
     shape: tuple[int, int] = field(metadata={"static": True})
+
+    padding: ClassVar[Literal["wrap", "constant"]]
+    """The mode of `jnp.pad`; one with which K^T is the correlation at the opposite offsets."""
 
     def _correlate(
         self, u: Float[Array, "*batch pixels"], sign: int
@@ -85,7 +90,7 @@ class CircularConvolution:
         height, width = self.shape
         reach = max(max(abs(i), abs(j)) for i, j in self.offsets)
         x = u.reshape(-1, height, width)
-        x = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach)), mode="wrap")
+        x = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach)), mode=self.padding)
         total = jnp.zeros((), u.dtype)
         for weight, (i, j) in zip(self.weights, self.offsets, strict=True):
             top, left = reach + sign * i, reach + sign * j
@@ -98,6 +103,14 @@ class CircularConvolution:
     def adjoint(self, v: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
         return self._correlate(v, -1)
 
+
+@pytree
+@dataclass(frozen=True)
+class CircularConvolution(Convolution):
+    """A convolution with indices modulo the image's shape."""
+
+    padding = "wrap"
+
     def resolvent(self, z: Float[Array, "*batch pixels"], a: Any) -> Float[Array, "*batch pixels"]:
         """Diagonal in the Fourier basis: K^T K has the eigenvalues |transfer function|^2."""
         rows, columns = np.array(self.offsets).T
@@ -105,6 +118,30 @@ class CircularConvolution:
         power = jnp.abs(jnp.fft.rfft2(kernel)) ** 2
         image = jnp.fft.rfft2(z.reshape(-1, *self.shape)) / (1 + a * power)
         return jnp.fft.irfft2(image, self.shape).astype(z.dtype).reshape(z.shape)
+
+
+@pytree
+@dataclass(frozen=True)
+class ZeroPaddedConvolution(Convolution):
+    """A convolution of images that are zero outside: light from there is lost, none comes in."""
+
+    padding = "constant"
+
+    def resolvent(self, z: Float[Array, "*batch pixels"], a: Any) -> Float[Array, "*batch pixels"]:
+        """By conjugate gradients on each image, to rounding; no Fourier basis is diagonal here.
+
+        Some sqrt(1 + a ||K||^2) iterations for each digit. Derivatives in z, a and the weights
+        are again solutions of such a system, as exact.
+        """
+        a = jnp.asarray(a, z.dtype)
+
+        def system(x: Array) -> Array:
+            return x + a * self.adjoint(self.apply(x))
+
+        def solve(z: Array) -> Array:
+            return cg(system, z, tol=float(jnp.finfo(z.dtype).eps))[0]
+
+        return jax.vmap(solve)(z.reshape(-1, z.shape[-1])).reshape(z.shape)
 
 
 def row_mask(shape: tuple[int, int], missing: int) -> Mask:
@@ -131,6 +168,20 @@ def circular_convolution(
 
     Raises: ValueError if the kernel is empty, zero or larger than the image.
     """
+    return CircularConvolution(*_taps(kernel, shape), shape)
+
+
+def zero_padded_convolution(
+    kernel: Float[np.ndarray, "height width"], shape: tuple[int, int]
+) -> ZeroPaddedConvolution:
+    """As `circular_convolution`, of images that are zero outside."""
+    return ZeroPaddedConvolution(*_taps(kernel, shape), shape)
+
+
+def _taps(
+    kernel: Float[np.ndarray, "height width"], shape: tuple[int, int]
+) -> tuple[Float[Array, " taps"], tuple[tuple[int, int], ...]]:
+    """The nonzero entries of a kernel, and where they stand from its middle entry."""
     kernel = np.asarray(kernel)
     if kernel.ndim != 2 or not kernel.any() or any(np.array(kernel.shape) > np.array(shape)):
         raise ValueError(
@@ -142,12 +193,28 @@ def circular_convolution(
     offsets = tuple(
         (int(i), int(j)) for i, j in zip(rows - centre[0], columns - centre[1], strict=True)
     )
-    return CircularConvolution(jnp.asarray(kernel[rows, columns], jnp.float32), offsets, shape)
+    return jnp.asarray(kernel[rows, columns], jnp.float32), offsets
 
 
-def diagonal_blur(shape: tuple[int, int], size: int = 5) -> CircularConvolution:
-    """Motion blur along the diagonal: circular convolution with I_size / size, as in [REB] 4."""
-    return circular_convolution(np.eye(size) / size, shape)
+CONVOLUTIONS: dict[str, Callable[..., CircularConvolution | ZeroPaddedConvolution]] = {
+    "circular": circular_convolution,
+    "zero": zero_padded_convolution,
+}
+"""The convolutions by what is outside the image."""
+
+
+def diagonal_blur(
+    shape: tuple[int, int], size: int = 5, boundary: str = "circular"
+) -> CircularConvolution | ZeroPaddedConvolution:
+    """Motion blur along the diagonal: convolution with I_size / size, as in [REB] 4.
+
+    boundary: one of `CONVOLUTIONS`; [REB] blurs digits circularly, and faces with zero padding.
+
+    Raises: ValueError for another boundary, or a kernel that is larger than the image.
+    """
+    if boundary not in CONVOLUTIONS:
+        raise ValueError(f"boundary {boundary!r}: expected one of {', '.join(CONVOLUTIONS)}")
+    return CONVOLUTIONS[boundary](np.eye(size) / size, shape)
 
 
 def norm(K: Operator, pixels: int, key: PRNGKeyArray, iterations: int = 100) -> Float[Array, ""]:
@@ -166,5 +233,6 @@ OPERATORS: dict[str, Callable[[tuple[int, int]], Operator]] = {
     "identity": lambda shape: Identity(),
     "row_mask": lambda shape: row_mask(shape, -(-shape[0] // 3)),
     "diagonal_blur": diagonal_blur,
+    "diagonal_blur_zero": partial(diagonal_blur, boundary="zero"),
 }
 """Every operator, built for an image shape. The shared property tests walk this table."""

@@ -354,6 +354,45 @@ class Fair(_Bisected):
 
 @pytree
 @dataclass(frozen=True)
+class LogCosh(_Bisected):
+    """phi(z) = eps log cosh(z / eps), whose derivative is tanh(z / eps).
+
+    The activation of [REB]'s experiments with faces, where eps = 1/100.
+    """
+
+    eps: Any = 0.01
+    convex = True
+    twice_differentiable = True
+    slope = 1.0
+    least_curvature = 0.0
+
+    @property
+    def lipschitz(self) -> Any:
+        return 1 / self.eps
+
+    @property
+    def curvature_lipschitz(self) -> Any:
+        """|phi'''| where tanh^2(z / eps) = 1/3."""
+        return 4 / (27**0.5 * self.eps**2)
+
+    def value(self, z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        x = _magnitude(z) / self.eps
+        # cosh overflows far away, and the sum of logarithms cancels near 0.
+        near = jnp.log1p(2 * jnp.sinh(jnp.minimum(x, 1) / 2) ** 2)
+        far = x + jnp.log1p(jnp.exp(-2 * x)) - jnp.log(2.0)
+        return self.eps * jnp.where(x < 1, near, far)
+
+    def derivative(self, z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return jnp.tanh(z / self.eps)
+
+    def second_derivative(self, z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        # 1 - tanh^2 would cancel far away.
+        tail = jnp.exp(-2 * _magnitude(z) / self.eps)
+        return 4 * tail / (self.eps * (1 + tail) ** 2)
+
+
+@pytree
+@dataclass(frozen=True)
 class LogSum(_Bisected):
     """phi(z) = log(1 + z^2/eps^2), the log-sum or Student-t potential.
 
@@ -570,6 +609,7 @@ POTENTIALS: dict[str, Callable[[], Potential]] = {
     "corner_rounded": CornerRounded,
     "rounded_half": RoundedPower,
     "fair": Fair,
+    "log_cosh": LogCosh,
     "log_sum": LogSum,
     "log_root": LogRoot,
     "geman_mcclure": GemanMcClure,

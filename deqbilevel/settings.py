@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from deqbilevel import hypergradients
-from deqbilevel.solvers import ADJOINTS, anderson
+from deqbilevel.solvers import ADJOINTS, DESCENTS, SOLVERS, anderson
 from deqbilevel.types import Adjoint, FixedPointMap, Solve, Solver
 
 
@@ -27,15 +27,18 @@ class Budget(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """How a lower level and its adjoint are solved; tolerances are those of `types.Info`."""
+    """How a lower level and its adjoint are solved.
 
-    forward_tolerance: float
-    adjoint_tolerance: float
+    Tolerances are those of `types.Info`; None is met by nothing, and the budget is spent.
+    """
+
+    forward_tolerance: float | None
+    adjoint_tolerance: float | None
     budget: Budget
     """Evaluations to start with."""
     limit: Budget
     """What the budget may grow to; equal to `budget` where it is fixed."""
-    evaluation_tolerance: float
+    evaluation_tolerance: float | None
     evaluation_budget: int
     """The cap on the reconstructions of the reported test loss."""
     ridge: float
@@ -48,6 +51,9 @@ class Setting(NamedTuple):
     """Residuals that Anderson mixes; decides shapes, so one of a compiled program."""
     hypergradient: str = "anderson"
     """One of `hypergradients.METHODS`."""
+    solver: str = "anderson"
+    """Of the lower level: that, one of `solvers.SOLVERS`, or for a gradient step on an energy one
+    of `solvers.DESCENTS`; window and ridge are Anderson's."""
 
     def of(self, params: Mapping[str, Any]) -> "Setting":
         """The setting of one run, whose `params` may have a ridge and tolerances of their own."""
@@ -61,7 +67,7 @@ class Setting(NamedTuple):
 
     def forward(self, budget: Budget) -> Solver:
         """The lower-level solver of a training step."""
-        return anderson(**self._options(self.forward_tolerance, budget.forward))
+        return self._lower_level(self.forward_tolerance, budget.forward)
 
     def adjoint(self, budget: Budget) -> Adjoint:
         """The adjoint solver of a training step."""
@@ -89,7 +95,13 @@ class Setting(NamedTuple):
 
     def evaluation(self) -> Solver:
         """The lower-level solver of the reported test loss."""
-        return anderson(**self._options(self.evaluation_tolerance, self.evaluation_budget))
+        return self._lower_level(self.evaluation_tolerance, self.evaluation_budget)
+
+    def _lower_level(self, tolerance: Any, max_evaluations: Any) -> Solver:
+        if self.solver == "anderson":
+            return anderson(**self._options(tolerance, max_evaluations))
+        solver = {**SOLVERS, **DESCENTS}[self.solver]
+        return solver(tolerance=tolerance, max_evaluations=max_evaluations)
 
     def _options(self, tolerance: Any, max_evaluations: Any) -> dict[str, Any]:
         return {

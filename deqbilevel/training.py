@@ -25,8 +25,8 @@ from deqbilevel.types import Images, Params, Solver
 LEARNED = ("A", "b", "C")
 """The entries of `params` that are learned; any scalar may be added, such as "tau"."""
 
-FINAL_LEARNING_RATE = 1e-6
-"""Where the cosine schedule ends, as in [REB]'s published settings."""
+Schedule = Callable[[Array, int], optax.Schedule]
+"""(rate at the start, steps in all) -> step -> learning rate."""
 
 HUGE = 1e30
 """What the loss of a diverged run is recorded as; means of it are still finite in float32."""
@@ -75,6 +75,16 @@ def optimiser(params: Params) -> optax.GradientTransformation:
     return optax.scale_by_adam(**own)
 
 
+def cosine(start: Array, total_steps: int) -> optax.Schedule:
+    """To 1e-6, as in [REB]'s published settings for digits."""
+    return optax.cosine_decay_schedule(start, total_steps, alpha=1e-6 / start)
+
+
+def linear(part: float) -> Schedule:
+    """Along a line to a part of the start, as in [REB]'s published settings for faces."""
+    return lambda start, total_steps: optax.linear_schedule(start, part * start, total_steps)
+
+
 def step(
     model: Model,
     setting: Setting,
@@ -85,11 +95,11 @@ def step(
     *,
     loss_function: Loss = mean_squared_error,
     learned: tuple[str, ...] = LEARNED,
+    schedule: Schedule = cosine,
 ) -> tuple[State, Metrics]:
     """One step of Adam on the hypergradient, with fresh noise, on a batch truth: [batch, pixels].
 
-    The learning rate falls from `params["learning_rate"]` to 1e-6 along a cosine over
-    `total_steps`, per step.
+    The learning rate falls from `params["learning_rate"]` along the schedule, over `total_steps`.
     """
     weights = {name: state.params[name] for name in learned if name in state.params}
     f = measure(model.K, truth, state.params["noise"], key)
@@ -100,20 +110,19 @@ def step(
         preconditioned=setting.preconditioned,
     )
 
-    def upper_level(weights: dict[str, Array], probe: Any) -> tuple[Array, Any]:
-        u, info = solve(params | weights, f, jnp.zeros_like(f), probe)
+    def upper_level(weights: Params, probe: Any) -> tuple[Array, Any]:
+        u, info = solve(params | weights, f, model.start(f), probe)
         return loss_function(u, truth), info
 
     (loss, info), (gradient, adjoint) = jax.value_and_grad(upper_level, (0, 1), has_aux=True)(
         weights, no_info(truth.dtype)
     )
-    start = state.params["learning_rate"]
-    schedule = optax.cosine_decay_schedule(start, total_steps, alpha=FINAL_LEARNING_RATE / start)
+    rates = schedule(state.params["learning_rate"], total_steps)
     directions, optimiser_state = optimiser(state.params).update(gradient, state.optimiser)
-    rate = jnp.asarray(schedule(state.step))
+    rate = jnp.asarray(rates(state.step))
     moved = jax.tree.map(lambda w, direction: w - rate * direction, weights, directions)
     diverged = state.diverged | ~jnp.isfinite(loss + optax.tree.norm(gradient))
-    proposal = (state.params | moved, optimiser_state)
+    proposal = (model.refresh(state.params | moved), optimiser_state)
     params, optimiser_state = jax.tree.map(
         partial(jnp.where, diverged), (state.params, state.optimiser), proposal
     )
@@ -142,10 +151,21 @@ def trainer(
     lanes: Lanes | None = None,
     loss_function: Loss = mean_squared_error,
     learned: tuple[str, ...] = LEARNED,
+    schedule: Schedule = cosine,
+    passes: int = 1,
 ) -> Trainer:
-    """Jitted functions for `total_steps` steps in all; with `lanes`, over a leading lane axis."""
+    """Jitted functions for `total_steps` steps in all; with `lanes`, over a leading lane axis.
+
+    passes: over the training images in an epoch, each in an order of its own.
+    """
     one_step = partial(
-        step, model, setting, total_steps, loss_function=loss_function, learned=learned
+        step,
+        model,
+        setting,
+        total_steps,
+        loss_function=loss_function,
+        learned=learned,
+        schedule=schedule,
     )
 
     def init(params: Params) -> State:
@@ -164,8 +184,10 @@ def trainer(
 
     def draw(key: PRNGKeyArray, epoch: Int[Array, ""], images: Images) -> tuple[Array, ...]:
         parts = jax.random.split(jax.random.fold_in(key, epoch), 4)
-        batch, count, block = _blocks(len(images), batch_size)
-        order = jax.random.permutation(parts[0], len(images))[: count * batch]
+        batch, count, block = _blocks(len(images), batch_size, passes)
+        streams = jax.random.split(parts[0], passes) if passes > 1 else parts[:1]
+        orders = [jax.random.permutation(stream, len(images)) for stream in streams]
+        order = jnp.concatenate([one[: count // passes * batch] for one in orders])
         keys = jax.random.split(parts[1], count).reshape(count // block, block)
         return order.reshape(count // block, block, batch), keys, parts[2], parts[3]
 
@@ -216,13 +238,13 @@ def evaluation(
     return named | {"spent": jnp.concatenate(spent)}
 
 
-def steps_per_epoch(images: int, batch_size: int) -> int:
+def steps_per_epoch(images: int, batch_size: int, passes: int = 1) -> int:
     """The number of whole batches; a batch is never larger than the number of images."""
-    return images // min(batch_size, images)
+    return passes * (images // min(batch_size, images))
 
 
-def _blocks(images: int, batch_size: int) -> tuple[int, int, int]:
+def _blocks(images: int, batch_size: int, passes: int) -> tuple[int, int, int]:
     """The size of a batch, batches per epoch, and batches per call of `Trainer.steps`."""
-    count = steps_per_epoch(images, batch_size)
+    count = steps_per_epoch(images, batch_size, passes)
     block = max(d for d in range(1, min(count, 20) + 1) if count % d == 0)
     return min(batch_size, images), count, block

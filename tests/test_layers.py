@@ -22,7 +22,7 @@ LAYERS = [
     ["maps", "regularizers", "hypergradients", "data", "plots"],
     ["settings", "models", "bilevel", "pretrained"],
     ["training", "grids", "conditions"],
-    ["loop"],
+    ["loop", "contraction"],
     ["studies"],
     ["plans"],
 ]

@@ -119,6 +119,34 @@ def test_proximal_step_uses_the_resolvent():
     np.testing.assert_allclose(G(u, params, f), u + 3 * f + 150, rtol=1e-14)
 
 
+@float64
+def test_plug_and_play_step_is_its_formula(model):
+    params, u, f = model_params(model), normal(2, 2, PIXELS), normal(3, 2, PIXELS)
+    K = dense(model.K.apply, PIXELS)
+    tau, lam = float(params["tau"]), float(params["lam"])
+    expected = model.N(u - tau * lam * (u @ K.T - f) @ K, params)
+    G = maps.plug_and_play_step(model.K, model.N)
+    np.testing.assert_allclose(G(u, params, f), expected, rtol=1e-10, atol=1e-12)
+
+
+@float64
+def test_plug_and_play_with_a_proximal_map_has_the_stationary_point(operator):
+    """D the proximal map of tau gamma R, for the R with N(u) = A^T (A u + b)."""
+    model = small_model(operator, "bilevel")
+    params, f = model_params(model, identity()), normal(2, 2, PIXELS)
+    A, move = params["A"], params["tau"] * params["gamma"]
+
+    def D(u, params):
+        return jnp.linalg.solve(jnp.eye(PIXELS) + move * A.T @ A, (u - move * params["b"] @ A).T).T
+
+    G = maps.plug_and_play_step(model.K, D)
+    run = anderson(tolerance=1e-13, max_evaluations=2000, ridge=1e-8, relative=True)
+    u, info = jax.jit(lambda f: run(lambda u: G(u, params, f), jnp.zeros_like(f)))(f)
+    assert info.converged and np.abs(u).max() > 0.1
+    F = maps.stationarity(model.K, model.N)
+    np.testing.assert_allclose(F(u, params, f), 0, atol=1e-11)
+
+
 @pytest.mark.parametrize("step", MAPS)
 @pytest.mark.parametrize("name", MODELS)
 @float64

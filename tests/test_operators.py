@@ -9,12 +9,15 @@ import scipy.ndimage
 from helpers import default_precision, dense, float64, normal
 
 from deqbilevel.operators import (
+    CONVOLUTIONS,
     OPERATORS,
     CircularConvolution,
     Operator,
     circular_convolution,
+    diagonal_blur,
     norm,
     row_mask,
+    zero_padded_convolution,
 )
 
 SHAPES = [(6, 6), (6, 9)]
@@ -99,12 +102,20 @@ def test_jit_and_vmap_over_leaves(case):
             np.testing.assert_allclose(x[i], y, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("size", [(3, 3), (2, 4), (1, 5), (5, 2), (6, 9)], ids=str)
+SIZES = [(3, 3), (2, 4), (1, 5), (5, 2), (6, 9)]
+
+
+@pytest.mark.parametrize(
+    ("boundary", "size"),
+    [*(("circular", size) for size in SIZES), ("zero", (2, 4)), ("zero", (5, 2))],
+    ids=str,
+)
 @float64
-def test_circular_convolution_is_a_wrapped_correlation(size):
+def test_convolution_is_a_correlation_of_a_padded_image(boundary, size):
     kernel = np.random.default_rng(0).integers(-8, 9, size) / 8
-    K, u = default_precision(circular_convolution(kernel, (6, 9))), normal(0, 3, 54)
-    expected = [scipy.ndimage.correlate(x.reshape(6, 9), kernel, mode="wrap") for x in np.array(u)]
+    mode = {"circular": "wrap", "zero": "constant"}[boundary]
+    K, u = default_precision(CONVOLUTIONS[boundary](kernel, (6, 9))), normal(0, 3, 54)
+    expected = [scipy.ndimage.correlate(x.reshape(6, 9), kernel, mode=mode) for x in np.array(u)]
     np.testing.assert_allclose(
         jax.jit(lambda u: K.apply(u))(u), np.reshape(expected, (3, 54)), atol=1e-13
     )
@@ -126,6 +137,37 @@ def test_convolution_weights_can_be_learned():
     np.testing.assert_allclose(jnp.vdot(gradient.weights, K.weights), value, rtol=1e-12)
 
 
+@float64
+def test_zero_padded_resolvent_has_the_derivatives_of_a_dense_solve():
+    kernel = np.arange(1.0, 7.0).reshape(2, 3) / 10
+    K = default_precision(zero_padded_convolution(kernel, (3, 4)))
+    u, z = normal(0, 2, 12), normal(1, 2, 12).at[1].mul(1e6)
+
+    def dense_resolvent(K, z, a):
+        matrix = K.apply(jnp.eye(12)).T
+        return jnp.linalg.solve(jnp.eye(12) + a * matrix.T @ matrix, z.T).T
+
+    @jax.jit
+    def both(K, z, a):
+        def derivatives(resolvent):
+            # Divided by its size, a small image shows whether its neighbour's error reaches it.
+            loss = lambda *x: jnp.sum(u * resolvent(*x) / jnp.array([[1], [1e6]]))  # noqa: E731
+            return jax.grad(loss, (0, 1, 2))(K, z, a)
+
+        return derivatives(type(K).resolvent), derivatives(dense_resolvent)
+
+    for a in (0.7, 30.0):
+        for x, y in zip(*map(jax.tree.leaves, both(K, z, a)), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-13)
+
+
+def test_zero_padded_resolvent_of_nothing_is_nothing():
+    K = OPERATORS["diagonal_blur_zero"]((6, 6))
+    z = jnp.zeros((2, 36)).at[0].set(1.0)
+    x = np.asarray(jax.jit(K.resolvent)(z, 3.0))
+    assert np.isfinite(x).all() and (x[1] == 0).all() and (x[0] > 0).all()
+
+
 @pytest.mark.parametrize(("shape", "rows"), [((28, 28), 10), ((6, 9), 2), ((7, 4), 3)])
 def test_row_mask_removes_the_top_third(shape, rows):
     mask = np.asarray(OPERATORS["row_mask"](shape).mask).reshape(shape)
@@ -145,6 +187,11 @@ def test_diagonal_blur_averages_five_pixels_of_a_diagonal():
 def test_row_mask_refuses(missing):
     with pytest.raises(ValueError, match=rf"missing={missing}: expected between 1 and 5 rows"):
         row_mask((6, 6), missing)
+
+
+def test_diagonal_blur_refuses_an_unknown_boundary():
+    with pytest.raises(ValueError, match="boundary 'mirror': expected one of circular, zero"):
+        diagonal_blur((6, 6), boundary="mirror")
 
 
 @pytest.mark.parametrize("kernel", [np.zeros((3, 3)), np.ones((7, 3)), np.ones((3, 7))])

@@ -1,6 +1,7 @@
 """Figures, as matplotlib objects that are returned and never shown."""
 
 from deqbilevel.plots.base import save
+from deqbilevel.plots.faces import compared_losses, kernel_figure
 from deqbilevel.plots.filters import (
     course_figure,
     filter_figure,
@@ -9,6 +10,7 @@ from deqbilevel.plots.filters import (
     profile_figure,
 )
 from deqbilevel.plots.hypergradients import method_figure
+from deqbilevel.plots.naive import iterate_figure
 from deqbilevel.plots.paper import (
     figure_1,
     figure_5,
@@ -19,6 +21,7 @@ from deqbilevel.plots.paper import (
 from deqbilevel.plots.runs import loss_curves, reconstructions
 
 __all__ = [
+    "compared_losses",
     "course_figure",
     "figure_1",
     "figure_5",
@@ -26,6 +29,8 @@ __all__ = [
     "figures",
     "filter_figure",
     "function_figure",
+    "iterate_figure",
+    "kernel_figure",
     "loss_curves",
     "map_figure",
     "method_figure",

@@ -1,5 +1,5 @@
 """Learned regularisers: each a module of pure functions `init`, `gradient` and, tied, `energy`."""
 
-from deqbilevel.regularizers import convolutional, dense
+from deqbilevel.regularizers import convolutional, dense, networks, normalised
 
-__all__ = ["convolutional", "dense"]
+__all__ = ["convolutional", "dense", "networks", "normalised"]

@@ -60,7 +60,12 @@ def quotient(change: Float[Array, ""], size: Float[Array, ""]) -> Float[Array, "
 
 
 def floor_tolerance(tolerance: Any, dtype: Any) -> Any:
-    """The tolerance, but no less than rounding in this dtype allows (2e-6 for float32)."""
+    """The tolerance, but no less than rounding in this dtype allows (2e-6 for float32).
+
+    None is met by nothing: the budget is spent. A map with a small step may go further than that.
+    """
+    if tolerance is None:
+        return jnp.asarray(-1, dtype)
     return jnp.maximum(jnp.asarray(tolerance, dtype), 16 * jnp.finfo(dtype).eps)
 
 

@@ -1,0 +1,257 @@
+"""Whether a fixed-point map contracts: what is known of it beforehand, and what is measured.
+
+    G(u, params, f) is a contraction where its Lipschitz constant is below 1,
+
+and then it has one fixed point, which Picard's iteration reaches. With s and k the least and the
+largest singular value of K, and L a Lipschitz constant of N, it has for any N at most the constant
+
+    max(|1 - tau lam s^2|, |1 - tau lam k^2|) + tau gamma L           gradient step
+    (1 + tau gamma L) / (1 + tau lam s^2)                             proximal step
+    (1 + L) max(|1 - tau lam s^2|, |1 - tau lam k^2|)                 plug-and-play, D = I - N
+
+Hence the conditions that [REB] 2.2 is known for: a step size of at most 2 / (lam k^2), K^T K of
+full rank, and N with a Lipschitz constant that is small beside lam s^2. (Its text was not at hand;
+all constants here are derived anew.) Much less is needed where N is 1/L-cocoercive, that is
+||N(u) - N(v)||^2 <= L <N(u) - N(v), u - v>, as the gradient of a convex energy is:
+
+    sqrt(1 - tau lam s^2 (2 - tau (lam k^2 + gamma L)))    for tau <= 2 / (lam k^2 + gamma L)
+    1 / (1 + tau lam s^2)                                  for tau <= 2 / (gamma L)
+    max(|1 - tau lam s^2|, |1 - tau lam k^2|)              for L <= 2
+
+Where K loses information, s = 0 and only 1 is guaranteed; what is measured, the Jacobian at some
+images, says how it is there and no more.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from deqbilevel import operators
+from deqbilevel.conditions import least_singular_value
+from deqbilevel.models import Model, known
+from deqbilevel.types import FixedPointMap, Images, Params
+
+STEP_SIZE = "step size"
+STEP_SIZE_WITH_N = "step size with N"
+FULL_RANK = "full rank"
+NONEXPANSIVE = "N nonexpansive"
+NONEXPANSIVE_MEASURED = "N nonexpansive, measured"
+CONTRACTION = "contraction"
+CONTRACTION_MEASURED = "contraction, measured"
+SPECTRAL_RADIUS = "spectral radius, measured"
+
+
+class Finding(NamedTuple):
+    """One condition on `value`, that it be at most `bound`, or below or, for the rank, above it."""
+
+    name: str
+    meaning: str
+    value: float
+    bound: float
+    holds: bool
+
+
+class Sizes(NamedTuple):
+    """What the constants are made of."""
+
+    tau: float
+    lam: float
+    gamma: float
+    least: float
+    """s, the least singular value of K."""
+    norm: float
+    """k = ||K||."""
+    lipschitz: float
+    """L, of N."""
+    cocoercive: bool
+    """Whether N is 1/L-cocoercive."""
+
+    @property
+    def fidelity_step(self) -> float:
+        """The Lipschitz constant of I - tau lam K^T K."""
+        step = self.tau * self.lam
+        return max(abs(1 - step * self.least**2), abs(1 - step * self.norm**2))
+
+
+def gradient_step(x: Sizes) -> float:
+    """A Lipschitz constant of `maps.gradient_step`."""
+    general = x.fidelity_step + x.tau * x.gamma * x.lipschitz
+    slack = 2 - x.tau * (x.lam * x.norm**2 + x.gamma * x.lipschitz)
+    if not x.cocoercive or slack < 0:
+        return general
+    return min(general, max(0.0, 1 - x.tau * x.lam * x.least**2 * slack) ** 0.5)
+
+
+def proximal_step(x: Sizes) -> float:
+    """A Lipschitz constant of `maps.proximal_step`."""
+    move = x.tau * x.gamma * x.lipschitz
+    forward = 1.0 if x.cocoercive and move <= 2 else 1 + move
+    return forward / (1 + x.tau * x.lam * x.least**2)
+
+
+def plug_and_play_step(x: Sizes) -> float:
+    """A Lipschitz constant of `maps.plug_and_play_step` with D = I - N."""
+    denoiser = 1.0 if x.cocoercive and x.lipschitz <= 2 else 1 + x.lipschitz
+    return denoiser * x.fidelity_step
+
+
+STEPS: dict[str, Callable[[Sizes], float]] = {
+    "gradient_step": gradient_step,
+    "proximal_step": proximal_step,
+    "plug_and_play_step": plug_and_play_step,
+}
+"""The maps, by their names in `maps`, whose constant is known."""
+
+
+def lipschitz(
+    G: FixedPointMap,
+    params: Params,
+    f: Array,
+    u: Images,
+    key: PRNGKeyArray,
+    iterations: int = 50,
+) -> Float[Array, " batch"]:
+    """||dG/du|| at each image u, by power iteration on J^T J; never larger than the true norm.
+
+    The largest of them is a lower bound on the Lipschitz constant of G. The images of a batch are
+    taken as independent, as they are in all our maps.
+    """
+
+    def at(u: Images) -> Images:
+        return G(u, params, f)
+
+    _, push = jax.linearize(at, u)
+    _, pull = jax.vjp(at, u)
+    v = _unit(jax.random.normal(key, u.shape, u.dtype))
+    v = jax.lax.fori_loop(0, iterations, lambda _, v: _unit(pull(push(v))[0]), v)
+    return jnp.linalg.norm(push(v), axis=-1)
+
+
+def spectral_radius(
+    G: FixedPointMap,
+    params: Params,
+    f: Array,
+    u: Images,
+    key: PRNGKeyArray,
+    iterations: int = 100,
+) -> Float[Array, " batch"]:
+    """The spectral radius of dG/du at each image, an estimate: the mean growth of J^m v, m large.
+
+    The geometric mean over the last half of the iterations, because a pair of complex eigenvalues
+    makes single growths swing. At a fixed point Picard's iteration converges nearby where it is
+    below 1, though the norm may be above.
+    """
+    _, push = jax.linearize(lambda u: G(u, params, f), u)
+
+    def grow(v: Images, _: Any) -> tuple[Images, Float[Array, " batch"]]:
+        w = push(v)
+        return _unit(w), jnp.log(jnp.linalg.norm(w, axis=-1) + jnp.finfo(w.dtype).tiny)
+
+    v = _unit(jax.random.normal(key, u.shape, u.dtype))
+    _, growth = jax.lax.scan(grow, v, length=iterations)
+    return jnp.exp(jnp.mean(growth[iterations // 2 :], axis=0))
+
+
+def report(
+    model: Model,
+    params: Params,
+    f: Array,
+    u: Images,
+    key: PRNGKeyArray,
+    *,
+    step: str = "gradient_step",
+    bound: float | None = None,
+    cocoercive: bool = False,
+    least: float | None = None,
+    iterations: int = 50,
+) -> list[Finding]:
+    """What holds of a model whose map is one of `STEPS`, at images u with measurements f.
+
+    bound: a Lipschitz constant of N, where one is known, such as `Network.lipschitz`; without it
+    the measured one takes its place in the step size, and nothing is said of N and G beforehand.
+    cocoercive: whether N is 1/L-cocoercive. least: the least singular value of K, where
+    `conditions.least_singular_value` would be costly. ||K|| is by power iteration.
+    Raises: ValueError for an unknown step.
+    """
+    constant = STEPS[known("step", step, STEPS)]
+    if least is None:
+        least = float(least_singular_value(model.K, model.shape))
+    measured = jax.jit(partial(_measure, model, iterations=iterations))(params, f, u, key)
+    norm, N_norm, G_norm, radius = (float(x) for x in measured)
+    tau, lam, gamma = (float(params[name]) for name in ("tau", "lam", "gamma"))
+    L = N_norm if bound is None else float(bound)
+    fidelity, regulariser = lam * norm**2, gamma * L
+    steps = {
+        "gradient_step": (
+            (STEP_SIZE, "tau <= 2 / (lam ||K||^2)", fidelity),
+            (STEP_SIZE_WITH_N, "tau <= 2 / (lam ||K||^2 + gamma L)", fidelity + regulariser),
+        ),
+        "proximal_step": ((STEP_SIZE_WITH_N, "tau <= 2 / (gamma L)", regulariser),),
+        "plug_and_play_step": ((STEP_SIZE, "tau <= 2 / (lam ||K||^2)", fidelity),),
+    }
+    rounding = 100 * float(jnp.finfo(u.dtype).eps)
+
+    def at_most(name: str, meaning: str, value: float, most: float) -> Finding:
+        return Finding(name, meaning, value, most, value <= most * (1 + rounding))
+
+    def below_1(name: str, meaning: str, value: float) -> Finding:
+        return Finding(name, meaning, value, 1.0, value < 1)
+
+    zero = rounding * norm**2
+    found = [
+        *(at_most(name, what, tau, 2 / c if c else math.inf) for name, what, c in steps[step]),
+        Finding(FULL_RANK, "least eigenvalue of K'K positive", least**2, zero, least**2 > zero),
+        at_most(NONEXPANSIVE_MEASURED, "||dN/du|| <= 1 at the images", N_norm, 1.0),
+        below_1(CONTRACTION_MEASURED, "||dG/du|| < 1 at the images", G_norm),
+        below_1(SPECTRAL_RADIUS, "radius of dG/du < 1 at the images", radius),
+    ]
+    if bound is not None:
+        sizes = Sizes(tau, lam, gamma, least, norm, L, cocoercive)
+        found += [
+            at_most(NONEXPANSIVE, "L <= 1, for all images", L, 1.0),
+            below_1(CONTRACTION, "constant of G < 1, for all images", constant(sizes)),
+        ]
+    return found
+
+
+def _measure(
+    model: Model, params: Params, f: Array, u: Images, key: PRNGKeyArray, *, iterations: int
+) -> tuple[Array, ...]:
+    """||K||, and the largest over images of ||dN/du||, ||dG/du|| and the latter's radius."""
+    keys = jax.random.split(key, 4)
+
+    def N(u: Images, params: Params, f: Array) -> Images:
+        return model.N(u, params)
+
+    each = (
+        lipschitz(N, params, f, u, keys[1], iterations),
+        lipschitz(model.G, params, f, u, keys[2], iterations),
+        spectral_radius(model.G, params, f, u, keys[3], 2 * iterations),
+    )
+    return operators.norm(model.K, u.shape[1], keys[0]), *(jnp.max(x) for x in each)
+
+
+def failing(findings: list[Finding]) -> tuple[str, ...]:
+    """The names of those that do not hold."""
+    return tuple(x.name for x in findings if not x.holds)
+
+
+def text(findings: list[Finding]) -> str:
+    """Findings as lines to read."""
+    lines = [
+        f"{'yes' if x.holds else 'NO':4}{x.name:27}{x.meaning:37}"
+        f"{x.value:<10.4g}bound {x.bound:.4g}"
+        for x in findings
+    ]
+    names = ", ".join(failing(findings))
+    return "\n".join([*lines, f"not shown to hold: {names}" if names else "all hold"])
+
+
+def _unit(v: Images) -> Images:
+    norm = jnp.linalg.norm(v, axis=-1, keepdims=True)
+    return v / jnp.maximum(norm, jnp.finfo(v.dtype).tiny)

@@ -1,0 +1,437 @@
+"""Convolutional bilevel learning against a convolutional DEQ on pictures of faces.
+
+python -m experiments.faces [--task deblurring] [--kernels 2 11] [--data images:DIR]
+python -m experiments.faces --task deblurring --kernels-from RUN [--epochs 0]
+
+The experiment of the journal version of [REB]: ten pictures, one batch, fresh noise in every epoch.
+Starts, learning rates and seeds are lanes of one program; the lane with the least training loss is
+shown. `--kernels-from` starts from the kernels that another run learned: with `--epochs 0` they are
+used as they are. Repeating the same command goes on after an interruption, or shows the finished
+run again.
+"""
+
+import contextlib
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jaxtyping import Array
+from tqdm import tqdm
+
+from deqbilevel import checkpoints, data, lanes, loop, losses, models, operators, plots, training
+from deqbilevel.data import Images
+from deqbilevel.models import Model
+from deqbilevel.regularizers import normalised
+from deqbilevel.settings import Budget, Setting
+from deqbilevel.types import Params
+from experiments import common
+
+START = {
+    "random": normalised.uniform,
+    "first_differences": lambda key, count, *size: normalised.first_differences(*size),
+    "second_differences": lambda key, count, *size: normalised.second_differences(*size),
+}
+"""Kernels to start with: (key, count, rows, columns) -> kernels."""
+
+LAM, TAU = 18.1560, 1 / 800
+"""[REB]'s published settings for faces; 1/800 is below 1/L, L = lam + c^2 sup phi'' = 763.5."""
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Learn kernels A, and C of the DEQ, for one task. Unset options: [REB]'s published ones."""
+
+    task: Literal["denoising", "deblurring"] = "denoising"
+    models: tuple[Literal["bilevel", "deq"], ...] = ("bilevel", "deq")
+    """bilevel: C = A; deq: C starts as a copy of A and is learned too."""
+    kernels: tuple[int, int] = (30, 3)
+    """Number, and height and width."""
+    starts: tuple[Literal["random", "first_differences", "second_differences"], ...] = ("random",)
+    """Each a lane; differences are 2 kernels."""
+    kernels_from: Path | None = None
+    """The folder of another run, whose learned kernels are the start."""
+    learning_rates: tuple[float, ...] | None = None
+    """Adam's, each a lane; falling along a line."""
+    seeds: int = 1
+    """Random starts, each a lane."""
+    blur: int = 5
+    """Of deblurring: length of the diagonal."""
+    padding: Literal["circular", "zero"] = "circular"
+    """Of the blur."""
+    noise: float | None = None
+    """Standard deviation, on pictures in [-1, 1]."""
+    setting: Literal["fast", "published"] = "fast"
+    """published: Picard iteration, 1000 evaluations (4000 and a quarter of the step for deblurring)
+    forwards and backwards; fast: the same fixed points in a small part of that."""
+    tolerance: float = 2e-6
+    """Of fast: relative residual of the lower level and of its adjoint, those of [REB]'s map with
+    its small step; float32 ends at 2e-6."""
+    epochs: int = 500
+    evaluate_every: int = 10
+    """Epochs between two evaluations, records and checkpoints."""
+    data: str = "photographs"
+    """photographs, faces, images:DIR (whole pictures), celeb_a or celeb_a:DIR."""
+    shape: tuple[int, int] | None = None
+    """Height and width of the middle to take of each picture; by default all of it."""
+    train_size: int = 10
+    test_size: int = 10
+    seed: int = 0
+    out: Path | None = None
+    """Folder of the results; by default one below runs/ that is named by the options."""
+    fresh: bool = False
+    """Start anew instead of going on."""
+
+    def resolved(self) -> dict[str, Any]:
+        """Every option that decides the numbers, with [REB]'s settings for what is unset."""
+        options = common.options_of(self)
+        options["kernels_from"] = self.kernels_from and str(self.kernels_from)
+        if self.noise is None:
+            options["noise"] = 0.01 if self.task == "deblurring" and self.blur > 5 else 0.1
+        return options
+
+
+class Run(NamedTuple):
+    """A model's lanes before and after learning."""
+
+    model: Model
+    start: Params
+    params: Params
+    records: list[dict[str, Any]]
+    lane: dict[str, Any]
+    """The lane with the least training loss."""
+    best: int
+    """Its place."""
+
+
+def main(config: Faces) -> dict[str, Any]:
+    """Train each model, resuming where an earlier call stopped; returns the headline numbers."""
+    with contextlib.ExitStack() as stack:
+        with common.clear_errors():
+            options = config.resolved()
+            check(config, options)
+            images = data.load(
+                config.data,
+                train_size=config.train_size,
+                test_size=config.test_size,
+                whole=True,
+                shape=config.shape,
+                seed=config.seed,
+            )
+            given = {name: stored_kernels(config, name) for name in config.models}
+            built = {name: build(config, name, images.shape) for name in config.models}
+            name = f"faces-{config.task}-{common.digest(options)}"
+            out = Path("runs") / name if config.out is None else config.out
+            stack.enter_context(common.claim(out, options, fresh=config.fresh))
+        runs = {
+            name: _learn(config, options, name, model, given[name], images, out)
+            for name, model in built.items()
+        }
+        return _show(config, options, runs, images, out)
+
+
+def check(config: Faces, options: dict[str, Any]) -> None:
+    """Raises ValueError for a request that cannot be met."""
+    common.at_least(0, epochs=config.epochs, seed=config.seed)
+    sizes = {"train_size": config.train_size, "test_size": config.test_size, "blur": config.blur}
+    common.at_least(1, evaluate_every=config.evaluate_every, seeds=config.seeds, **sizes)
+    count, size = config.kernels
+    if count < 1 or size < 1 or size % 2 == 0:
+        raise ValueError(f"--kernels {count} {size}: expected 1 or more, of an odd size")
+    if count != 2 and set(config.starts) - {"random"}:
+        raise ValueError(f"--starts {' '.join(config.starts)}: differences are --kernels 2 {size}")
+    for name in ("noise", "tolerance"):
+        if not 0 <= options[name] < float("inf"):
+            raise ValueError(f"--{name} {options[name]}: expected a finite number, 0 or more")
+    for rate in config.learning_rates or ():
+        if not 0 < rate < float("inf"):
+            raise ValueError(f"--learning-rates {rate}: expected above 0")
+    if config.epochs % config.evaluate_every:
+        raise ValueError(
+            f"--epochs {config.epochs}: expected a multiple of --evaluate-every "
+            f"{config.evaluate_every}"
+        )
+    if not config.models or len(set(config.models)) < len(config.models):
+        raise ValueError(f"--models {' '.join(config.models)}: expected bilevel, deq or both")
+
+
+def stored_kernels(config: Faces, name: str) -> Params | None:
+    """The kernels that a run of before learned. Raises: ValueError where there are none."""
+    if config.kernels_from is None:
+        return None
+    path = config.kernels_from / f"kernels-{name}.npz"
+    if not path.exists():
+        raise ValueError(f"{path}: not there; --kernels-from wants the --out of a finished run")
+    with np.load(path) as stored:
+        found = {k: jnp.asarray(stored[k]) for k in ("A", "C") if k in stored}
+    count, size = config.kernels
+    if found["A"].shape != (count, size, size):
+        raise ValueError(
+            f"{path}: {found['A'].shape[0]} kernels {found['A'].shape[1]}x{found['A'].shape[2]}; "
+            f"--kernels {count} {size} asks for others"
+        )
+    return found
+
+
+def build(config: Faces, name: str, shape: tuple[int, int]) -> Model:
+    """Raises: ValueError for kernels that are larger than the pictures."""
+    K = operators.Identity()
+    if config.task == "deblurring":
+        K = operators.diagonal_blur(shape, config.blur, config.padding)
+    if config.kernels[1] > min(shape):
+        raise ValueError(f"--kernels {config.kernels[1]}: larger than pictures of {shape}")
+    regularizer = normalised.normalised_bank(shape)
+    return models.convolutional(K, regularizer, tied=models.MODELS[name], kernels=config.kernels)
+
+
+def setting(config: Faces, name: str) -> Setting:
+    """How the lower level and its adjoint are solved."""
+    tied = models.MODELS[name]
+    picard = config.setting == "published"
+    count = 4000 if config.task == "deblurring" else 1000
+    budget = Budget(count, count) if picard else Budget(300, 200)
+    fast = ("limited_memory_bfgs", "conjugate_gradient") if tied else ("broyden", "gmres")
+    solver, hypergradient = ("picard", "picard") if picard else fast
+    return Setting(
+        forward_tolerance=None if picard else config.tolerance,
+        adjoint_tolerance=None if picard else config.tolerance,
+        budget=budget,
+        limit=budget,
+        evaluation_tolerance=None if picard else config.tolerance,
+        evaluation_budget=budget.forward,
+        ridge=0.0,
+        relative_ridge=True,
+        preconditioned=False,
+        learning_rate=_rates(config, name)[0],
+        hypergradient=hypergradient,
+        solver=solver,
+    )
+
+
+def _rates(config: Faces, name: str) -> tuple[float, ...]:
+    if config.learning_rates is not None:
+        return config.learning_rates
+    few = config.kernels[0] < 10
+    if config.task == "deblurring":
+        return (7e-4 if few else 5e-3,)
+    return ((4e-3 if name == "bilevel" else 3.2e-3) if few else 1e-2,)
+
+
+def lanes_of(config: Faces, name: str) -> list[dict[str, Any]]:
+    """The start, learning rate and seed of each lane."""
+    starts = ["given"] if config.kernels_from else config.starts
+    seeds = range(config.seed, config.seed + config.seeds)
+    lanes = itertools.product(starts, _rates(config, name), seeds)
+    return [dict(zip(("start", "learning_rate", "seed"), lane, strict=True)) for lane in lanes]
+
+
+def initial(
+    config: Faces,
+    options: dict[str, Any],
+    model: Model,
+    given: Params | None,
+    lane: dict[str, Any],
+) -> Params:
+    """The parameters that a lane starts with."""
+    if given is None:
+        count, size = config.kernels
+        A = START[lane["start"]](loop.keys(lane["seed"])[0], count, size, size)
+        given = {"A": A} if model.tied else {"A": A, "C": A}
+    quarter = config.setting == "published" and config.task == "deblurring"
+    scalars = models.hyperparameters(
+        tau=TAU / 4 if quarter else TAU,
+        gamma=1.0,
+        lam=LAM,
+        noise=options["noise"],
+        activation=None,
+        learning_rate=lane["learning_rate"],
+    )
+    return normalised.normalised_bank(model.shape).init(**given) | scalars
+
+
+def _learn(
+    config: Faces,
+    options: dict[str, Any],
+    name: str,
+    model: Model,
+    given: Params | None,
+    images: Images,
+    out: Path,
+) -> Run:
+    """Train the lanes of a model, from where an earlier call stopped."""
+    own = lanes_of(config, name)
+    each = -(-len(own) // jax.device_count())
+    # On a CPU lanes are no faster together.
+    spread = lanes.lanes(each, 1 if jax.default_backend() == "cpu" else each)
+    chosen = [own[i % len(own)] for i in range(spread.count)]
+    starts = [initial(config, options, model, given, lane) for lane in chosen]
+    start = jax.tree.map(lambda *x: np.stack(x), *starts)
+    how = setting(config, name)
+    trainer = training.trainer(
+        model,
+        how,
+        total_steps=max(config.epochs, 1),
+        batch_size=len(images.train),
+        lanes=spread,
+        schedule=training.linear(0.1 if config.task == "deblurring" else 0.01),
+        passes=config.evaluate_every,
+    )
+    state = trainer.init(spread.put(start))
+    folder, log = out / "states" / name, out / f"metrics-{name}.jsonl"
+    done = checkpoints.latest_step(folder)
+    records = [r for r in common.records(log) if done is not None and r["epoch"] <= done]
+    if done is not None:
+        state = checkpoints.restore(folder, state)
+    train, test = spread.share(images.train), spread.share(images.test)
+    key = spread.keys([loop.keys(config.seed)[1]] * spread.count)
+    if (done or 0) < config.epochs:
+        trainer = loop.compiled(trainer, state, train, key)
+    every = config.evaluate_every
+    with tqdm(total=config.epochs, initial=done or 0, unit="epoch", desc=name) as bar:
+
+        def advance(steps: int, metrics: training.Metrics, seconds: float) -> None:
+            bar.update(steps)
+
+        epochs = loop.run(
+            trainer,
+            how,
+            state,
+            train,
+            test,
+            epochs=config.epochs // every,
+            key=key,
+            start=0 if done is None else done // every + 1,
+            on_steps=advance,
+        )
+        for state, values in epochs:
+            record = {"epoch": values["epoch"] * every} | {
+                k: np.broadcast_to(v, spread.count)[: len(own)].tolist()
+                for k, v in values.items()
+                if k != "epoch"
+            }
+            records.append(record)
+            # The record first: a checkpoint says that everything before it is on disk.
+            common.keep(log, records)
+            checkpoints.save(folder, record["epoch"], state)
+            spent = np.mean(record["forward_evaluations"]), np.mean(record["adjoint_evaluations"])
+            least = min(record["test_loss"])
+            bar.set_postfix_str(f"test loss {least:.5f}, {spent[0]:.0f} + {spent[1]:.0f} products")
+    last = records[-1]
+    best = int(np.argmin(np.where(last["diverged"], np.inf, last["train_loss"])))
+
+    def of_best(tree: Params) -> Params:
+        return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[best]), tree)
+
+    return Run(model, of_best(start), of_best(lanes.mine(state.params)), records, own[best], best)
+
+
+class Judged(NamedTuple):
+    """What a model makes of pictures."""
+
+    f: Array
+    u: Array
+    numbers: dict[str, float]
+
+
+def _judge(config: Faces, name: str, run: Run, params: Params, truth: Array) -> Judged:
+    """Measure and reconstruct pictures [batch, pixels], with the same noise for every model."""
+
+    @jax.jit
+    def solved(params: Params) -> tuple[Array, Array, Any]:
+        key = loop.keys(config.seed)[2]
+        f = models.measure(run.model.K, truth, params["noise"], key)
+        return f, *run.model.reconstruct(setting(config, name).evaluation(), params, f)
+
+    f, u, info = solved(params)
+    shape = run.model.shape
+    numbers = {
+        "loss": losses.mean_squared_error(u, truth),
+        "psnr_db": jnp.mean(losses.psnr(u, truth)),
+        "ssim": jnp.mean(losses.ssim(u, truth, shape)),
+        "psnr_noisy_db": jnp.mean(losses.psnr(f, truth)),
+        "ssim_noisy": jnp.mean(losses.ssim(f, truth, shape)),
+        "residual": info.residual,
+        "evaluations": info.evaluations,
+    }
+    return Judged(f, u, {k: float(v) for k, v in numbers.items()})
+
+
+def _show(
+    config: Faces, options: dict[str, Any], runs: dict[str, Run], images: Images, out: Path
+) -> dict[str, Any]:
+    """Kernels, figures and table; returns the headline numbers."""
+    caption = (
+        f"{config.task}, {config.kernels[0]} kernels {config.kernels[1]}x{config.kernels[1]}, "
+        f"noise {options['noise']:g}, {config.epochs} epochs, setting {config.setting}; "
+        f"{images.source}"
+    )
+    train, test = jnp.asarray(images.train), jnp.asarray(images.test)
+    numbers: dict[str, Any] = {"psnr_noisy_db": None, "ssim_noisy": None}
+    rows: dict[str, np.ndarray] = {"true": images.test[:5]}
+    table = ["| | train loss | test loss | PSNR | SSIM | seconds |", "| --- " * 6 + "|"]
+    for name, run in runs.items():
+        learned = _judge(config, name, run, run.params, test)
+        before = _judge(config, name, run, run.start, test)
+        seen = _judge(config, name, run, run.params, train)
+        found = learned.numbers
+        noisy = {k: found.pop(k) for k in ("psnr_noisy_db", "ssim_noisy")}
+        if numbers["psnr_noisy_db"] is None:
+            numbers |= noisy
+            rows[f"measured\n{noisy['psnr_noisy_db']:.2f} dB"] = np.asarray(learned.f[:5])
+            table.append(
+                f"| measured | | | {noisy['psnr_noisy_db']:.2f} | {noisy['ssim_noisy']:.3f} | |"
+            )
+        rows[f"{name}, start\n{before.numbers['psnr_db']:.2f} dB"] = np.asarray(before.u[:5])
+        rows[f"{name}\n{found['psnr_db']:.2f} dB"] = np.asarray(learned.u[:5])
+        seconds = float(sum(np.sum(r["seconds"][:1]) for r in run.records))
+        numbers |= {
+            f"psnr_{name}_db": found["psnr_db"],
+            f"ssim_{name}": found["ssim"],
+            f"loss_{name}": found["loss"],
+            f"train_loss_{name}": seen.numbers["loss"],
+            f"psnr_start_{name}_db": before.numbers["psnr_db"],
+            f"residual_{name}": found["residual"],
+            f"evaluations_{name}": found["evaluations"],
+            f"lane_{name}": run.lane,
+            f"diverged_{name}": int(np.sum(run.records[-1]["diverged"])),
+            f"seconds_{name}": seconds,
+        }
+        table.append(
+            f"| {name} | {seen.numbers['loss']:.5f} | {found['loss']:.5f} "
+            f"| {found['psnr_db']:.2f} | {found['ssim']:.3f} | {seconds:.0f} |"
+        )
+        _keep_kernels(out, name, run, caption)
+    plots.save(plots.reconstructions(rows, images.shape, caption), out / "reconstructions.png")
+    curves = {
+        name: {s: [r[f"{s}_loss"][run.best] for r in run.records] for s in ("train", "test")}
+        for name, run in runs.items()
+    }
+    epochs = [r["epoch"] for r in next(iter(runs.values())).records]
+    plots.save(plots.compared_losses(curves, epochs, caption), out / "losses.png")
+    text = "\n".join([f"# Faces: {caption}", "", *table, ""])
+    print(text, flush=True)
+    common.write(out / "summary.md", text)
+    numbers |= {"task": config.task, "kernels": list(config.kernels), "out": str(out)}
+    common.write(out / "result.json", json.dumps(common.plain(numbers), indent=1))
+    return numbers
+
+
+def _keep_kernels(out: Path, name: str, run: Run, caption: str) -> None:
+    """The learned kernels as a file, and a figure of them before and after."""
+    kernels = {k: np.asarray(run.params[k]) for k in ("A", "C") if k in run.params}
+    np.savez(out / f"kernels-{name}.npz", **kernels)  # type: ignore[arg-type]
+    stages = {}
+    for letter in kernels:
+        label = "A" if letter == "A" else "C, of C^T"
+        stages[f"{label}, start"] = np.asarray(run.start[letter])
+        stages[f"{label}, learned"] = kernels[letter]
+    plots.save(plots.kernel_figure(stages, f"{name}: {caption}"), out / f"kernels-{name}.png")
+
+
+if __name__ == "__main__":
+    common.last_line(main(tyro.cli(Faces)))

@@ -1,0 +1,177 @@
+"""Time of an epoch on faces: [REB]'s own iteration against solvers that reach the same residual.
+
+python -m experiments.faces_speed [--data images:DIR]
+
+Both train the same model by one epoch, in turns: [REB] with 1000 evaluations of Picard iteration
+forwards and 1000 backwards, and the solvers of `experiments.faces --setting fast` with a budget.
+The residuals ||G(u) - u|| / ||G(u)||, and likewise of the adjoint, are computed anew in float64.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jaxtyping import Array
+from tqdm import tqdm
+
+from deqbilevel import data, loop, losses, models, training
+from deqbilevel.models import Model
+from deqbilevel.settings import Budget, Setting
+from deqbilevel.solvers import ADJOINTS
+from deqbilevel.types import Params
+from experiments import common, faces
+from experiments.faces import Faces
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How many times faster an epoch is."""
+
+    models: tuple[Literal["bilevel", "deq"], ...] = ("bilevel", "deq")
+    kernels: tuple[int, int] = (30, 3)
+    """Number, and height and width."""
+    task: Literal["denoising", "deblurring"] = "denoising"
+    kernels_from: Path | None = None
+    """The folder of a run of experiments.faces, whose learned kernels are taken; else random."""
+    evaluations: tuple[int, int] = (60, 85)
+    """Of the fast forward solve, for bilevel and for deq."""
+    products: int = 55
+    """Of the fast adjoint solve."""
+    rounds: int = 3
+    """Epochs of each, of which the median time is taken."""
+    data: str = "photographs"
+    shape: tuple[int, int] | None = None
+    train_size: int = 10
+    seed: int = 0
+    out: Path | None = None
+    """Folder of result.json; by default one below runs/ that is named by the options."""
+    fresh: bool = False
+    """Measure anew instead of showing what was measured."""
+
+
+def main(config: Speed) -> dict[str, Any]:
+    """Measure, and return {model: {setting: numbers, "ratio": of seconds}}."""
+    with contextlib.ExitStack() as stack:
+        with common.clear_errors():
+            common.at_least(1, rounds=config.rounds, products=config.products)
+            for count in config.evaluations:
+                common.at_least(1, evaluations=count)
+            options = common.options_of(config)
+            options["kernels_from"] = config.kernels_from and str(config.kernels_from)
+            known = ("models", "kernels", "task", "kernels_from", "data", "shape", "seed")
+            own = Faces(**{name: getattr(config, name) for name in known}, test_size=1)
+            faces.check(own, own.resolved())
+            images = data.load(
+                config.data,
+                train_size=config.train_size,
+                test_size=1,
+                whole=True,
+                shape=config.shape,
+                seed=config.seed,
+            )
+            given = {name: faces.stored_kernels(own, name) for name in config.models}
+            name = f"faces_speed-{common.digest(options)}"
+            out = Path("runs") / name if config.out is None else config.out
+            stack.enter_context(common.claim(out, options, fresh=config.fresh))
+        result = out / "result.json"
+        if result.exists():
+            return json.loads(result.read_text())
+        truth = jnp.asarray(images.train)
+        numbers = {
+            name: _of_model(config, own, name, images.shape, given[name], truth)
+            for name in tqdm(config.models, unit="model")
+        }
+        common.write(result, json.dumps(numbers, indent=1))
+        return numbers
+
+
+def _of_model(
+    config: Speed,
+    own: Faces,
+    name: str,
+    shape: tuple[int, int],
+    given: Params | None,
+    truth: Array,
+) -> dict[str, Any]:
+    """The numbers of a model: published and fast, in turns."""
+    forward = config.evaluations[0 if name == "bilevel" else 1]
+    budget = Budget(forward, config.products)
+    fast = faces.setting(own, name)._replace(
+        forward_tolerance=None, adjoint_tolerance=None, budget=budget, limit=budget
+    )
+    published = replace(own, setting="published")
+    lane = faces.lanes_of(own, name)[0]
+    model = faces.build(own, name, shape)
+    epochs, found = {}, {}
+    for label, options, how in (
+        ("published", published, faces.setting(published, name)),
+        ("fast", own, fast),
+    ):
+        params = faces.initial(options, options.resolved(), model, given, lane)
+        epochs[label] = _epoch(model, how, params, truth)
+        found[label] = {"evaluations": how.budget.forward, "products": how.budget.adjoint}
+        found[label] |= _residuals(model, how, params, truth)
+    seconds: dict[str, list[float]] = {label: [] for label in epochs}
+    for _ in range(config.rounds):
+        for label, epoch in epochs.items():
+            seconds[label].append(epoch())
+    for label in epochs:
+        found[label]["seconds"] = float(np.median(seconds[label]))
+    found["ratio"] = found["published"]["seconds"] / found["fast"]["seconds"]
+    return found
+
+
+def _epoch(model: Model, how: Setting, params: Params, truth: Array) -> Callable[[], float]:
+    """() -> the seconds of one epoch from these parameters, compiled beforehand."""
+    trainer = training.trainer(model, how, total_steps=500, batch_size=len(truth))
+    key = loop.keys(0)[1]
+    trainer = loop.compiled(trainer, trainer.init(params), truth, key)
+    order, noise, *_ = trainer.draw(key, 1, truth)
+
+    def run() -> float:
+        state = jax.block_until_ready(trainer.init(params))
+        begin = time.perf_counter()
+        jax.block_until_ready(trainer.steps(state, truth, *loop.block(trainer, order, noise, 0)))
+        return time.perf_counter() - begin
+
+    return run
+
+
+def _residuals(model: Model, how: Setting, params: Params, truth: Array) -> dict[str, float]:
+    """Of the forward and the adjoint solve, each found in float32 and judged in float64."""
+    adjoint = ADJOINTS[how.hypergradient](tolerance=None, max_evaluations=how.budget.adjoint)
+
+    @jax.jit
+    def solved(params: Params, truth: Array) -> tuple[Array, Array, Array, Array]:
+        f = models.measure(model.K, truth, params["noise"], loop.keys(0)[2])
+        u, _ = how.forward(how.budget)(lambda u: model.G(u, params, f), model.start(f))
+        g = jax.grad(losses.mean_squared_error)(u, truth)
+        _, vjp = jax.vjp(lambda u: model.G(u, params, f), u)
+        w, _ = adjoint(lambda w: vjp(w)[0], g)
+        return f, u, g, w
+
+    found = jax.block_until_ready(solved(params, truth))
+    with jax.enable_x64(True):
+        f, u, g, w = (jnp.asarray(np.asarray(x), jnp.float64) for x in found)
+        exact = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), params)
+
+        def relative(new: Array, old: Array) -> float:
+            return float(jnp.linalg.norm(new - old) / jnp.linalg.norm(new))
+
+        image, vjp = jax.vjp(lambda u: model.G(u, exact, f), u)
+        return {
+            "residual": relative(image, u),
+            "adjoint_residual": relative(vjp(w)[0] + g, w),
+        }
+
+
+if __name__ == "__main__":
+    common.last_line(main(tyro.cli(Speed)))

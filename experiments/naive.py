@@ -1,0 +1,293 @@
+"""Training without solving cannot inpaint: Figure 7 of the journal version of [REB].
+
+python -m experiments.naive [--task inpainting] [--epochs 5] [--out DIR]
+
+Both models are trained in two ways: through the fixed point, where u* = G(u*, f) is solved and
+compared with the truth, and naively, [REB] (16) and (17), where nothing is solved: the loss is
+mean (G(truth, f) - truth)^2. For the gradient step and f = K truth + noise that is
+
+    tau^2 mean (gamma N(truth) - lam K^T noise)^2.
+
+N sees the truth and not the noise, whose mean is zero, so nothing is better than N = 0 at every
+true image: for a mask, the least value is tau^2 lam^2 noise^2 times the part of the pixels that is
+kept. How N acts on other images, which is all that reconstructing is about, has no part in the
+loss, and N = 0 everywhere will do. In masked rows, where K = 0, a step is u - tau gamma N(u), so
+that such an N leaves there what it was started with, and an N that is not small away from the truth
+takes it anywhere. Only a tied N that is nearly linear (identity, or Softshrink with a small
+threshold) fills something in: a convex energy whose gradient vanishes on digits is least there.
+
+The figure shows u^k = G(u^{k-1}, f) from u^0 = 0 (Picard), which may diverge also where training
+solved well, and u* as the setting solves for it while it trains (Anderson). The numbers are mean
+squared errors over test images, in masked and in kept rows, of u*, of each u^k and of the fixed
+point to a residual of 1e-5 (or what 1000 evaluations reach). null stands for what overflowed, and
+for masked rows where there are none.
+"""
+
+import contextlib
+import json
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from tqdm import tqdm
+
+from deqbilevel import data, loop, maps, models, plots, settings, storage, training
+from deqbilevel.models import Model
+from deqbilevel.settings import Setting
+from deqbilevel.training import Metrics, State, Trainer
+from deqbilevel.types import Images, Info, Params
+from experiments import common
+
+MEASURED = 1000
+"""Test images that are reconstructed, at most."""
+
+
+@dataclass(frozen=True)
+class Naive:
+    """Train bilevel and DEQ naively and through the fixed point, and draw what they iterate to."""
+
+    task: Literal["denoising", "inpainting", "deblurring"] = "inpainting"
+    models: tuple[Literal["bilevel", "deq"], ...] = ("bilevel", "deq")
+    activation: Literal["identity", "relu", "softshrink"] = "softshrink"
+    tau: float = 0.9
+    """Step size, and threshold of Softshrink."""
+    gamma: float = 0.1
+    """Weight of the regulariser."""
+    lam: float = 1.0
+    """Weight of the data fidelity."""
+    noise: float = 0.1
+    """Standard deviation of the noise, on images in [-1, 1]."""
+    setting: Literal["paper", "accurate", "fast"] = "paper"
+    """How the lower level and its adjoint are solved, and the learning rate of both ways."""
+    epochs: int = 5
+    train_size: int | None = None
+    """Training images; all that there are by default."""
+    test_size: int | None = None
+    batch_size: int = 100
+    iterates: tuple[int, ...] = (1, 5, 10, 50, 200)
+    """The k of the Picard iterates u^k that are measured and drawn."""
+    pictures: int = 3
+    data: str = "sample"
+    """sample, idx:DIR, tfds, tfds:DIR or images:DIR."""
+    seed: int = 0
+    out: Path | None = None
+    """Folder of the results; by default one below runs/ that is named by the options."""
+    fresh: bool = False
+    """Start anew instead of going on."""
+
+
+class Trained(NamedTuple):
+    """What a training ends with."""
+
+    weights: dict[str, Array]
+    seconds: float
+    diverged: bool
+
+
+def main(config: Naive) -> dict[str, Any]:
+    """Train what is not on disk yet, measure and draw; the numbers of each model and way."""
+    with contextlib.ExitStack() as stack:
+        return _main(config, stack)
+
+
+def _main(config: Naive, stack: contextlib.ExitStack) -> dict[str, Any]:
+    with common.clear_errors():
+        common.at_least(0, epochs=config.epochs, seed=config.seed)
+        common.at_least(1, batch_size=config.batch_size, pictures=config.pictures)
+        if not config.models:
+            raise ValueError("--models: expected bilevel, deq or both")
+        for k in config.iterates:
+            common.at_least(1, iterates=k)
+        setting = settings.SETTINGS[config.setting]
+        scalars = models.hyperparameters(
+            tau=config.tau,
+            gamma=config.gamma,
+            lam=config.lam,
+            noise=config.noise,
+            activation=config.activation,
+            learning_rate=setting.learning_rate,
+        )
+        images = data.load(
+            config.data,
+            train_size=config.train_size,
+            test_size=config.test_size,
+            seed=config.seed,
+        )
+        # The others may change without training anew.
+        options = common.options_of(
+            config, without=("out", "fresh", "models", "iterates", "pictures")
+        )
+        name = f"naive-{config.task}-{config.setting}-{common.digest(options)}"
+        out = Path("runs") / name if config.out is None else config.out
+        stack.enter_context(common.claim(out, options, fresh=config.fresh))
+
+    params_key, _, picture_key = loop.keys(config.seed)
+    steps = max(config.epochs, 1) * training.steps_per_epoch(len(images.train), config.batch_size)
+    counts = sorted(set(config.iterates))
+    truth = f = jnp.asarray(images.test[:MEASURED])
+    numbers: dict[str, dict[str, Any]] = {}
+    courses: dict[str, list[np.ndarray]] = {}
+    for name in config.models:
+        model = models.build(config.task, name, images.shape)
+        f = models.measure(model.K, truth, scalars["noise"], picture_key)
+        masked = np.asarray(model.K.adjoint(jnp.ones_like(f[0])) == 0)
+        start = model.init(params_key) | scalars
+        course = jax.jit(partial(course_of, model, setting, counts))
+        numbers[name] = {}
+        for way, trainer in ways(model, setting, steps, config.batch_size).items():
+            path = out / "parameters" / f"{name}-{way}.npz"
+            if not path.exists():
+                _keep(path, _train(config, trainer, setting, start, images, f"{name} {way}"))
+            trained = _kept(path)
+            found, infos, naive_loss = course(start | trained.weights, truth, f)
+            *iterates, end, limit = [errors(u, truth, masked) for u in found]
+            numbers[name][way] = (
+                end
+                | {"residual": _number(infos["setting"].residual)}
+                | {"converged": limit | {"residual": _number(infos["converged"].residual)}}
+                | {f"u^{k}": x for k, x in zip(counts, iterates, strict=True)}
+                | {"naive_loss": _number(naive_loss)}
+                | {"seconds": trained.seconds, "diverged": trained.diverged}
+            )
+            shown = [np.asarray(u[: config.pictures]) for u in found[:-1]]
+            courses[f"{name},\n{way.replace('_', ' ')}"] = shown
+    given = {"truth $u$": truth, "data $f$": f}
+    figure = plots.iterate_figure(
+        {label: np.asarray(x[: config.pictures]) for label, x in given.items()},
+        courses,
+        [*(f"$u^{{{k}}}$" for k in counts), "$u^*$"],
+        images.shape,
+        _caption(config, images.source),
+    )
+    plots.save(figure, out / "figure_7.png")
+    common.write(out / "result.json", json.dumps(numbers, indent=1))
+    return numbers | {"out": str(out)}
+
+
+def ways(model: Model, setting: Setting, total_steps: int, batch_size: int) -> dict[str, Trainer]:
+    """Both ways to train: the same digits in the same order with the same noise, and Adam."""
+    through = training.trainer(model, setting, total_steps=total_steps, batch_size=batch_size)
+
+    def steps(state: State, images: Images, order: Array, keys: Array) -> tuple[State, Metrics]:
+        return jax.lax.scan(
+            lambda s, x: naive_step(model, total_steps, s, images[x[0]], x[1]),
+            state,
+            (order, keys),
+        )
+
+    return {
+        "naive": through._replace(steps=jax.jit(steps, donate_argnums=0)),
+        "fixed_point": through,
+    }
+
+
+def naive_step(
+    model: Model, total_steps: int, state: State, truth: Images, key: PRNGKeyArray
+) -> tuple[State, Metrics]:
+    """One step of Adam as `training.step` takes it, on the naive loss: one evaluation of G."""
+    weights = {name: state.params[name] for name in training.LEARNED if name in state.params}
+    f = models.measure(model.K, truth, state.params["noise"], key)
+    objective = maps.naive_objective(model.G)
+    loss, gradient = jax.value_and_grad(lambda w: objective(state.params | w, truth, f))(weights)
+    directions, optimiser = training.optimiser(state.params).update(gradient, state.optimiser)
+    rate = training.cosine(state.params["learning_rate"], total_steps)(state.step)
+    moved = jax.tree.map(lambda w, direction: w - rate * direction, weights, directions)
+    one, unknown = jnp.ones_like(loss), jnp.full_like(loss, jnp.nan)
+    return state._replace(
+        params=state.params | moved,
+        optimiser=optimiser,
+        step=state.step + 1,
+        diverged=state.diverged | ~jnp.isfinite(loss),
+    ), Metrics(loss, one, one, unknown, unknown)
+
+
+def _train(
+    config: Naive, trainer: Trainer, setting: Setting, start: Params, images: data.Images, name: str
+) -> Trained:
+    _, key, _ = loop.keys(config.seed)
+    train, test = jnp.asarray(images.train), jnp.asarray(images.test)
+    state = trainer.init(start)
+    if config.epochs:
+        trainer = loop.compiled(trainer, state, train, key)
+    total = config.epochs * training.steps_per_epoch(len(train), config.batch_size)
+    spent = 0.0
+    with tqdm(total=total, unit="step", desc=name) as bar:
+
+        def on_steps(count: int, metrics: Metrics, seconds: float) -> None:
+            bar.set_postfix_str(f"loss {float(metrics.step_loss[-1]):.2e}")
+            bar.update(count)
+
+        epochs = loop.run(
+            trainer, setting, state, train, test, epochs=config.epochs, key=key, on_steps=on_steps
+        )
+        for done in epochs:
+            state, spent = done.state, spent + done.record["seconds"]
+            bar.write(
+                f"{name}, epoch {done.record['epoch']}: test loss {done.record['test_loss']:.4f}",
+                file=sys.stderr,
+            )
+    weights = {name: state.params[name] for name in training.LEARNED if name in start}
+    return Trained(weights, spent, bool(state.diverged))
+
+
+def _keep(path: Path, trained: Trained) -> None:
+    weights = {name: np.asarray(x) for name, x in trained.weights.items()}
+    scalars = {"seconds": np.asarray(trained.seconds), "diverged": np.asarray(trained.diverged)}
+    storage.write_arrays(path, weights | scalars)
+
+
+def _kept(path: Path) -> Trained:
+    with common.clear_errors():
+        arrays = storage.read_arrays(path)
+    seconds, diverged = float(arrays.pop("seconds")), bool(arrays.pop("diverged"))
+    return Trained({name: jnp.asarray(x) for name, x in arrays.items()}, seconds, diverged)
+
+
+def course_of(
+    model: Model, setting: Setting, counts: list[int], params: Params, truth: Images, f: Images
+) -> tuple[list[Images], dict[str, Info], Float[Array, ""]]:
+    """u^k for ascending counts k, then u* as the setting solves for it and as nearly as can be; the
+    infos of these two, and the naive loss."""
+    u, done, images = model.start(f), 0, []
+    for k in counts:
+        u = jax.lax.fori_loop(done, k, lambda _, u: model.G(u, params, f), u)
+        images.append(u)
+        done = k
+    infos = {}
+    for name, solver in (("setting", setting.evaluation()), ("converged", settings.converged())):
+        u, infos[name] = model.reconstruct(solver, params, f)
+        images.append(u)
+    return images, infos, maps.naive_objective(model.G)(params, truth, f)
+
+
+def errors(
+    u: Images, truth: Images, masked: Bool[np.ndarray, " pixels"]
+) -> dict[str, float | None]:
+    """Mean squared errors over the masked pixels, the others, and all."""
+    square = (np.asarray(u, float) - np.asarray(truth, float)) ** 2
+    parts = {"masked_loss": square[:, masked], "kept_loss": square[:, ~masked], "test_loss": square}
+    return {name: _number(x.mean() if x.size else np.nan) for name, x in parts.items()}
+
+
+def _number(x: Any) -> float | None:
+    """A float for JSON; None for what is not finite."""
+    return float(x) if np.isfinite(x) else None
+
+
+def _caption(config: Naive, source: str) -> str:
+    return (
+        f"{config.task}, {config.activation}, tau {config.tau:g}, gamma {config.gamma:g}, lam "
+        f"{config.lam:g}, noise {config.noise:g}; setting {config.setting}, epochs: "
+        f"{config.epochs}; {source}; Picard iterates from zero, and u* as the setting solves for it"
+    )
+
+
+if __name__ == "__main__":
+    common.last_line(main(tyro.cli(Naive)))

@@ -1,0 +1,411 @@
+"""Learned networks as regularisers, beside the affine models of [REB] and plug-and-play.
+
+python -m experiments.networks [--tasks inpainting] [--models bilevel degrad] [--out DIR]
+
+    bilevel, deq     the dense models of [REB] 3.2, gradient step
+    degrad           u - tau (lam K'(K u - f) + gamma N(u)), N the residual of a denoiser
+    deprox           the same N in the proximal step
+    convex           gradient step with N the gradient of an input-convex network
+    plug_and_play    D(u - tau lam K'(K u - f)), D = I - N learned to remove noise, and nothing else
+
+Before anything is trained the conditions of [REB] 2.2 are measured, see `deqbilevel.contraction`. A
+network that is not nonexpansive, or a step size beyond its bound, ends the program unless
+`--anyway`. Repeating the same command goes on after an interruption.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jaxtyping import Array
+from tqdm import tqdm
+
+from deqbilevel import (
+    checkpoints,
+    contraction,
+    data,
+    loop,
+    losses,
+    maps,
+    models,
+    operators,
+    plots,
+    settings,
+    training,
+)
+from deqbilevel.contraction import Finding
+from deqbilevel.data import Images
+from deqbilevel.models import Model
+from deqbilevel.regularizers.networks import Network, convex, denoiser
+from deqbilevel.types import Info, Params
+from experiments import common
+
+Task = Literal["inpainting", "deblurring"]
+Name = Literal["bilevel", "deq", "degrad", "deprox", "convex", "plug_and_play"]
+
+TASKS: dict[str, dict[str, Any]] = {
+    "inpainting": {"noise": 0.1, "gamma": 1.0, "activation": "softshrink"},
+    "deblurring": {"noise": 0.05, "gamma": 0.5, "activation": "relu"},
+}
+"""Points of the grid of [REB] where its models do well; the activation is the dense ones'."""
+
+STEPS: dict[str, str] = {"deprox": "proximal_step", "plug_and_play": "plug_and_play_step"}
+"""The maps of those that are no gradient step."""
+
+ENFORCED = (
+    contraction.STEP_SIZE,
+    contraction.STEP_SIZE_WITH_N,
+    contraction.NONEXPANSIVE,
+    contraction.NONEXPANSIVE_MEASURED,
+)
+"""What a network has to meet; a dense model the first only, as in [REB]."""
+
+
+PICTURES = 6
+"""Test images that are drawn."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Train every model on every task, and compare them."""
+
+    tasks: tuple[Task, ...] = ("inpainting", "deblurring")
+    models: tuple[Name, ...] = ("bilevel", "deq", "degrad", "deprox", "convex", "plug_and_play")
+    tau: float = 0.9
+    """Step size, and threshold of Softshrink."""
+    gamma: float | None = None
+    """Weight of the regulariser; the task's by default."""
+    lam: float = 1.0
+    """Weight of the data fidelity."""
+    noise: float | None = None
+    """Standard deviation of the noise, on images in [-1, 1]; the task's by default."""
+    denoiser_noise: float = 0.1
+    """Of the images that the plug-and-play denoiser learns from."""
+    channels: int = 8
+    layers: int = 4
+    """Convolutions of the denoiser."""
+    normalise: bool = True
+    """Divide the denoiser's convolutions by their norms, so that it is nonexpansive."""
+    anyway: bool = False
+    """Train also what does not meet the conditions."""
+    setting: Literal["paper", "fast"] = "fast"
+    """How the lower level and its adjoint are solved."""
+    epochs: int = 3
+    train_size: int | None = 2000
+    test_size: int | None = 500
+    batch_size: int = 100
+    learning_rate: float | None = None
+    """Adam's, at the start of its cosine schedule; the setting's by default."""
+    data: str = "sample"
+    """sample, idx:DIR, tfds, tfds:DIR or images:DIR."""
+    patch: int = 28
+    """Height and width of the patches of images:DIR."""
+    seed: int = 0
+    out: Path | None = None
+    """Folder of the results; by default one below runs/ that is named by the options."""
+    fresh: bool = False
+    """Start anew instead of going on."""
+
+
+class Run(NamedTuple):
+    """A model on a task, ready to be trained."""
+
+    task: str
+    name: str
+    model: Model
+    taught: Model
+    """The model that is trained: the same, but for plug-and-play a denoiser."""
+    network: Network | None
+    params: Params
+    """At the start."""
+    taught_noise: float
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """The entries of `params` that are learned."""
+        return ("network",) if self.network else training.LEARNED
+
+
+def main(config: Networks) -> dict[str, Any]:
+    """Train what is missing; returns {task: {model: numbers}}."""
+    with contextlib.ExitStack() as stack:
+        with common.clear_errors():
+            images = _images(config)
+            runs = [
+                build(config, task, name, images) for task in config.tasks for name in config.models
+            ]
+            _check(config, runs, images)
+            options = common.options_of(config)
+            name = f"networks-{common.digest(options)}"
+            out = Path("runs") / name if config.out is None else config.out
+            stack.enter_context(common.claim(out, options, fresh=config.fresh))
+        rows = common.records(out / "rows.jsonl")
+        done = {(row["task"], row["model"]) for row in rows}
+        with tqdm(total=len(runs), initial=len(rows), unit="model") as bar:
+            for run in runs:
+                if (run.task, run.name) in done:
+                    continue
+                bar.set_postfix_str(f"{run.task}, {run.name}")
+                rows.append(common.plain(learn(config, run, images, out)))
+                common.append(out / "rows.jsonl", rows[-1])
+                bar.update(1)
+        return _show(config, runs, rows, images, out)
+
+
+def _images(config: Networks) -> Images:
+    """Raises: ValueError for options that cannot be met."""
+    common.at_least(0, epochs=config.epochs, seed=config.seed)
+    common.at_least(1, batch_size=config.batch_size)
+    if not config.tasks or not config.models:
+        raise ValueError("--tasks and --models: expected one or more of each")
+    if not 0 <= config.denoiser_noise < float("inf"):
+        raise ValueError(f"--denoiser-noise {config.denoiser_noise}: expected 0 or more")
+    return data.load(
+        config.data,
+        train_size=config.train_size,
+        test_size=config.test_size,
+        patch=config.patch,
+        seed=config.seed,
+    )
+
+
+def build(config: Networks, task: str, name: str, images: Images) -> Run:
+    """A model of a task, and its parameters at the start."""
+    case, shape = TASKS[task], images.shape
+    rate = config.learning_rate
+    scalars = models.hyperparameters(
+        tau=config.tau,
+        gamma=case["gamma"] if config.gamma is None else config.gamma,
+        lam=config.lam,
+        activation=case["activation"],
+        noise=case["noise"] if config.noise is None else config.noise,
+        learning_rate=settings.SETTINGS[config.setting].learning_rate if rate is None else rate,
+    )
+    network = None
+    if name in models.MODELS:
+        model = taught = models.build(task, name, shape)
+    else:
+        network = (
+            convex(shape, channels=config.channels)
+            if name == "convex"
+            else denoiser(
+                shape,
+                channels=config.channels,
+                layers=config.layers,
+                normalised=config.normalise,
+            )
+        )
+        model, taught = _assemble(task, STEPS.get(name, "gradient_step"), network, shape)
+    key, _, _ = loop.keys(config.seed)
+    noise = config.denoiser_noise if name == "plug_and_play" else float(scalars["noise"])
+    return Run(task, name, model, taught, network, model.init(key) | scalars, noise)
+
+
+def _assemble(
+    task: str, step: str, network: Network, shape: tuple[int, int]
+) -> tuple[Model, Model]:
+    """The model with a network, and the one that is trained."""
+    K, N = operators.OPERATORS[models.TASKS[task]](shape), network.gradient
+
+    def D(u: Array, params: Params) -> Array:
+        return u - N(u, params)
+
+    def denoise(u: Array, params: Params, f: Array) -> Array:
+        """Depends on no u, so that its fixed point is D(f)."""
+        return D(f, params)
+
+    G = getattr(maps, step)(K, D if step == "plug_and_play_step" else N)
+    tied = network.energy is not None and step == "gradient_step"
+    model = Model(K, N, G, tied, shape, network.init, refresh=network.refresh)
+    if step != "plug_and_play_step":
+        return model, model
+    return model, model._replace(K=operators.Identity(), G=denoise)
+
+
+def _check(config: Networks, runs: list[Run], images: Images) -> None:
+    """Raises ValueError, naming what does not hold, unless it is to be trained anyway."""
+    broken = []
+    for run in runs:
+        truth = jnp.asarray(images.test[:4])
+        found = findings(run, run.params, truth, truth)
+        print(f"\n{run.task}, {run.name}, before training\n{contraction.text(found)}", flush=True)
+        names = ENFORCED if run.network else ENFORCED[:1]
+        failing = [x for x in found if x.name in names and not x.holds]
+        broken += [
+            f"{run.task}, {run.name}: {x.name} ({x.meaning}) is {x.value:.4g} of {x.bound:.4g}"
+            for x in failing
+        ]
+    if broken and not config.anyway:
+        raise ValueError("; ".join(broken) + "; change it, or train --anyway")
+
+
+def findings(run: Run, params: Params, truth: Array, u: Array) -> list[Finding]:
+    """The conditions of [REB] 2.2 at images u, with measurements of the true ones."""
+    keys = jax.random.split(jax.random.key(1))
+    f = models.measure(run.model.K, truth, params["noise"], keys[0])
+    bound, cocoercive = _constant(run, params)
+    return contraction.report(
+        run.model,
+        params,
+        f,
+        u,
+        keys[1],
+        step=STEPS.get(run.name, "gradient_step"),
+        bound=bound,
+        cocoercive=cocoercive,
+    )
+
+
+def _constant(run: Run, params: Params) -> tuple[float, bool]:
+    """A Lipschitz constant L of N, and whether N is 1/L-cocoercive."""
+    if run.network:
+        return float(run.network.lipschitz(params)), run.network.firm
+    A, C = params["A"], params.get("C", params["A"])
+    return float(jnp.linalg.norm(A, 2) * jnp.linalg.norm(C, 2)), run.model.tied
+
+
+def learn(config: Networks, run: Run, images: Images, out: Path) -> dict[str, Any]:
+    """Train a model, going on from its latest epoch, and measure it."""
+    folder, log = out / "states" / f"{run.task}-{run.name}", out / "metrics.jsonl"
+    setting = settings.SETTINGS[config.setting]
+    _, key, picture_key = loop.keys(config.seed)
+    train, test = jnp.asarray(images.train), jnp.asarray(images.test)
+    steps = training.steps_per_epoch(len(train), config.batch_size)
+    trainer = training.trainer(
+        run.taught,
+        setting,
+        total_steps=max(config.epochs, 1) * steps,
+        batch_size=config.batch_size,
+        learned=run.learned,
+    )
+    state = trainer.init(run.params | {"noise": jnp.float32(run.taught_noise)})
+    done = checkpoints.latest_step(folder)
+    if done is not None:
+        state = checkpoints.restore(folder, state)
+    if (done or 0) < config.epochs:
+        trainer = loop.compiled(trainer, state, train, key)
+    start = 0 if done is None else done + 1
+    epochs = loop.run(
+        trainer, setting, state, train, test, epochs=config.epochs, key=key, start=start
+    )
+    for state, values in epochs:
+        record = common.plain({"task": run.task, "model": run.name} | values)
+        common.append(log, record)
+        checkpoints.save(folder, record["epoch"], state)
+    # An epoch that was cut short after its record is there twice.
+    course = {
+        r["epoch"]: r
+        for r in common.records(log)
+        if (r["task"], r["model"]) == (run.task, run.name)
+    }
+    params = state.params | {"noise": run.params["noise"]}
+    return {
+        "task": run.task,
+        "model": run.name,
+        "train_loss": course[config.epochs]["train_loss"],
+        **evaluate(run, params, test, picture_key, _stored(run, out)),
+        "seconds": sum(r["seconds"] for r in course.values()),
+        "diverged": bool(state.diverged),
+    }
+
+
+def evaluate(run: Run, params: Params, test: Array, key: Array, path: Path) -> dict[str, Any]:
+    """Converged reconstructions of the test images, of which `path` keeps the first, and whether
+    the map contracts there."""
+    f, u, info = jax.jit(partial(_reconstruct, run.model))(params, test, key)
+    np.save(path, np.stack([f[:PICTURES], u[:PICTURES]]))
+    found = {x.name: x for x in findings(run, params, test[:4], u[:4])}
+    print(
+        f"\n{run.task}, {run.name}, trained\n{contraction.text(list(found.values()))}", flush=True
+    )
+    return {
+        "test_loss": float(losses.mean_squared_error(u, test)),
+        "psnr_db": float(jnp.mean(losses.psnr(u, test))),
+        "measured_psnr_db": float(jnp.mean(losses.psnr(f, test))),
+        "evaluations": int(info.evaluations),
+        "residual": float(info.residual),
+        "lipschitz": found[contraction.CONTRACTION_MEASURED].value,
+        "lipschitz_bound": found[contraction.CONTRACTION].value,
+        "spectral_radius": found[contraction.SPECTRAL_RADIUS].value,
+        "network_lipschitz": found[contraction.NONEXPANSIVE_MEASURED].value,
+        "failing": ", ".join(contraction.failing(list(found.values()))),
+    }
+
+
+def _reconstruct(
+    model: Model, params: Params, truth: Array, key: Array
+) -> tuple[Array, Array, Info]:
+    f = models.measure(model.K, truth, params["noise"], key)
+    u, info = model.reconstruct(settings.converged(max_evaluations=300), params, f)
+    return f, u, info
+
+
+COLUMNS = (
+    *("test_loss", "psnr_db", "seconds", "evaluations", "residual", "lipschitz"),
+    *("lipschitz_bound", "spectral_radius", "network_lipschitz"),
+)
+
+
+def _show(
+    config: Networks, runs: list[Run], rows: list[dict[str, Any]], images: Images, out: Path
+) -> dict[str, Any]:
+    """The table, the figures and the headline numbers."""
+    numbers: dict[str, Any] = {task: {} for task in config.tasks}
+    lines = ["# Learned networks as regularisers", ""]
+    lines += [f"{len(images.train)} training images ({images.source}), epochs: {config.epochs}", ""]
+    for task in config.tasks:
+        mine = [row for row in rows if row["task"] == task]
+        level = mine[0]["measured_psnr_db"]
+        lines += [f"## {task}: the measurement has {level:.2f} dB", ""]
+        lines += list(_table(mine))
+        lines.append("")
+        for row in mine:
+            numbers[task][row["model"]] = {
+                name: x for name, x in row.items() if name not in ("task", "model")
+            }
+        pictures = _pictures([run for run in runs if run.task == task], images, out)
+        caption = (
+            f"{task}, tau {config.tau:g}, lam {config.lam:g}, epochs: {config.epochs}, "
+            f"{len(images.train)} training images; {images.source}"
+        )
+        figure = plots.reconstructions(pictures, images.shape, caption)
+        plots.save(figure, out / f"reconstructions-{task}.png")
+    table = "\n".join(lines)
+    print(f"\n{table}", flush=True)
+    common.write(out / "summary.md", table)
+    common.write(out / "result.json", json.dumps(numbers, indent=1))
+    return numbers
+
+
+def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    head = ("model", *(name.replace("_", " ") for name in COLUMNS))
+    for cells in (head, ["---"] * len(head)):
+        yield f"| {' | '.join(cells)} |"
+    for row in rows:
+        cells = ["-" if row[name] is None else f"{row[name]:.4g}" for name in COLUMNS]
+        yield f"| {' | '.join([row['model'], *cells])} |"
+
+
+def _pictures(runs: list[Run], images: Images, out: Path) -> dict[str, np.ndarray]:
+    """The first test images, what was measured of them, and each model's reconstructions."""
+    pictures = {"true u": np.asarray(images.test[:PICTURES])}
+    for run in runs:
+        f, u = np.load(_stored(run, out))
+        pictures |= {"measurement f": f, run.name: u}
+    return pictures
+
+
+def _stored(run: Run, out: Path) -> Path:
+    return out / "states" / f"{run.task}-{run.name}.npy"
+
+
+if __name__ == "__main__":
+    common.last_line(main(tyro.cli(Networks)))

@@ -1,0 +1,119 @@
+"""The convolutional comparison on pictures at its smallest budget, as a user runs it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deqbilevel import checkpoints
+from experiments import common, faces, faces_speed
+
+TINY = {
+    "kernels": (2, 3), "data": "faces", "shape": (12, 10), "train_size": 3, "test_size": 2,
+    "epochs": 4, "evaluate_every": 2,
+}  # fmt: skip
+TIMED = ("seconds_bilevel", "seconds_deq", "out")
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """A run with three lanes of a start, of which the middle was interrupted and repeated."""
+    out = tmp_path_factory.mktemp("faces") / "run"
+    config = faces.Faces(starts=("random", "first_differences", "second_differences"), out=out,
+                         **TINY)  # fmt: skip
+    return out, common.plain(faces.main(config))
+
+
+def test_it_ends_in_the_numbers_of_both_models(learned):
+    out, numbers = learned
+    assert json.loads((out / "result.json").read_text()) == numbers
+    for name in ("bilevel", "deq"):
+        assert numbers[f"psnr_{name}_db"] > numbers[f"psnr_start_{name}_db"]
+        assert 0 < numbers[f"ssim_{name}"] < 1 and numbers[f"diverged_{name}"] == 0
+        assert numbers[f"residual_{name}"] < 3e-6
+        with np.load(out / f"kernels-{name}.npz") as kernels:
+            assert set(kernels) == ({"A"} if name == "bilevel" else {"A", "C"})
+        assert np.asarray(Image.open(out / f"kernels-{name}.png").convert("L")).std() > 10
+    # In the published settings C starts as a copy of A: one model until it learns.
+    assert numbers["psnr_start_bilevel_db"] == pytest.approx(numbers["psnr_start_deq_db"], abs=0.01)
+    assert "| measured |" in (out / "summary.md").read_text()
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(learned, tmp_path, monkeypatch):
+    out, numbers = learned
+    save = checkpoints.save
+
+    def killed(folder: Path, step: int, tree: object) -> None:
+        if step == 4 and folder.name == "deq":
+            raise KeyboardInterrupt
+        save(folder, step, tree)
+
+    options = json.loads((out / "options.json").read_text())
+    config = faces.Faces(models=("deq",), starts=tuple(options["starts"]), out=tmp_path, **TINY)
+    monkeypatch.setattr(checkpoints, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        faces.main(config)
+    monkeypatch.undo()
+    assert checkpoints.latest_step(tmp_path / "states" / "deq") == 2
+    again = common.plain(faces.main(config))
+    for name in set(again) - set(TIMED):
+        assert again[name] == numbers[name]
+
+
+def test_kernels_of_one_task_deblur_as_they_are(learned, tmp_path):
+    out, _ = learned
+    options = TINY | {"epochs": 0, "task": "deblurring", "blur": 3, "padding": "zero"}
+    found = faces.main(faces.Faces(kernels_from=out, out=tmp_path, **options))
+    for name in ("bilevel", "deq"):
+        assert found[f"psnr_{name}_db"] == found[f"psnr_start_{name}_db"] > 10
+        with (
+            np.load(out / f"kernels-{name}.npz") as a,
+            np.load(tmp_path / f"kernels-{name}.npz") as b,
+        ):
+            np.testing.assert_array_equal(a["A"], b["A"])
+    with pytest.raises(SystemExit, match=r"2 kernels 3x3; --kernels 3 3 asks"):
+        faces.main(faces.Faces(**options | {"kernels": (3, 3)}))
+
+
+def test_the_published_iteration_reaches_the_same_reconstructions(learned, tmp_path):
+    out, _ = learned
+    options = TINY | {"models": ("deq",), "epochs": 0, "kernels_from": out}
+    slow = faces.main(faces.Faces(setting="published", out=tmp_path / "slow", **options))
+    fast = faces.main(faces.Faces(setting="fast", out=tmp_path / "fast", **options))
+    assert slow["evaluations_deq"] == 1000 > 8 * fast["evaluations_deq"]
+    assert fast["psnr_deq_db"] == pytest.approx(slow["psnr_deq_db"], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernels": (30, 4)}, "--kernels 30 4: expected 1 or more, of an odd size"),
+        ({"kernels": (5, 3), "starts": ("first_differences",)}, "differences are --kernels 2 3"),
+        ({"kernels": (2, 13)}, "larger than pictures"),
+        ({"epochs": 3}, "expected a multiple of --evaluate-every 2"),
+        ({"learning_rates": (0.0,)}, "--learning-rates 0.0: expected above 0"),
+        ({"models": ()}, "expected bilevel, deq or both"),
+        ({"kernels_from": Path("nowhere")}, "not there; --kernels-from wants"),
+        ({"noise": -1.0}, "--noise -1.0"),
+    ],
+)
+def test_bad_requests_end_before_any_work(options, message, tmp_path):
+    with pytest.raises(SystemExit, match=message.replace("(", r"\(")):
+        faces.main(faces.Faces(out=tmp_path, **TINY | options))
+
+
+def test_speed_says_how_many_times_faster_at_no_larger_a_residual(tmp_path):
+    options = {k: TINY[k] for k in ("kernels", "data", "shape", "train_size")}
+    config = faces_speed.Speed(
+        models=("bilevel",), evaluations=(60, 60), rounds=1, out=tmp_path, **options
+    )
+    found = faces_speed.main(config)
+    assert json.loads((tmp_path / "result.json").read_text()) == found
+    published, fast = (found["bilevel"][name] for name in ("published", "fast"))
+    assert (published["evaluations"], fast["evaluations"]) == (1000, 60)
+    for name in ("residual", "adjoint_residual"):
+        assert 0 < fast[name] < 3e-7 and 0 < published[name] < 3e-7
+    assert found["bilevel"]["ratio"] > 1
+    assert faces_speed.main(config) == found

@@ -1,0 +1,133 @@
+"""The normalised convolutional regulariser, and the model of faces that is made of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import dense, float64, normal
+
+from deqbilevel import hypergradients, losses, models, operators, settings, training
+from deqbilevel.regularizers import normalised
+from deqbilevel.solvers import conjugate_gradient, limited_memory_bfgs
+
+SHAPE = (7, 6)
+PIXELS = SHAPE[0] * SHAPE[1]
+
+
+def regularizer():
+    return normalised.normalised_bank(SHAPE)
+
+
+def kernels(seed):
+    return normal(seed, 3, 3, 3)
+
+
+@float64
+def test_norms_are_those_of_the_banks_and_follow_their_kernels():
+    N = regularizer()
+    params = N.init(kernels(0), kernels(1), iterations=2000)
+    moved = N.refresh(params | {"A": 3 * params["C"]}, iterations=2000)
+    for found, letter in ((params, "A"), (params, "C"), (moved, "A")):
+        matrix = dense(lambda u, p=found, k=letter: _features(N, p[k], u), PIXELS)
+        assert float(found[f"norm_{letter}"]) == pytest.approx(np.linalg.norm(matrix, 2), rel=1e-6)
+    A, C = normalised.normalised(params)
+    for bank in (A, C):
+        matrix = dense(lambda u, bank=bank: _features(N, bank, u), PIXELS)
+        assert np.linalg.norm(matrix, 2) == pytest.approx(normalised.SCALE, rel=1e-6)
+
+
+def _features(N, bank, u):
+    return N.bank.apply(bank, u).swapaxes(0, 1).reshape(len(u), -1)
+
+
+@float64
+def test_tied_it_is_the_gradient_of_its_energy_and_untied_it_has_none():
+    N, u = regularizer(), 0.02 * normal(2, 2, PIXELS)
+    tied = N.init(kernels(0))
+    slope = jax.grad(lambda u: jnp.sum(N.energy(u, tied)))(u)
+    np.testing.assert_allclose(N.gradient(u, tied), slope, rtol=1e-10, atol=1e-12)
+    untied = N.init(kernels(0), kernels(0))
+    np.testing.assert_allclose(N.gradient(u, untied), slope, rtol=1e-10, atol=1e-12)
+    with pytest.raises(ValueError, match="drop 'C'"):
+        N.energy(u, untied)
+
+
+@float64
+def test_its_lipschitz_constant_holds_and_is_attained():
+    N = regularizer()
+    params = N.init(kernels(0), kernels(1), iterations=2000)
+    bound = float(N.lipschitz(params))
+    u = 0.01 * normal(3, 1, PIXELS)
+    jacobian = jax.jacobian(lambda u: N.gradient(u[None], params)[0])(u[0])
+    assert np.linalg.norm(jacobian, 2) <= bound
+    # Tied, at zero every curvature is its largest.
+    tied = N.init(kernels(0), iterations=2000)
+    jacobian = jax.jacobian(lambda u: N.gradient(u[None], tied)[0])(jnp.zeros(PIXELS))
+    assert np.linalg.norm(jacobian, 2) == pytest.approx(bound, rel=1e-6)
+
+
+def test_differences_are_differences():
+    N = normalised.normalised_bank(SHAPE, "circular")
+    u = normal(4, 1, PIXELS)
+    x = np.asarray(u).reshape(SHAPE)
+    # A bank is a convolution, which flips its kernels.
+    across, down = np.asarray(N.bank.apply(normalised.first_differences(3, 3), u))[:, 0]
+    np.testing.assert_allclose(across, np.roll(x, 1, 1) - x, atol=1e-6)
+    np.testing.assert_allclose(down, np.roll(x, 1, 0) - x, atol=1e-6)
+    across, _ = np.asarray(N.bank.apply(normalised.second_differences(5, 5), u))[:, 0]
+    np.testing.assert_allclose(across, np.roll(x, 1, 1) - 2 * x + np.roll(x, -1, 1), atol=1e-6)
+    with pytest.raises(ValueError, match="1x3"):
+        normalised.first_differences(1, 3)
+
+
+@float64
+def test_the_hypergradient_of_the_kernels_is_that_of_finite_differences():
+    N = regularizer()
+    model = models.convolutional(operators.diagonal_blur(SHAPE, 3), N, tied=True, kernels=(2, 3))
+    scalars = models.hyperparameters(tau=1 / 800, gamma=1.0, lam=18.0, activation=None)
+    params = model.init(jax.random.key(0)) | scalars
+    params = jax.tree.map(lambda x: jnp.asarray(x, float), params)
+    truth = jnp.tanh(normal(5, 2, PIXELS))
+    f = model.K.apply(truth) + 0.05 * normal(6, 2, PIXELS)
+    solve = hypergradients.fixed_point(
+        model.G,
+        limited_memory_bfgs(tolerance=1e-13, max_evaluations=500),
+        conjugate_gradient(tolerance=1e-13, max_evaluations=500),
+    )
+
+    @jax.jit
+    def loss(A):
+        return losses.mean_squared_error(solve(params | {"A": A}, f, model.start(f))[0], truth)
+
+    direction = normal(7, *params["A"].shape)
+    slope = jnp.vdot(jax.jit(jax.grad(loss))(params["A"]), direction)
+    ahead, behind = (loss(params["A"] + h * direction) for h in (1e-6, -1e-6))
+    assert float(slope) == pytest.approx(float((ahead - behind) / 2e-6), rel=1e-5)
+
+
+def test_a_training_step_leaves_norms_that_belong_to_its_kernels():
+    model = models.convolutional(operators.Identity(), regularizer(), tied=False, kernels=(2, 3))
+    setting = settings.SETTINGS["accurate"]._replace(solver="broyden", hypergradient="gmres")
+    trainer = training.trainer(
+        model, setting, total_steps=20, batch_size=2, schedule=training.linear(0.01), passes=4
+    )
+    scalars = models.hyperparameters(
+        tau=1 / 800, gamma=1.0, lam=18.0, activation=None, noise=0.1, learning_rate=1e-2
+    )
+    start = model.init(jax.random.key(0)) | scalars
+    truth = jnp.tanh(normal(8, 4, PIXELS)).astype(jnp.float32)
+    order, keys, *_ = trainer.draw(jax.random.key(1), 1, truth)
+    # Four passes over four images in batches of two, each over all of them.
+    assert order.shape[0] * order.shape[1] == 8
+    assert all(sorted(one.ravel()) == [0, 1, 2, 3] for one in np.asarray(order).reshape(4, 2, 2))
+    state, metrics = trainer.steps(trainer.init(start), truth, order[0], keys[0])
+    assert not bool(state.diverged) and np.all(metrics.forward_residual < 1e-4)
+    assert float(jnp.abs(state.params["A"] - start["A"]).max()) > 1e-3
+    for letter in ("A", "C"):
+        exact = regularizer().init(state.params[letter], iterations=2000)["norm_A"]
+        assert float(state.params[f"norm_{letter}"]) == pytest.approx(float(exact), rel=1e-2)
+
+
+def test_the_line_of_learning_rates_ends_at_its_part():
+    rates = training.linear(0.01)(jnp.float32(2.0), 10)
+    np.testing.assert_allclose([rates(0), rates(5), rates(10)], [2, 1.01, 0.02], rtol=1e-6)
