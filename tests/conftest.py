@@ -1,4 +1,4 @@
-"""Shared by all tests: jaxtyping checked at run time, two devices, the folder of real data."""
+"""Shared by all tests: jaxtyping checked at run time, two devices, quick compilation, real data."""
 
 import os
 from pathlib import Path
@@ -8,6 +8,26 @@ import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 2)
+
+
+def _compile_quickly() -> None:
+    """Leave out XLA's optimisations: compilation is most of what the tests wait for.
+
+    For this process alone. What the tests start (commands, notebooks) compiles as for a user, and
+    so does everything where XLA_FLAGS is set, if only to nothing: `XLA_FLAGS= pytest`.
+    """
+    if "XLA_FLAGS" in os.environ:
+        return
+    flags = "--xla_backend_optimization_level=1"  # where a test asks for more than none
+    if jax.__version_info__ < (0, 11):  # a newer XLA has no other emitters, and stops at the flag
+        flags += " --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = flags
+    jax.devices()  # reads the flags, once and for all
+    del os.environ["XLA_FLAGS"]
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+_compile_quickly()
 
 _HOOK = install_import_hook("deqbilevel", "beartype.beartype")
 

@@ -40,8 +40,15 @@ class Kill:
 
 def main(config: Kill) -> dict[str, int]:
     """Run the undisturbed study, then the disturbed one; raises AssertionError if they differ."""
-    quiet, killed = config.out / "quiet", config.out / "killed"
+    quiet = config.out / "quiet"
     subprocess.run(_command(config, quiet), cwd=ROOT, check=True, capture_output=True)
+    killed, kills = disturbed(config)
+    return {"kills": kills, "runs": compare(quiet, killed)}
+
+
+def disturbed(config: Kill) -> tuple[Path, int]:
+    """Run a study that is killed and goes on, to its end; returns its folder and the kills."""
+    killed = config.out / "killed"
     moments, kills = random.Random(config.seed), 0
     while kills < config.kills:
         process = subprocess.Popen(
@@ -57,7 +64,7 @@ def main(config: Kill) -> dict[str, int]:
         process.wait()
         kills += 1
     subprocess.run(_command(config, killed), cwd=ROOT, check=True, capture_output=True)
-    return {"kills": kills, "runs": compare(quiet, killed)}
+    return killed, kills
 
 
 def _command(config: Kill, out: Path) -> list[str]:

@@ -90,7 +90,7 @@ def exact_gradient(problem, p, truth, f):
 @float64
 def test_hypergradient_against_finite_differences(name):
     """Filters, betas and the potential's own parameters, along random directions."""
-    eps = {"corner_rounded": 0.3, "rounded_half": 0.7}
+    eps = {"corner_rounded": 0.3, "rounded_half": 0.7, "log_cosh": 0.3}
     phi = POTENTIALS[name]()
     phi = type(phi)(eps=eps[name]) if name in eps else phi
     problem, p, truth, f = setup(phi, K=operators.Identity())

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,13 @@ KEYS = {
     "test_loss_initial", "train_loss", "test_loss", "forward_evaluations", "adjoint_evaluations",
     "forward_residual", "adjoint_residual", "step_ms", "diverged", "test_loss_converged",
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder and the numbers of the smallest run; copy the folder to go on in it."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    return out, train.main(train.Train(out=out, **TINY))
 
 
 @pytest.mark.parametrize(
@@ -110,10 +118,9 @@ def test_an_interrupted_run_goes_on_and_ends_bit_for_bit_the_same(
 
 
 def test_a_folder_of_other_options_is_refused_with_the_difference_and_fresh_starts_anew(
-    tmp_path: Path,
+    trained: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    out = tmp_path / "run"
-    train.main(train.Train(out=out, **TINY))
+    out = Path(shutil.copytree(trained[0], tmp_path / "run"))
     (out / "notes.txt").write_text("mine")
     with pytest.raises(SystemExit, match=r"tau: 0\.9 there, 0\.1 asked for"):
         train.main(train.Train(out=out, tau=0.1, **TINY))
@@ -153,8 +160,10 @@ def test_own_images_train_the_same_models(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-def test_idx_files_train_as_the_sample_does(data_dir: Path, tmp_path: Path) -> None:
-    sample = train.main(train.Train(out=tmp_path / "sample", **TINY))
+def test_idx_files_train_as_the_sample_does(
+    data_dir: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    _, sample = trained
     idx = train.main(train.Train(out=tmp_path / "idx", data=f"idx:{data_dir / 'mnist'}", **TINY))
     assert idx["test_loss"] == sample["test_loss"]
 
@@ -423,7 +432,7 @@ def test_ways_to_a_hypergradient_are_compared(
 ) -> None:
     config = hypergradients.Hypergradients(
         problems=("dense-deq", "filters"), methods=("conjugate_gradient", "unrolled"),
-        budgets=(3, 60), size=6, images=2, features=6, rounds=1, out=tmp_path,
+        budgets=(3, 60), iterations=(8, 16), size=6, images=2, features=6, rounds=1, out=tmp_path,
     )  # fmt: skip
     numbers = hypergradients.main(config)
     assert set(numbers) == {"dense-deq", "filters"}
@@ -435,9 +444,59 @@ def test_ways_to_a_hypergradient_are_compared(
     errors = {(r["problem"], r["method"], r["budget"]): r["relative_error"] for r in rows}
     for (problem, method, budget), error in errors.items():
         assert budget == 3 or error < 0.3 * errors[problem, method, 3]
-    assert np.asarray(Image.open(tmp_path / "methods.png").convert("L")).std() > 5
+    for name in ("methods", "estimates"):
+        assert np.asarray(Image.open(tmp_path / f"{name}.png").convert("L")).std() > 5
+    result = json.loads((tmp_path / "result.json").read_text())
+    estimates = result.pop("estimates")
+    assert result == numbers and set(estimates) == {"quadratic", "filters"}
+    for found in estimates.values():
+        assert found["unrolled"]["errors"]["16"] > 2 * found["implicit"]["errors"]["16"]
+    for numbers_of in estimates["quadratic"].values():
+        assert numbers_of["rate"] == pytest.approx(3**-0.5, abs=0.03)
+    # A kill in the middle of a line, after which all is there but what that was of.
+    log = tmp_path / "estimates.jsonl"
+    log.write_text(log.read_text()[:-9])
     monkeypatch.setattr(hypergradients, "measure", None)
     assert hypergradients.main(config) == numbers
+    assert json.loads((tmp_path / "result.json").read_text())["estimates"] == estimates
+
+
+@pytest.mark.parametrize(
+    ("memory", "exponent"),
+    [
+        ({10: 3.0, 50: 11.0, 250: 51.0}, 1.0),
+        ({10: 1 + 10**0.5, 50: 1 + 50**0.5, 250: 1 + 250**0.5}, 0.5),
+        ({10: 2.0, 50: 2.0, 250: 2.0}, 0.0),
+        ({10: 1.0, 50: 3.9, 250: 3.6}, 0.0),
+        ({10: 1.0, 1000: 10.0}, 0.5),
+        ({10: 1.0}, None),
+    ],
+)
+def test_growth_of_memory(memory: dict[int, float], exponent: float | None) -> None:
+    grown = hypergradients.growth(memory)
+    assert grown == exponent if exponent is None else grown == pytest.approx(exponent)
+
+
+def test_records_end_where_a_kill_left_them(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert common.records(path) == []
+    whole = [{"a": 1}, {"a": 2.5, "b": [None, "x"]}]
+    for torn in ("", '{"a": 3, "b"', '{"a": 3, "b"\n', "\0\0\0", '{"a": 3'):
+        common.keep(path, whole)
+        with path.open("a") as file:
+            file.write(torn)
+        assert common.records(path) == whole
+        common.append(path, {"a": 4})
+        assert common.records(path) == [*whole, {"a": 4}]
+    path.write_text(path.read_text().rstrip("\n"))
+    assert len(common.records(path)) == 3
+    common.append(path, {"a": 5})
+    assert common.records(path) == [*whole, {"a": 4}, {"a": 5}]
+    path.write_text('{"a": 1}\n{"a":\n{"a": 3}\n')
+    before = path.read_text()
+    with pytest.raises(ValueError, match=r"rows.jsonl, line 2: .*mend the line, or .*--fresh"):
+        common.records(path)
+    assert path.read_text() == before
 
 
 @pytest.mark.parametrize(
@@ -445,6 +504,7 @@ def test_ways_to_a_hypergradient_are_compared(
     [
         ({"methods": ("bfgs",)}, "--methods bfgs: expected one of picard"),
         ({"budgets": (0,)}, "--budgets 0: expected 1 or more"),
+        ({"iterations": (0,)}, "--iterations 0: expected 1 or more"),
         ({"solver": "backtracking"}, "--solver backtracking: expected one of picard"),
     ],
 )

@@ -1,5 +1,6 @@
 """Grids: axes that are crossed, axes that are sampled, and what a lane says of its run."""
 
+from functools import cache
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ from test_training import TEST, TRAIN
 
 from deqbilevel import grids, models, training
 from deqbilevel.grids import Range
-from deqbilevel.settings import SETTINGS
+from deqbilevel.settings import SETTINGS, Setting
 
 AXES: dict[str, list[Any]] = {
     "task": ["denoising"],
@@ -96,6 +97,21 @@ def test_each_window_is_a_group_of_its_own() -> None:
     assert all(len(group) == 4 for group in found.values())
 
 
+@cache
+def trained(setting: Setting = SETTINGS["paper"], **own: float) -> tuple[np.ndarray, float]:
+    """The evaluations of every step of an epoch, and the test loss after it."""
+    model = models.build("denoising", "bilevel", (8, 8))
+    scalars = grids.scalars({"tau": 0.9, "gamma": 0.5, "activation": "relu", "noise": 0.1} | own)
+    trainer = training.trainer(model, setting, total_steps=10, batch_size=10)
+    state, metrics = trainer.init(model.init(jax.random.key(0)) | scalars), []
+    order, keys, _, _ = trainer.draw(jax.random.key(1), 1, TRAIN)
+    for part, key in zip(order, keys, strict=True):
+        state, values = trainer.steps(state, TRAIN, part, key)
+        metrics.append(np.asarray(values.forward_evaluations + values.adjoint_evaluations))
+    tested = trainer.evaluate(state.params, TEST, jax.random.key(2))
+    return np.concatenate(metrics), float(tested["loss"])
+
+
 @pytest.mark.parametrize(
     ("own", "setting"),
     [
@@ -106,24 +122,9 @@ def test_each_window_is_a_group_of_its_own() -> None:
 )
 def test_a_lanes_own_ridge_or_tolerance_is_that_of_its_setting(own: Any, setting: Any) -> None:
     """As entries of `params` and as the setting's: the same training, and not that of another."""
-    base, model = SETTINGS["paper"], models.build("denoising", "bilevel", (8, 8))
-    weights = model.init(jax.random.key(0))
-    plain = grids.scalars({"tau": 0.9, "gamma": 0.5, "activation": "relu", "noise": 0.1})
-
-    def trained(setting: Any, params: Any) -> Any:
-        trainer = training.trainer(model, setting, total_steps=10, batch_size=10)
-        state, metrics = trainer.init(weights | params), []
-        order, keys, _, _ = trainer.draw(jax.random.key(1), 1, TRAIN)
-        for part, key in zip(order, keys, strict=True):
-            state, values = trainer.steps(state, TRAIN, part, key)
-            metrics.append(np.asarray(values.forward_evaluations + values.adjoint_evaluations))
-        tested = trainer.evaluate(state.params, TEST, jax.random.key(2))
-        return np.concatenate(metrics), float(tested["loss"])
-
-    scalars = grids.scalars({"tau": 0.9, "gamma": 0.5, "activation": "relu", "noise": 0.1} | own)
-    spent, loss = trained(base, scalars)
-    expected_spent, expected_loss = trained(base._replace(**setting), plain)
-    _, other_loss = trained(base, plain)
+    spent, loss = trained(**own)
+    expected_spent, expected_loss = trained(SETTINGS["paper"]._replace(**setting))
+    _, other_loss = trained()
     np.testing.assert_array_equal(spent, expected_spent)
     assert loss == pytest.approx(expected_loss, rel=1e-4)
     assert abs(loss - other_loss) > 100 * abs(loss - expected_loss)

@@ -10,6 +10,9 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SMALLER = {
     '"train_size": 2000, "test_size": 200': '"train_size": 200, "test_size": 20',
     "EPOCHS = 2": "EPOCHS = 1",
+    "noises=(0.1, 0.5)": "noises=(0.1,)",
+    "train_size=100": "train_size=20",
+    "test_size=50": "test_size=10",
     "STEPS = 400": "STEPS = 40",
     "SIZE, BUDGETS = 14, (10, 50, 250)": "SIZE, BUDGETS = 7, (10, 50)",
     '"neumann", "anderson", "conjugate_gradient", "gmres", "unrolled"': '"gmres"',

@@ -4,7 +4,8 @@ import os
 import socket
 import subprocess
 import sys
-from functools import partial
+from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import pytest
 import xarray as xr
 from test_training import TEST, TRAIN
 
-from deqbilevel import grids, lanes, loop, models, plans, results, studies
+from deqbilevel import grids, lanes, loop, models, plans, results, studies, training
 from deqbilevel.settings import SETTINGS, Budget
 from deqbilevel.storage import Progress, Storage
 
 ROOT = Path(__file__).parents[1]
+MODEL = models.build("denoising", "deq", (8, 8))
 AXES: dict[str, list[Any]] = {
     "task": ["denoising"],
     "model": ["deq"],
@@ -29,6 +31,23 @@ AXES: dict[str, list[Any]] = {
     "activation": ["identity"],
     "seed": [0, 1],
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimised() -> Iterator[None]:
+    """Without optimisations XLA rounds a loop over one lane and one over several differently."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once() -> Iterator[None]:
+    """Equal trainers are one trainer, whose programs all tests share."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(training, "trainer", cache(training.trainer))
+        yield
 
 
 def study_in(
@@ -48,7 +67,6 @@ def run(study: studies.Study, store: Storage, limit: int | None = None) -> Progr
     grid = grids.grid(store.axes)
     progress, problems = store.recover(grid)
     assert not problems
-    model = models.build("denoising", "deq", (8, 8))
     count = 0
 
     def on_chunk(chunk: Any, record: Any) -> None:
@@ -58,7 +76,7 @@ def run(study: studies.Study, store: Storage, limit: int | None = None) -> Progr
             raise KeyboardInterrupt
 
     try:
-        studies.run_group(model, grid, study, TRAIN, TEST, store, progress, on_chunk=on_chunk)
+        studies.run_group(MODEL, grid, study, TRAIN, TEST, store, progress, on_chunk=on_chunk)
     except KeyboardInterrupt:
         pass
     return progress
@@ -134,10 +152,9 @@ def test_work_counts_what_the_slowest_lane_of_each_vmap_makes() -> None:
 def test_stored_parameters_give_the_stored_reconstructions(tmp_path: Path) -> None:
     study, store = study_in(tmp_path / "s", lanes.lanes(each=2, width=1), keep="all")
     run(study, store)
-    model = models.build("denoising", "deq", (8, 8))
     params = studies.parameters(store.folder, tau=0.5, seed=1)
-    f = models.measure(model.K, TEST[:2], params["noise"], study.keys({})[2])
-    u, _ = model.reconstruct(study.setting.evaluation(), params, f)
+    f = models.measure(MODEL.K, TEST[:2], params["noise"], study.keys({})[2])
+    u, _ = MODEL.reconstruct(study.setting.evaluation(), params, f)
     dataset = results.read(store.folder).sel(tau=0.5, seed=1).squeeze()
     best = dataset.isel(gamma=int(np.argmin(dataset.test_loss.isel(epoch=-1).values)))
     assert float(params["gamma"]) == float(best.gamma)
@@ -175,10 +192,10 @@ def test_a_plan_counts_what_is_left(alone: xr.Dataset, tmp_path: Path) -> None:
     """Lanes and chunks exactly, memory as its parts say, the evaluations of these easy solves
     within a half."""
     study, store = study_in(tmp_path / "s", lanes.lanes(each=2, width=1), AXES | {"tau": [0.5]})
-    grid, model = grids.grid(store.axes), models.build("denoising", "deq", (8, 8))
+    grid = grids.grid(store.axes)
 
     def planned(study: studies.Study) -> plans.Plan:
-        return plans.plan(model, grid, study, TRAIN, TEST, store, store.recover(grid)[0])
+        return plans.plan(MODEL, grid, study, TRAIN, TEST, store, store.recover(grid)[0])
 
     before = planned(study)
     assert (before.lanes, before.chunks) == (4, 3) and before.seconds > 0
@@ -196,13 +213,12 @@ def test_a_plan_counts_what_is_left(alone: xr.Dataset, tmp_path: Path) -> None:
 
 def test_memory_is_linear_in_lanes(tmp_path: Path) -> None:
     """Three times the lanes under one vmap: three times what one lane adds."""
-    model = models.build("denoising", "deq", (8, 8))
     memory = []
     for each in (2, 4, 6):
         study, store = study_in(tmp_path / str(each), lanes.lanes(each), AXES)
         grid = grids.grid(store.axes)
         progress = store.recover(grid)[0]
-        memory.append(plans.plan(model, grid, study, TRAIN, TEST, store, progress).memory)
+        memory.append(plans.plan(MODEL, grid, study, TRAIN, TEST, store, progress).memory)
     assert memory[2] - memory[1] == pytest.approx(memory[1] - memory[0], rel=0.2)
     state = 3 * 4 * (2 * 64 * 64 + 64)
     assert memory[1] - memory[0] > 2 * state
@@ -210,15 +226,15 @@ def test_memory_is_linear_in_lanes(tmp_path: Path) -> None:
 
 def test_lanes_that_fit_fill_the_memory_that_there_is(tmp_path: Path) -> None:
     study, _ = study_in(tmp_path / "s", lanes.lanes(), AXES)
-    model, lane = models.build("denoising", "deq", (8, 8)), grids.grid(AXES)[0]
+    lane = grids.grid(AXES)[0]
 
     def planned(each: int) -> int:
         several = study._replace(lanes=lanes.lanes(each))
         store = study_in(tmp_path / str(each), several.lanes, AXES)[1]
         grid = grids.grid(AXES)
-        return plans.plan(model, grid, several, TRAIN, TEST, store, store.recover(grid)[0]).memory
+        return plans.plan(MODEL, grid, several, TRAIN, TEST, store, store.recover(grid)[0]).memory
 
-    fits = partial(plans.lanes_that_fit, model, lane, study, TRAIN)
+    fits = partial(plans.lanes_that_fit, MODEL, lane, study, TRAIN)
     for each in (1, 4):
         # At 8x8 pixels what is common to all lanes is as large as a lane.
         assert abs(fits(planned(each) + 1) - each) <= 1
@@ -239,33 +255,47 @@ TINY = (
 )
 
 
-def test_a_study_that_is_killed_again_and_again_ends_in_the_same_bits(tmp_path: Path) -> None:
+COMMAND = [sys.executable, "-m", "experiments.compare", *TINY.split()]
+ON_CPU = os.environ | {"JAX_PLATFORMS": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the study that one process makes on one device, undisturbed."""
+    out = tmp_path_factory.mktemp("quiet") / "study"
+    command = [*COMMAND, "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, env=ON_CPU, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_a_study_that_is_killed_again_and_again_ends_in_the_same_bits(
+    quiet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     config = kill_study.Kill(tmp_path, kills=3, options=TINY, longest=14.0, seed=1)
-    assert kill_study.main(config)["runs"] == 6
+    killed, _ = kill_study.disturbed(config)
+    assert kill_study.compare(quiet, killed) == 6
 
 
-def test_two_processes_of_two_devices_land_in_one_place(tmp_path: Path) -> None:
+def test_two_processes_of_two_devices_land_in_one_place(quiet: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "experiments.compare", *TINY.split(), "--cpu-devices"]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    options = {"cwd": ROOT, "env": environment, "text": True}
-    several = ["2", "--out", str(tmp_path / "two"), "--coordinator", f"localhost:{port}"]
+    command = [*COMMAND, "--cpu-devices", "2", "--out", str(tmp_path), "--processes", "2"]
+    command += ["--coordinator", f"localhost:{port}", "--process"]
     started = [
         subprocess.Popen(
-            [*command, *several, "--processes", "2", "--process", str(i)],
+            [*command, str(i)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            **options,
+            cwd=ROOT,
+            env=ON_CPU,
+            text=True,
         )
         for i in range(2)
     ]
     outputs = [process.communicate(timeout=300) for process in started]
     assert [process.returncode for process in started] == [0, 0], outputs
     assert '"runs": 6' in outputs[0][0] and '"runs": 6' not in outputs[1][0]
-    done = subprocess.run(
-        [*command, "1", "--out", str(tmp_path / "one")], capture_output=True, **options
-    )
-    assert done.returncode == 0, done.stderr
-    assert kill_study.compare(tmp_path / "one", tmp_path / "two") == 6
+    assert kill_study.compare(quiet, tmp_path) == 6

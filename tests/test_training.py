@@ -29,14 +29,9 @@ TRAIN, TEST = images(40), images(20, seed=1)
 
 
 def outcome(
-    model: models.Model,
-    params: dict,
-    setting: settings.Setting,
-    over: lanes.Lanes | None = None,
-    epochs: int = 1,
+    trainer: training.Trainer, setting: settings.Setting, params: dict, epochs: int = 1
 ) -> list[loop.Epoch]:
-    trainer = training.trainer(model, setting, total_steps=4 * epochs, batch_size=10, lanes=over)
-    key, train, test = jax.random.key(1), TRAIN, TEST
+    key, train, test, over = jax.random.key(1), TRAIN, TEST, trainer.lanes
     if over:
         key, train, test = over.keys([key] * over.count), over.share(train), over.share(test)
     state = trainer.init(params)
@@ -46,6 +41,12 @@ def outcome(
 @pytest.fixture(scope="module")
 def model() -> models.Model:
     return models.build("inpainting", "bilevel", SHAPE)
+
+
+@pytest.fixture(scope="module")
+def paper(model: models.Model) -> training.Trainer:
+    """For two steps in all, compiled for one at a time."""
+    return training.trainer(model, SETTINGS["paper"], total_steps=2, batch_size=10)
 
 
 def params_of(model: models.Model, lane: dict, learning_rate: float = 1e-2) -> dict:
@@ -60,7 +61,8 @@ def test_training_lowers_the_test_loss_after_an_epoch_0_without_steps(
 ) -> None:
     params = params_of(model, LANES[1])
     before = np.asarray(params["A"])
-    epochs = outcome(model, params, SETTINGS[name], epochs=3)
+    trainer = training.trainer(model, SETTINGS[name], total_steps=12, batch_size=10)
+    epochs = outcome(trainer, SETTINGS[name], params, epochs=3)
     assert [e.record["epoch"] for e in epochs] == [0, 1, 2, 3]
     assert np.isnan(epochs[0].record["step_loss"]) and np.isfinite(epochs[0].record["train_loss"])
     assert epochs[-1].record["test_loss"] < 0.8 * epochs[0].record["test_loss"]
@@ -69,13 +71,14 @@ def test_training_lowers_the_test_loss_after_an_epoch_0_without_steps(
     assert float(epochs[-1].state.params["tau"]) == pytest.approx(0.9)
 
 
-def test_one_step_is_adam_with_the_cosine_schedule(model: models.Model) -> None:
+def test_one_step_is_adam_with_the_cosine_schedule(
+    model: models.Model, paper: training.Trainer
+) -> None:
     """The first step of Adam moves every learned entry by the learning rate, whatever the
     gradient; the last step's rate is almost 1e-6."""
     params = params_of(model, LANES[1], learning_rate=1e-2)
-    trainer = training.trainer(model, SETTINGS["paper"], total_steps=2, batch_size=10)
     order, keys = jnp.arange(10)[None], jax.random.split(jax.random.key(3), 1)
-    first, metrics = trainer.steps(trainer.init(params), TRAIN, order, keys)
+    first, metrics = paper.steps(paper.init(params), TRAIN, order, keys)
     moved = np.abs(np.asarray(first.params["A"]) - np.asarray(params["A"]))
     np.testing.assert_allclose(np.median(moved), 1e-2, rtol=1e-3)
     f = models.measure(model.K, TRAIN[:10], params["noise"], keys[0])
@@ -83,7 +86,7 @@ def test_one_step_is_adam_with_the_cosine_schedule(model: models.Model) -> None:
     np.testing.assert_allclose(metrics.step_loss[0], jnp.mean((u - TRAIN[:10]) ** 2), rtol=1e-5)
     assert metrics.forward_evaluations[0] == info.evaluations
     halfway = np.asarray(first.params["A"])
-    second, _ = trainer.steps(first, TRAIN, order, keys)
+    second, _ = paper.steps(first, TRAIN, order, keys)
     assert np.abs(np.asarray(second.params["A"]) - halfway).max() < 0.6e-2
 
 
@@ -105,9 +108,14 @@ def test_a_lane_of_a_sharded_run_equals_it_alone(name: str, each: int, width: in
     over = lanes.lanes(each, width)
     several = [params_of(model, lane, 1e-3) for lane in LANES]
     stacked = over.put(jax.tree.map(lambda *x: np.stack(x), *several))
-    together = outcome(model, stacked, SETTINGS["paper"], over)[-1]
+    setting = SETTINGS["paper"]
+    one, all_of_them = (
+        training.trainer(model, setting, total_steps=4, batch_size=10, lanes=way)
+        for way in (None, over)
+    )
+    together = outcome(all_of_them, setting, stacked)[-1]
     for index, params in enumerate(several):
-        alone = outcome(model, params, SETTINGS["paper"])[-1]
+        alone = outcome(one, setting, params)[-1]
         np.testing.assert_allclose(
             together.record["test_loss"][index], alone.record["test_loss"], rtol=1e-4
         )
@@ -118,15 +126,18 @@ def test_a_lane_of_a_sharded_run_equals_it_alone(name: str, each: int, width: in
         )
 
 
-def test_a_lane_whose_loss_is_not_finite_keeps_its_last_weights(model: models.Model) -> None:
+def test_a_lane_whose_loss_is_not_finite_keeps_its_last_weights(
+    model: models.Model, paper: training.Trainer
+) -> None:
     params = params_of(model, LANES[1])
     params["A"] = 1e25 * params["A"]
-    trainer = training.trainer(model, SETTINGS["paper"], total_steps=2, batch_size=10)
-    order, keys = jnp.arange(20).reshape(2, 10), jax.random.split(jax.random.key(3), 2)
-    state, metrics = trainer.steps(trainer.init(params), TRAIN, order, keys)
-    assert bool(state.diverged)
-    np.testing.assert_array_equal(state.params["A"], params["A"])
-    assert all(np.all(np.isfinite(m)) for m in metrics)
+    state = paper.init(params)
+    for number in range(2):
+        order, keys = 10 * number + jnp.arange(10)[None], jax.random.key(number)[None]
+        state, metrics = paper.steps(state, TRAIN, order, keys)
+        assert bool(state.diverged)
+        np.testing.assert_array_equal(state.params["A"], params["A"])
+        assert all(np.all(np.isfinite(m)) for m in metrics)
 
 
 def test_budgets_grow_only_where_the_truncated_loss_misleads() -> None:
