@@ -284,7 +284,8 @@ def _learn(
     state = trainer.init(spread.put(start))
     folder, log = out / "states" / name, out / f"metrics-{name}.jsonl"
     done = checkpoints.latest_step(folder)
-    records = [r for r in common.records(log) if done is not None and r["epoch"] <= done]
+    with common.clear_errors():
+        records = [r for r in common.records(log) if done is not None and r["epoch"] <= done]
     if done is not None:
         state = checkpoints.restore(folder, state)
     train, test = spread.share(images.train), spread.share(images.test)

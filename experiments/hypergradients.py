@@ -27,7 +27,6 @@ from scipy.optimize import brentq
 from tqdm import tqdm
 
 from deqbilevel import hypergradients, plots
-from deqbilevel.plots.hypergradients import estimate_figure
 from deqbilevel.solvers import DESCENTS, SOLVERS
 from experiments import common, hypergradient_estimates
 from experiments.hypergradient_cases import (
@@ -219,7 +218,7 @@ def _show(
             f"lower level by T steps of gradient descent from zero; {setup}; rho: the contraction "
             "of a step at the minimiser; dashed: growth as T, the bound of reverse mode"
         )
-        plots.save(estimate_figure(followed, caption), out / "estimates.png")
+        plots.save(plots.estimate_figure(followed, caption), out / "estimates.png")
     result = numbers | ({"estimates": rates} if followed else {})
     common.write(out / "result.json", json.dumps(result, indent=1))
     return numbers

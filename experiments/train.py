@@ -23,6 +23,10 @@ from deqbilevel.models import Model
 from experiments import common
 
 
+LARGEST = 128 * 128
+"""Pixels of an image, of which a dense A has the square."""
+
+
 @dataclass(frozen=True)
 class Train:
     """One training run of [REB]: a task, a model, one setting of the hyperparameters."""
@@ -54,7 +58,7 @@ class Train:
     learning_rate: float | None = None
     """Adam's, at the start of its cosine schedule; the setting's by default."""
     data: str = "sample"
-    """sample, idx:DIR, tfds, tfds:DIR or images:DIR."""
+    """sample, faces, idx:DIR, tfds, tfds:DIR or images:DIR."""
     patch: int = 28
     """Height and width of the patches of images:DIR."""
     seed: int = 0
@@ -91,6 +95,13 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
             patch=config.patch,
             seed=config.seed,
         )
+        pixels = images.train.shape[1]
+        if pixels > LARGEST:
+            raise ValueError(
+                f"--data {config.data}: images of {pixels} pixels make a dense A of "
+                f"{4 * pixels**2 / 2**30:.1f} GiB; take smaller ones, or experiments.faces, whose "
+                "models are convolutional"
+            )
         model = models.build(config.task, config.model, images.shape)
         options = common.options_of(config)
         name = f"{config.task}-{config.model}-{config.setting}-{common.digest(options)}"
@@ -174,10 +185,11 @@ def _setting(config: Train) -> settings.Setting:
 
 def _stored_records(out: Path, done: int | None) -> list[dict[str, Any]]:
     """The records of the epochs that the latest checkpoint has behind it."""
-    path = out / "metrics.jsonl"
     if done is None:
         return []
-    return [record for record in common.records(path) if record["epoch"] <= done]
+    with common.clear_errors():
+        records = common.records(out / "metrics.jsonl")
+    return [record for record in records if record["epoch"] <= done]
 
 
 def _caption(config: Train, images: Images, record: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ SMALLER = {
     "train_size=100": "train_size=20",
     "test_size=50": "test_size=10",
     "STEPS = 400": "STEPS = 40",
+    "EPOCHS, SHAPE = 60, (72, 60)": "EPOCHS, SHAPE = 4, (16, 14)",
     "SIZE, BUDGETS = 14, (10, 50, 250)": "SIZE, BUDGETS = 7, (10, 50)",
     '"neumann", "anderson", "conjugate_gradient", "gmres", "unrolled"': '"gmres"',
 }

@@ -9,7 +9,7 @@ from deqbilevel.plots.filters import (
     map_figure,
     profile_figure,
 )
-from deqbilevel.plots.hypergradients import method_figure
+from deqbilevel.plots.hypergradients import estimate_figure, method_figure
 from deqbilevel.plots.naive import iterate_figure
 from deqbilevel.plots.paper import (
     figure_1,
@@ -23,6 +23,7 @@ from deqbilevel.plots.runs import loss_curves, reconstructions
 __all__ = [
     "compared_losses",
     "course_figure",
+    "estimate_figure",
     "figure_1",
     "figure_5",
     "figure_6",
