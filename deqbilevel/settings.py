@@ -76,9 +76,16 @@ class Setting(NamedTuple):
     def differentiable(self, budget: Budget) -> Callable[[FixedPointMap], Solve]:
         """How a training step makes a differentiable solve of a map.
 
-        Methods with a static budget take the one to start with. Raises ValueError where it grows.
+        Methods with a static budget take the one to start with. Raises ValueError where it grows,
+        and for `truncated` with Anderson's method, see `hypergradients.truncated`.
         """
         name = self.hypergradient
+        if name == "truncated" and self.solver == "anderson":
+            raise ValueError(
+                "hypergradient 'truncated' with solver 'anderson': its mixing weights come from "
+                "residuals before the last evaluations, which are no functions of the parameters, "
+                "and the gradient is worse than none; take solver picard, or optimized_gradient"
+            )
         if name == "anderson":
             return lambda G: hypergradients.fixed_point(
                 G, self.forward(budget), self.adjoint(budget)

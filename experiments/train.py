@@ -17,11 +17,20 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from deqbilevel import checkpoints, data, hypergradients, loop, models, plots, settings, training
+from deqbilevel import (
+    checkpoints,
+    data,
+    hypergradients,
+    loop,
+    models,
+    plots,
+    settings,
+    solvers,
+    training,
+)
 from deqbilevel.data import Images
 from deqbilevel.models import Model
 from experiments import common
-
 
 LARGEST = 128 * 128
 """Pixels of an image, of which a dense A has the square."""
@@ -45,6 +54,8 @@ class Train:
     """Standard deviation of the noise, on images in [-1, 1]."""
     setting: Literal["paper", "accurate", "fast"] = "paper"
     """How the lower level and its adjoint are solved."""
+    solver: Literal[*solvers.SOLVERS, *solvers.DESCENTS] = "anderson"  # type: ignore[valid-type]
+    """Of the lower level; those from gradient_descent on are for bilevel."""
     hypergradient: Literal[*hypergradients.METHODS] = "anderson"  # type: ignore[valid-type]
     """The way to a hypergradient; the implicit ones by the name of their adjoint solver."""
     products: int | None = None
@@ -167,13 +178,20 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
 def _setting(config: Train) -> settings.Setting:
     """Raises ValueError for a hypergradient that the model or the setting does not have."""
     common.at_least(1, products=config.products)
-    setting = settings.SETTINGS[config.setting]._replace(hypergradient=config.hypergradient)
+    setting = settings.SETTINGS[config.setting]._replace(
+        solver=config.solver, hypergradient=config.hypergradient
+    )
     if config.products is not None:
         budget, limit = (
             b._replace(adjoint=config.products) for b in (setting.budget, setting.limit)
         )
         setting = setting._replace(budget=budget, limit=limit)
     asymmetric = config.model == "deq" or setting.preconditioned
+    if config.solver not in solvers.SOLVERS and asymmetric:
+        raise ValueError(
+            f"--solver {config.solver}: needs a gradient step on an energy, which neither a deq "
+            f"nor a preconditioned map (setting accurate) is; take {', '.join(solvers.SOLVERS)}"
+        )
     if config.hypergradient in hypergradients.SYMMETRIC and asymmetric:
         raise ValueError(
             f"--hypergradient {config.hypergradient}: needs a symmetric dG/du, which neither a deq "

@@ -138,6 +138,8 @@ def test_a_folder_of_other_options_is_refused_with_the_difference_and_fresh_star
         ({"batch_size": 0}, "--batch-size 0: expected 1 or more"),
         ({"data": "mnist"}, "unknown data"),
         ({"train_size": 10**6}, "there are only 6000"),
+        ({"hypergradient": "truncated"}, "take solver picard"),
+        ({"model": "deq", "solver": "limited_memory_bfgs"}, "needs a gradient step on an energy"),
         ({"data": "photographs"}, "38804 pixels make a dense A of 5.6 GiB"),
     ],
 )
@@ -527,7 +529,9 @@ def test_smooth_stand_ins_for_soft_thresholding(tmp_path: Path) -> None:
 
 
 def test_training_by_another_hypergradient(tmp_path: Path) -> None:
-    config = train.Train(**TINY, hypergradient="truncated", products=3, out=tmp_path / "a")
+    config = train.Train(
+        **TINY, solver="picard", hypergradient="truncated", products=3, out=tmp_path / "a"
+    )
     numbers = train.main(config)
     assert numbers["adjoint_evaluations"] == 3 and not numbers["diverged"]
     for options, message in (

@@ -63,7 +63,9 @@ def truncated(G: FixedPointMap, solver: Solver, *, last: int) -> Solve:
     may be traced. Its scheme goes on from the state where that left it, momentum and history
     included, for `last` evaluations, and the derivative is that of these alone. For Picard
     iteration at a fixed point it is the Neumann series with `last` terms: it lacks J'^last, and
-    the residual of the backward pass, see `base.begin`, is the norm of what it lacks.
+    the residual of the backward pass, see `base.begin`, is the norm of what it lacks. Not for
+    Anderson's method: its mixing weights divide by residuals of which the older are constants here,
+    and training by it diverged, with residuals of 1e3 and more.
     Raises ValueError for a solver without a scheme and for last < 1.
     """
     iteration = _scheme(solver)
