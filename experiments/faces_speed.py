@@ -41,9 +41,9 @@ class Speed:
     task: Literal["denoising", "deblurring"] = "denoising"
     kernels_from: Path | None = None
     """The folder of a run of experiments.faces, whose learned kernels are taken; else random."""
-    evaluations: tuple[int, int] = (60, 85)
+    evaluations: tuple[int, int] = (90, 110)
     """Of the fast forward solve, for bilevel and for deq."""
-    products: int = 55
+    products: int = 60
     """Of the fast adjoint solve."""
     rounds: int = 3
     """Epochs of each, of which the median time is taken."""
