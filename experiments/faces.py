@@ -195,9 +195,7 @@ def setting(config: Faces, name: str) -> Setting:
     picard = config.setting == "published"
     count = 4000 if config.task == "deblurring" else 1000
     budget = Budget(count, count) if picard else Budget(300, 200)
-    # The fewest milliseconds, if not evaluations: a blur is worse conditioned, and worth a memory.
-    descent = "limited_memory_bfgs" if config.task == "deblurring" else "optimized_gradient"
-    fast = (descent, "conjugate_gradient") if tied else ("anderson", "bicgstab")
+    fast = ("limited_memory_bfgs", "conjugate_gradient") if tied else ("anderson", "bicgstab")
     solver, hypergradient = ("picard", "picard") if picard else fast
     return Setting(
         forward_tolerance=None if picard else config.tolerance,

@@ -41,9 +41,9 @@ class Speed:
     task: Literal["denoising", "deblurring"] = "denoising"
     kernels_from: Path | None = None
     """The folder of a run of experiments.faces, whose learned kernels are taken; else random."""
-    evaluations: tuple[int, int] = (90, 110)
+    evaluations: tuple[int, int] = (58, 100)
     """Of the fast forward solve, for bilevel and for deq."""
-    products: int = 60
+    products: tuple[int, int] = (44, 62)
     """Of the fast adjoint solve."""
     rounds: int = 3
     """Epochs of each, of which the median time is taken."""
@@ -61,9 +61,9 @@ def main(config: Speed) -> dict[str, Any]:
     """Measure, and return {model: {setting: numbers, "ratio": of seconds}}."""
     with contextlib.ExitStack() as stack:
         with common.clear_errors():
-            common.at_least(1, rounds=config.rounds, products=config.products)
-            for count in config.evaluations:
-                common.at_least(1, evaluations=count)
+            common.at_least(1, rounds=config.rounds)
+            for evaluations, products in zip(config.evaluations, config.products, strict=True):
+                common.at_least(1, evaluations=evaluations, products=products)
             options = common.options_of(config)
             options["kernels_from"] = config.kernels_from and str(config.kernels_from)
             known = ("models", "kernels", "task", "kernels_from", "data", "shape", "seed")
@@ -102,8 +102,8 @@ def _of_model(
     truth: Array,
 ) -> dict[str, Any]:
     """The numbers of a model: published and fast, in turns."""
-    forward = config.evaluations[0 if name == "bilevel" else 1]
-    budget = Budget(forward, config.products)
+    place = 0 if name == "bilevel" else 1
+    budget = Budget(config.evaluations[place], config.products[place])
     fast = faces.setting(own, name)._replace(
         forward_tolerance=None, adjoint_tolerance=None, budget=budget, limit=budget
     )

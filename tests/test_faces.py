@@ -105,7 +105,12 @@ def test_bad_requests_end_before_any_work(options, message, tmp_path):
 def test_speed_says_how_many_times_faster_at_no_larger_a_residual(tmp_path):
     options = {k: TINY[k] for k in ("kernels", "data", "shape", "train_size")}
     config = faces_speed.Speed(
-        models=("bilevel",), evaluations=(60, 60), rounds=1, out=tmp_path, **options
+        models=("bilevel",),
+        evaluations=(60, 60),
+        products=(60, 60),
+        rounds=1,
+        out=tmp_path,
+        **options,
     )
     found = faces_speed.main(config)
     assert json.loads((tmp_path / "result.json").read_text()) == found

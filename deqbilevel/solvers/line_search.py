@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Bool
+from jax.lax import dynamic_update_index_in_dim as put
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Bool, Float
 
 from deqbilevel.solvers.base import Iteration, PerImage, Rows, Step, dot, quotient
 from deqbilevel.types import Solver
@@ -38,13 +39,22 @@ class Line(NamedTuple):
     """d(0), where the line began."""
     a: PerImage
     """The step from u to the next trial point."""
-    memory: Any
-    """What the method needs to make directions; every leaf has a leading axis of images."""
 
 
-Turn = Callable[[Line, Rows, Rows], tuple[Rows, PerImage, Any]]
-"""`turn(line, u, r) -> (p, a, memory)`: the next direction and first step, from where the line
-ended."""
+class Pairs(NamedTuple):
+    """What the last evaluations changed: s of the point, and y of r with the sign turned, and their
+    inner products. An evaluation that moved an image nowhere, or against a negative curvature,
+    leaves no pair: its <s, y> is not positive."""
+
+    s: Float[Array, "memory batch n"]
+    y: Float[Array, "memory batch n"]
+    sy: Float[Array, "batch memory memory"]
+    yy: Float[Array, "batch memory memory"]
+
+
+Turn = Callable[[Array, Line, Rows, Pairs], tuple[Rows, PerImage]]
+"""`turn(k, line, r, pairs) -> (p, a)`: the next direction and first step, from where the line
+ended; the k-th evaluation left the newest pair."""
 
 
 def backtracking(
@@ -57,10 +67,10 @@ def backtracking(
     residual of the accepted points, and returns them. Raises ValueError for a budget below 1.
     """
 
-    def turn(line: Line, u: Rows, r: Rows) -> tuple[Rows, PerImage, Any]:
-        return r, growth * line.a, ()
+    def turn(k: Array, line: Line, r: Rows, pairs: Pairs) -> tuple[Rows, PerImage]:
+        return r, growth * line.a
 
-    return _search(turn, lambda u, r: (), over, jnp.inf, tolerance, max_evaluations)
+    return _search(turn, over, jnp.inf, tolerance, max_evaluations)
 
 
 def nonlinear_conjugate_gradient(
@@ -77,15 +87,15 @@ def nonlinear_conjugate_gradient(
     of the accepted points, and returns them. Raises ValueError for a budget below 1.
     """
 
-    def turn(line: Line, u: Rows, r: Rows) -> tuple[Rows, PerImage, Any]:
+    def turn(k: Array, line: Line, r: Rows, pairs: Pairs) -> tuple[Rows, PerImage]:
         y = line.r - r
         py = dot(line.p, y)
         conjugate = dot(2 * _ratio(dot(y, y), py) * line.p - y, r)
         p = r + jnp.maximum(_ratio(conjugate, py), 0) * line.p
         curvature = _ratio(py, line.a * dot(line.p, line.p))
-        return p, _ratio(dot(r, p), curvature * dot(p, p), otherwise=1), ()
+        return p, _ratio(dot(r, p), curvature * dot(p, p), otherwise=1)
 
-    return _search(turn, lambda u, r: (), sigma, sigma, tolerance, max_evaluations)
+    return _search(turn, sigma, sigma, tolerance, max_evaluations)
 
 
 def limited_memory_bfgs(
@@ -96,55 +106,82 @@ def limited_memory_bfgs(
     over: Any = 0.8,
     under: Any = 0.9,
 ) -> Solver:
-    """u <- u + a B r with the inverse Hessian B of the last `memory` lines of each image: L-BFGS.
+    """u <- u + a B r with the inverse Hessian B of each image that L-BFGS makes of the pairs that
+    the last `memory` evaluations left. The first trial of a line is a = 1.
 
-    B is `optax.scale_by_lbfgs`'s; the first trial of a line is a = 1. Where rounding leaves a pair
-    of changes without positive curvature, so that B may be indefinite, the memory of the image is
-    emptied. Stops as `iterate` does, with the residual of the accepted points, and returns them.
-    Raises ValueError for a memory or a budget below 1.
+    B r is a combination of r and the pairs (Nocedal, Wright, Algorithm 7.4) whose coefficients need
+    inner products only, so that the pairs are read twice an evaluation and never moved. Stops as
+    `iterate` does, with the residual of the accepted points, and returns them. Raises ValueError
+    for a memory or a budget below 1.
     """
     if memory < 1:
         raise ValueError(f"memory={memory}: expected 1 or more pairs of changes")
-    bfgs: Any = optax.scale_by_lbfgs(memory)
 
-    def start(u: Rows, r: Rows) -> Any:
-        # After its first update, which stores no pair and whose direction is not ours.
-        state = jax.vmap(bfgs.init)(u)
-        return state._replace(count=state.count + 1, params=u, updates=-r)
+    def turn(k: Array, line: Line, r: Rows, pairs: Pairs) -> tuple[Rows, PerImage]:
+        return _inverse_hessian(k, pairs, r), jnp.ones_like(line.a)
 
-    def turn(line: Line, u: Rows, r: Rows) -> tuple[Rows, PerImage, Any]:
-        # optax divides by <s, y>, or by nothing where that is 0, which has no derivative.
-        before = line.memory
-        sy = dot(u - before.params, r + before.updates)
-        given = _differentiated(jnp.isfinite(1 / sy**2), (-r, before, u))
-        p, state = jax.vmap(bfgs.update)(*given)
-        definite = jnp.all(state.weights_memory >= 0, axis=1, keepdims=True)
-        return jnp.where(definite, -p, 0), jnp.ones_like(line.a), state
+    return _search(turn, over, under, tolerance, max_evaluations, memory)
 
-    return _search(turn, start, over, under, tolerance, max_evaluations)
+
+def _remember(k: Array, pairs: Pairs, s: Rows, y: Rows) -> Pairs:
+    """The pairs with that of the k-th evaluation in the place of the oldest."""
+    slot = k % len(pairs.s)
+    S, Y = put(pairs.s, s, slot, 0), put(pairs.y, y, slot, 0)
+    Sy, sY, Yy = _products(S, y), _products(Y, s), _products(Y, y)
+    sy = put(put(pairs.sy, Sy, slot, 2), sY, slot, 1)
+    return Pairs(S, Y, sy, put(put(pairs.yy, Yy, slot, 2), Yy, slot, 1))
+
+
+def _inverse_hessian(k: Array, pairs: Pairs, r: Rows) -> Rows:
+    """B r, with the pairs from the newest, of the k-th evaluation, to the oldest.
+
+    The two loops over the pairs, q = r - sum_i alpha_i y_i and B r = gamma q + sum_i c_i s_i, are
+    the solutions of triangular systems with <s_i, y_j>; gamma = <s, y> / <y, y> of the newest.
+    """
+    order = (k - jnp.arange(len(pairs.s))) % len(pairs.s)
+    used = jnp.diagonal(pairs.sy, axis1=1, axis2=2)[:, order] > 0
+    both = used[:, :, None] & used[:, None, :]
+    sy, yy = (jnp.where(both, x[:, order][:, :, order], 0) for x in (pairs.sy, pairs.yy))
+    sr, yr = (jnp.where(used, _products(x, r)[:, order], 0) for x in (pairs.s, pairs.y))
+    lower = jnp.tril(sy) + jnp.where(used, 0, 1)[:, :, None] * jnp.eye(len(pairs.s), dtype=r.dtype)
+
+    curvature, size = (jnp.diagonal(x, axis1=1, axis2=2) for x in (sy, yy))
+    newest = jnp.argmax(used, axis=1, keepdims=True)
+    scale = (jnp.take_along_axis(x, newest, axis=1) for x in (curvature, size))
+    gamma = _ratio(*scale, otherwise=1)
+
+    alpha = solve_triangular(lower, sr[..., None], lower=True)
+    rest = gamma * (yr - (yy @ alpha)[..., 0])
+    c = solve_triangular(lower, (curvature * alpha[..., 0] - rest)[..., None], trans=1, lower=True)
+
+    def combined(x: Array, weights: Array) -> Rows:
+        weights = weights[..., 0][:, jnp.argsort(order)]
+        return jnp.einsum("bm,mbn->bn", weights, x)
+
+    return gamma * (r - combined(pairs.y, alpha)) + combined(pairs.s, c)
+
+
+def _products(pairs: Float[Array, "memory batch n"], x: Rows) -> Float[Array, "batch memory"]:
+    return jnp.einsum("mbn,bn->bm", pairs, x)
 
 
 def _search(
-    turn: Turn,
-    start: Callable[[Rows, Rows], Any],
-    over: Any,
-    under: Any,
-    tolerance: Any,
-    max_evaluations: Any,
+    turn: Turn, over: Any, under: Any, tolerance: Any, max_evaluations: Any, memory: int = 0
 ) -> Solver:
     """Descent by lines, each image on its own; one step is one evaluation, at u + a p.
 
     Where d(a) < -over d(0), or is not finite, the image stays at u and a shrinks. Otherwise it
     moves there: while d(a) > under d(0) it goes on along p, else it turns. On the line, a is the
-    secant estimate of where d vanishes, within bounds. It turns to r, with the memory `start(u, r)`
-    and G's own step, at the beginning and where `turn` gives no direction of descent.
+    secant estimate of where d vanishes, within bounds. It turns to r, without pairs and with G's
+    own step, at the beginning and where `turn` gives no direction of descent.
     """
 
     def scheme(G: Callable[[Array], Array], u0: Array) -> tuple[Step, Any]:
         shape, flat = u0.shape, u0.reshape(len(u0), -1)
         eps = jnp.finfo(u0.dtype).eps
 
-        def step(k: Array, line: Line) -> tuple[Line, Array, Array]:
+        def step(k: Array, state: tuple[Line, Pairs]) -> tuple[Any, Array, Array]:
+            line, pairs = state
             u = line.u + line.a * line.p
             r = G(u.reshape(shape)).reshape(flat.shape) - u
             finite = jnp.isfinite(dot(r, line.p))
@@ -152,6 +189,10 @@ def _search(
             before, after = dot(line.r, line.p), dot(r, line.p)
             short_enough = finite & (after >= -over * line.slope)
             too_short = after > under * line.slope
+            moves = short_enough & (line.slope > 0)
+            if memory:
+                s, y = jnp.where(moves, u - line.u, 0), jnp.where(moves, line.r - r, 0)
+                pairs = _remember(k, pairs, s, y)
 
             # The fraction of a at which the slope would vanish; not finite, it shrinks most.
             fraction = jnp.where(finite, _ratio(before, before - after), 0)
@@ -160,22 +201,27 @@ def _search(
             further = jnp.minimum(_ratio(after, before - after, otherwise=10), 10)
             went_on = line._replace(u=u, r=r, a=line.a * further)
 
-            turns = short_enough & ~too_short & (line.slope > 0)
-            p, a, memory = turn(*_differentiated(turns, (line, u, r)))
-            turned = Line(u, r, p, dot(r, p), a, memory)
+            turns = moves & ~too_short
+            p, a = turn(k, *_differentiated(turns, (line, r)), pairs)
+            turned = Line(u, r, p, dot(r, p), a)
             descends = (line.slope > 0) & (turned.slope > 0) & jnp.isfinite(turned.slope)
-            steepest = Line(u, r, r, dot(r, r), jnp.ones_like(a), start(u, r))
+            steepest = Line(u, r, r, dot(r, r), jnp.ones_like(a))
             turned = _select(descends, turned, steepest)
+            if memory:
+                forgets = (turns & ~descends)[..., None]
+                pairs = pairs._replace(sy=jnp.where(forgets, 0, pairs.sy))
 
             line = _select(short_enough, _select(too_short, went_on, turned), stayed)
             line = line._replace(a=jnp.clip(line.a, eps, 1 / eps))
             residual = quotient(jnp.linalg.norm(line.r), jnp.linalg.norm(line.u + line.r))
-            return line, line.u.reshape(shape), residual
+            return (line, pairs), line.u.reshape(shape), residual
 
         # A line of no length, whose end is u0: the first evaluation is there, and turns.
         none, unknown = jnp.zeros_like(flat), jnp.full_like(flat, jnp.inf)
-        line = Line(flat, unknown, none, none[:, :1], none[:, :1] + 1, start(flat, none))
-        return step, line
+        line = Line(flat, unknown, none, none[:, :1], none[:, :1] + 1)
+        kept = jnp.zeros((memory, *flat.shape), flat.dtype)
+        products = jnp.zeros((len(flat), memory, memory), flat.dtype)
+        return step, (line, Pairs(kept, kept, products, products))
 
     return Iteration(scheme, tolerance, max_evaluations)
 
