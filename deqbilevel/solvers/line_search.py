@@ -202,7 +202,8 @@ def _search(
             went_on = line._replace(u=u, r=r, a=line.a * further)
 
             turns = moves & ~too_short
-            p, a = turn(k, *_differentiated(turns, (line, r)), pairs)
+            from_line, from_r = _differentiated(turns, (line, r))
+            p, a = turn(k, from_line, from_r, pairs)
             turned = Line(u, r, p, dot(r, p), a)
             descends = (line.slope > 0) & (turned.slope > 0) & jnp.isfinite(turned.slope)
             steepest = Line(u, r, r, dot(r, r), jnp.ones_like(a))
