@@ -85,6 +85,18 @@ def linear(part: float) -> Schedule:
     return lambda start, total_steps: optax.linear_schedule(start, part * start, total_steps)
 
 
+def descend(
+    state: State, weights: Params, gradient: Params, total_steps: int, schedule: Schedule = cosine
+) -> tuple[Params, optax.OptState]:
+    """The weights after a step of Adam, whose rate falls from `params["learning_rate"]` along the
+    schedule over `total_steps`, and the optimiser's state."""
+    rates = schedule(state.params["learning_rate"], total_steps)
+    directions, optimiser_state = optimiser(state.params).update(gradient, state.optimiser)
+    rate = jnp.asarray(rates(state.step))
+    moved = jax.tree.map(lambda w, direction: w - rate * direction, weights, directions)
+    return moved, optimiser_state
+
+
 def step(
     model: Model,
     setting: Setting,
@@ -117,10 +129,7 @@ def step(
     (loss, info), (gradient, adjoint) = jax.value_and_grad(upper_level, (0, 1), has_aux=True)(
         weights, no_info(truth.dtype)
     )
-    rates = schedule(state.params["learning_rate"], total_steps)
-    directions, optimiser_state = optimiser(state.params).update(gradient, state.optimiser)
-    rate = jnp.asarray(rates(state.step))
-    moved = jax.tree.map(lambda w, direction: w - rate * direction, weights, directions)
+    moved, optimiser_state = descend(state, weights, gradient, total_steps, schedule)
     diverged = state.diverged | ~jnp.isfinite(loss + optax.tree.norm(gradient))
     proposal = (model.refresh(state.params | moved), optimiser_state)
     params, optimiser_state = jax.tree.map(

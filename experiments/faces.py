@@ -13,6 +13,7 @@ run again.
 import contextlib
 import itertools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,7 +25,18 @@ import tyro
 from jaxtyping import Array
 from tqdm import tqdm
 
-from deqbilevel import checkpoints, data, lanes, loop, losses, models, operators, plots, training
+from deqbilevel import (
+    checkpoints,
+    data,
+    lanes,
+    loop,
+    losses,
+    models,
+    operators,
+    plots,
+    storage,
+    training,
+)
 from deqbilevel.data import Images
 from deqbilevel.models import Model
 from deqbilevel.regularizers import normalised
@@ -167,8 +179,7 @@ def stored_kernels(config: Faces, name: str) -> Params | None:
     path = config.kernels_from / f"kernels-{name}.npz"
     if not path.exists():
         raise ValueError(f"{path}: not there; --kernels-from wants the --out of a finished run")
-    with np.load(path) as stored:
-        found = {k: jnp.asarray(stored[k]) for k in ("A", "C") if k in stored}
+    found = {letter: jnp.asarray(x) for letter, x in storage.read_arrays(path).items()}
     count, size = config.kernels
     if found["A"].shape != (count, size, size):
         raise ValueError(
@@ -339,27 +350,30 @@ class Judged(NamedTuple):
     numbers: dict[str, float]
 
 
-def _judge(config: Faces, name: str, run: Run, params: Params, truth: Array) -> Judged:
-    """Measure and reconstruct pictures [batch, pixels], with the same noise for every model."""
+def _judge(config: Faces, name: str, model: Model) -> Callable[[Params, Array], Judged]:
+    """(params, pictures [batch, pixels]) -> what is measured and reconstructed of them, with the
+    same noise for every model."""
+    solver, key = setting(config, name).evaluation(), loop.keys(config.seed)[2]
 
     @jax.jit
-    def solved(params: Params) -> tuple[Array, Array, Any]:
-        key = loop.keys(config.seed)[2]
-        f = models.measure(run.model.K, truth, params["noise"], key)
-        return f, *run.model.reconstruct(setting(config, name).evaluation(), params, f)
+    def solved(params: Params, truth: Array) -> tuple[Array, Array, Any]:
+        f = models.measure(model.K, truth, params["noise"], key)
+        return f, *model.reconstruct(solver, params, f)
 
-    f, u, info = solved(params)
-    shape = run.model.shape
-    numbers = {
-        "loss": losses.mean_squared_error(u, truth),
-        "psnr_db": jnp.mean(losses.psnr(u, truth)),
-        "ssim": jnp.mean(losses.ssim(u, truth, shape)),
-        "psnr_noisy_db": jnp.mean(losses.psnr(f, truth)),
-        "ssim_noisy": jnp.mean(losses.ssim(f, truth, shape)),
-        "residual": info.residual,
-        "evaluations": info.evaluations,
-    }
-    return Judged(f, u, {k: float(v) for k, v in numbers.items()})
+    def judged(params: Params, truth: Array) -> Judged:
+        f, u, info = solved(params, truth)
+        numbers = {
+            "loss": losses.mean_squared_error(u, truth),
+            "psnr_db": jnp.mean(losses.psnr(u, truth)),
+            "ssim": jnp.mean(losses.ssim(u, truth, model.shape)),
+            "psnr_noisy_db": jnp.mean(losses.psnr(f, truth)),
+            "ssim_noisy": jnp.mean(losses.ssim(f, truth, model.shape)),
+            "residual": info.residual,
+            "evaluations": info.evaluations,
+        }
+        return Judged(f, u, {k: float(v) for k, v in numbers.items()})
+
+    return judged
 
 
 def _show(
@@ -376,9 +390,9 @@ def _show(
     rows: dict[str, np.ndarray] = {"true": images.test[:5]}
     table = ["| | train loss | test loss | PSNR | SSIM | seconds |", "| --- " * 6 + "|"]
     for name, run in runs.items():
-        learned = _judge(config, name, run, run.params, test)
-        before = _judge(config, name, run, run.start, test)
-        seen = _judge(config, name, run, run.params, train)
+        judged = _judge(config, name, run.model)
+        learned, before = judged(run.params, test), judged(run.start, test)
+        seen = judged(run.params, train)
         found = learned.numbers
         noisy = {k: found.pop(k) for k in ("psnr_noisy_db", "ssim_noisy")}
         if numbers["psnr_noisy_db"] is None:
@@ -425,7 +439,7 @@ def _show(
 def _keep_kernels(out: Path, name: str, run: Run, caption: str) -> None:
     """The learned kernels as a file, and a figure of them before and after."""
     kernels = {k: np.asarray(run.params[k]) for k in ("A", "C") if k in run.params}
-    np.savez(out / f"kernels-{name}.npz", **kernels)  # type: ignore[arg-type]
+    storage.write_arrays(out / f"kernels-{name}.npz", kernels)
     stages = {}
     for letter in kernels:
         label = "A" if letter == "A" else "C, of C^T"

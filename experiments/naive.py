@@ -196,9 +196,7 @@ def naive_step(
     f = models.measure(model.K, truth, state.params["noise"], key)
     objective = maps.naive_objective(model.G)
     loss, gradient = jax.value_and_grad(lambda w: objective(state.params | w, truth, f))(weights)
-    directions, optimiser = training.optimiser(state.params).update(gradient, state.optimiser)
-    rate = training.cosine(state.params["learning_rate"], total_steps)(state.step)
-    moved = jax.tree.map(lambda w, direction: w - rate * direction, weights, directions)
+    moved, optimiser = training.descend(state, weights, gradient, total_steps)
     one, unknown = jnp.ones_like(loss), jnp.full_like(loss, jnp.nan)
     return state._replace(
         params=state.params | moved,

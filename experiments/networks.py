@@ -387,11 +387,11 @@ def _show(
 
 def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
     head = ("model", *(name.replace("_", " ") for name in COLUMNS))
-    for cells in (head, ["---"] * len(head)):
-        yield f"| {' | '.join(cells)} |"
+    yield common.line(head)
+    yield common.line(["---"] * len(head))
     for row in rows:
         cells = ["-" if row[name] is None else f"{row[name]:.4g}" for name in COLUMNS]
-        yield f"| {' | '.join([row['model'], *cells])} |"
+        yield common.line([row["model"], *cells])
 
 
 def _pictures(runs: list[Run], images: Images, out: Path) -> dict[str, np.ndarray]:
