@@ -21,7 +21,7 @@ LAYERS = [
     ],
     ["maps", "regularizers", "hypergradients", "data", "plots"],
     ["settings", "models", "bilevel", "pretrained"],
-    ["training", "grids", "conditions"],
+    ["training", "algorithms", "grids", "conditions"],
     ["loop", "contraction"],
     ["studies"],
     ["plans"],

@@ -20,10 +20,10 @@ from deqbilevel.types import Info, Params
 
 
 def minimiser(
-    F: Callable[[Array, Params, Array], Array],
+    F: Callable[[Array, Params, Any], Array],
     weights: Params,
     params: Params,
-    f: Array,
+    f: Any,
     u: Array,
     g: Array,
     v: Array,
@@ -34,8 +34,8 @@ def minimiser(
 ) -> tuple[Params, Array, Info]:
     """The hypergradient with respect to `weights`, entries of `params`: `(gradient, v, info)`.
 
-    F: the gradient of the lower-level cost; u: [batch, pixels], a minimiser; g: the upper-level
-    loss's gradient there; v: where the solution of H v = g is sought from, zeros at first, and what
+    F: the gradient of the lower-level cost, f its data; u: [batch, pixels], a minimiser; g: the upper
+    level's gradient there; v: where the solution of H v = g is sought from, zeros at first, and what
     comes back as the start of the next. info: products with H, norm(H v - g) / norm(g), and
     whether that met the tolerance; it never does where H is singular and g not in its range, and
     conjugate gradients end where H is indefinite. See `symmetric_solve` for the rest.

@@ -1,0 +1,83 @@
+"""AID-BiO: approximate implicit differentiation, Ji et al. [117], [CF] 5.1.
+
+x^{u+1}: T steps of gradient descent on Phi(.; gamma) from x^u
+v^{u+1}: Q steps of conjugate gradients on H v = grad_x l from v^u
+gamma^{u+1} = gamma^u - alpha_l (grad_gamma l - J^T v)
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PRNGKeyArray
+
+from deqbilevel.algorithms.base import (
+    Algorithm,
+    Calls,
+    Data,
+    Gamma,
+    Info,
+    Problem,
+    implicit,
+    info,
+    lower_level,
+    move,
+    plus,
+    trials,
+    upper_gradients,
+)
+
+
+class State(NamedTuple):
+    """x and v are where the lower level and the adjoint system go on."""
+
+    gamma: Gamma
+    x: Array
+    v: Array
+    optimiser: optax.OptState
+
+
+def aid(
+    problem: Problem,
+    optimiser: optax.GradientTransformation,
+    *,
+    lower_iterations: Any = 10,
+    adjoint_iterations: Any = 3,
+    lower_solver: str = "gradient_descent",
+    warm_adjoint: bool = True,
+) -> Algorithm:
+    """T = `lower_iterations` and Q = `adjoint_iterations` an upper-level step, both warm.
+
+    A product more is for the residual that conjugate gradients start from. Q may be small only as
+    v is warm: with `warm_adjoint` false a small Q has another limit. No certificate of accuracy.
+    """
+
+    def init(gamma: Gamma, x: Array) -> State:
+        return State(gamma, x, jnp.zeros_like(x), optimiser.init(gamma))
+
+    def step(state: State, data: Data, key: PRNGKeyArray) -> tuple[State, Info]:
+        gamma, v = state.gamma, state.v if warm_adjoint else jnp.zeros_like(state.v)
+        budget: Any = {"solver": lower_solver, "evaluations": lower_iterations}
+        x, evaluations, residual = lower_level(problem, gamma, state.x, data, **budget)
+        loss, of_gamma, of_x = upper_gradients(problem, gamma, x, data)
+        through_x, v, adjoint = implicit(
+            problem, gamma, x, v, of_x, data, products=adjoint_iterations
+        )
+        gradient = plus(of_gamma, through_x)
+        gamma, moved = move(
+            optimiser,
+            gradient,
+            state.optimiser,
+            gamma,
+            value=loss,
+            grad=gradient,
+            value_fn=lambda gamma: problem.upper(
+                gamma, lower_level(problem, gamma, x, data, **budget)[0], data
+            ),
+        )
+        solves = 1 + trials(moved)
+        calls = Calls(solves * evaluations, adjoint.evaluations, 1, solves)
+        found = info(calls, loss, gradient, residual, adjoint.residual)
+        return State(gamma, x, v, moved), found
+
+    return Algorithm(init, step, rows=("x", "v"))

@@ -1,0 +1,276 @@
+"""What the upper-level algorithms share: a problem, its oracles, how their calls are counted.
+
+    min_gamma l(gamma; x*(gamma)),    x*(gamma) = argmin_x Phi(x; gamma)            [CF] (UL), (LL)
+
+gamma is a pytree; x: [batch, ...] is an array whose leading axis holds independent lower-level
+problems, one for each image (1 where there is no such thing). With H = grad_xx Phi and the cross
+derivative J = grad_xgamma Phi, the hypergradient is
+
+    grad l(gamma) = grad_gamma l - J^T v,    H v = grad_x l                         [CF] (4.8)
+
+An algorithm is a pair of pure functions; State is what the next step needs, Info what a person
+reads. Everything numerical that a factory takes may be traced, so that step sizes can be lanes.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from deqbilevel import hypergradients, types
+from deqbilevel.solvers import DESCENTS
+from deqbilevel.solvers.base import OFFSET, Iteration
+
+Gamma = Any
+"""The upper-level variable, a pytree."""
+
+Data = Any
+"""What the losses depend on: true images, measurements, labels."""
+
+
+def whole(data: Data, key: PRNGKeyArray) -> Data:
+    """All of the data, whatever the key: the oracles of a deterministic problem."""
+    return data
+
+
+class Problem(NamedTuple):
+    """The upper loss and the lower cost, as functions of the data."""
+
+    upper: Callable[[Gamma, Array, Data], Float[Array, ""]]
+    """(gamma, x, data) -> l(gamma; x)."""
+    lower_gradient: Callable[[Array, Gamma, Data], Array]
+    """(x, gamma, data) -> grad_x Phi(x; gamma), like x; its derivative in x mixes no rows of x."""
+    lower_step: Callable[[Gamma], Any]
+    """gamma -> a step at which gradient descent on Phi contracts: 1/L, or 2 / (L + mu)."""
+    draw: Callable[[Data, PRNGKeyArray], Data] = whole
+    """(data, key) -> what one call of an oracle sees of the data: a sample, or everything."""
+    strong_convexity: Any = None
+    """mu: H >= mu I for all x and gamma; None where no positive bound is known."""
+    precondition: Callable[[Array, Gamma, Data], Callable[[Array], Array]] | None = None
+    """(x, gamma, data) -> an approximation of v -> H^{-1} v for conjugate gradients."""
+
+
+def from_cost(
+    upper: Callable[[Gamma, Array, Data], Float[Array, ""]],
+    lower: Callable[[Array, Gamma, Data], Float[Array, ""]],
+    lower_step: Callable[[Gamma], Any],
+    **others: Any,
+) -> Problem:
+    """A problem whose lower level is a cost Phi(x, gamma, data), differentiated here."""
+    return Problem(upper, jax.grad(lower), lower_step, **others)
+
+
+class Calls(NamedTuple):
+    """How often the oracles were called, the currency of [CF] Tables 5.1 to 5.3."""
+
+    lower_gradients: Any = 0
+    """grad_x Phi"""
+    hessian_products: Any = 0
+    """H v"""
+    jacobian_products: Any = 0
+    """J^T v"""
+    upper_gradients: Any = 0
+    """(grad_gamma l, grad_x l) at once"""
+
+    def plus(self, other: "Calls") -> "Calls":
+        """The sum, oracle by oracle."""
+        return Calls(*(x + y for x, y in zip(self, other, strict=True)))
+
+    def total(self) -> Any:
+        """Calls of any oracle."""
+        return sum(self)
+
+
+class Info(NamedTuple):
+    """What a person reads of an upper-level step, at the gamma that it started from."""
+
+    calls: Calls
+    loss: Float[Array, ""]
+    """l(gamma; x) at the x where the hypergradient was taken."""
+    gradient_norm: Float[Array, ""]
+    """The 2-norm of the estimated hypergradient."""
+    lower_residual: Float[Array, ""]
+    """norm(grad_x Phi), at its last evaluation."""
+    adjoint_residual: Float[Array, ""]
+    """norm(H v - grad_x l) / norm(grad_x l) where last known; NaN where it never is."""
+
+
+class Algorithm(NamedTuple):
+    """An upper-level method. Every State has the fields `gamma` and `x`."""
+
+    init: Callable[[Gamma, Array], Any]
+    """(gamma, x) -> State."""
+    step: Callable[[Any, Data, PRNGKeyArray], tuple[Any, Info]]
+    """(state, data, key) -> (State, Info); deterministic methods ignore the key."""
+    rows: tuple[str, ...] = ("x",)
+    """The fields of State with the leading axis of x, see `minibatches`."""
+
+
+def info(
+    calls: Calls,
+    loss: Any,
+    gradient: Gamma,
+    lower_residual: Any,
+    adjoint_residual: Any,
+) -> Info:
+    """An Info whose numbers all have the dtype of the loss, so that steps can be scanned."""
+    numbers = (*calls, loss, optax.tree.norm(gradient), lower_residual, adjoint_residual)
+    *counts, value, size, lower, adjoint = (jnp.asarray(x, loss.dtype) for x in numbers)
+    return Info(Calls(*counts), value, size, lower, adjoint)
+
+
+# ---- the lower level
+
+
+def gradient_map(problem: Problem, gamma: Gamma, data: Data) -> Callable[[Array], Array]:
+    """x -> x - alpha grad_x Phi(x; gamma) with the problem's own step alpha."""
+    alpha = jax.lax.stop_gradient(problem.lower_step(gamma))
+    return lambda x: x - alpha * problem.lower_gradient(x, gamma, data)
+
+
+def lower_level(
+    problem: Problem,
+    gamma: Gamma,
+    x: Array,
+    data: Data,
+    *,
+    solver: str = "gradient_descent",
+    evaluations: Any,
+    tolerance: Any = None,
+) -> tuple[Array, Any, Array]:
+    """The lower level from x on all of the data: `(x, evaluations, residual)`.
+
+    solver: one of `solvers.DESCENTS`. Stops at norm(grad_x Phi) <= tolerance, None: never; the
+    residual is that norm, where it was last evaluated.
+    """
+    alpha = jax.lax.stop_gradient(problem.lower_step(gamma))
+    relative = DESCENTS[solver](tolerance=None, max_evaluations=evaluations)
+    assert isinstance(relative, Iteration)
+
+    def scheme(G: Callable[[Array], Array], x0: Array) -> tuple[Any, Any]:
+        step, state = relative.scheme(G, x0)
+
+        def absolute(k: Array, state: Any) -> tuple[Any, Array, Array]:
+            state, x, residual = step(k, state)
+            return state, x, residual * (OFFSET + jnp.linalg.norm(x.ravel())) / alpha
+
+        return absolute, state
+
+    solve = Iteration(scheme, tolerance, evaluations)
+    x, found = solve(gradient_map(problem, gamma, data), x)
+    return x, found.evaluations, found.residual
+
+
+def stochastic_descent(
+    problem: Problem,
+    gamma: Gamma,
+    x: Array,
+    data: Data,
+    key: PRNGKeyArray,
+    *,
+    steps: Any,
+    scale: Any = 1.0,
+) -> tuple[Array, Array]:
+    """`steps` steps of gradient descent on Phi, each with a sample of its own: `(x, residual)`.
+
+    scale: of the problem's own step. The residual is the norm of the last sampled gradient.
+    """
+    alpha = scale * problem.lower_step(gamma)
+
+    def body(t: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, _ = carry
+        gradient = problem.lower_gradient(x, gamma, problem.draw(data, jax.random.fold_in(key, t)))
+        return x - alpha * gradient, jnp.linalg.norm(gradient.ravel())
+
+    return jax.lax.fori_loop(0, steps, body, (x, jnp.full((), jnp.inf, x.dtype)))
+
+
+# ---- the derivatives
+
+
+def upper_gradients(
+    problem: Problem, gamma: Gamma, x: Array, data: Data
+) -> tuple[Float[Array, ""], Gamma, Array]:
+    """l, grad_gamma l and grad_x l at (gamma, x)."""
+    loss, (of_gamma, of_x) = jax.value_and_grad(problem.upper, (0, 1))(gamma, x, data)
+    return loss, of_gamma, of_x
+
+
+def hessian(problem: Problem, gamma: Gamma, x: Array, data: Data) -> Callable[[Array], Array]:
+    """v -> H v at (x, gamma), linearised once."""
+    return jax.linearize(lambda x: problem.lower_gradient(x, gamma, data), x)[1]
+
+
+def cross(problem: Problem, gamma: Gamma, x: Array, v: Array, data: Data) -> Gamma:
+    """J^T v at (x, gamma), like gamma."""
+    _, pull = jax.vjp(lambda gamma: problem.lower_gradient(x, gamma, data), gamma)
+    return pull(v)[0]
+
+
+def implicit(
+    problem: Problem,
+    gamma: Gamma,
+    x: Array,
+    v: Array,
+    g: Array,
+    data: Data,
+    *,
+    products: Any,
+    tolerance: Any = 0.0,
+) -> tuple[Gamma, Array, types.Info]:
+    """-J^T v by conjugate gradients on H v = g = grad_x l from v: `(gradient, v, info)`.
+
+    At most `products` iterations, with as many products of H and one for the residual at the start;
+    fewer where norm(H v - g) <= tolerance norm(g). It is `hypergradients.minimiser`, for a problem.
+    """
+    options = {}
+    if problem.precondition is not None:
+        options["precondition"] = problem.precondition(x, gamma, data)
+    gradient, v, found = hypergradients.minimiser(
+        lambda x, params, data: problem.lower_gradient(x, params["gamma"], data),
+        {"gamma": gamma},
+        {},
+        data,
+        x,
+        g,
+        v,
+        tolerance=tolerance,
+        max_evaluations=products,
+        **options,
+    )
+    return gradient["gamma"], v, found
+
+
+def plus(left: Gamma, right: Gamma) -> Gamma:
+    """left + right, leaf by leaf."""
+    return jax.tree.map(jnp.add, left, right)
+
+
+def minus(left: Gamma, right: Gamma) -> Gamma:
+    """left - right, leaf by leaf."""
+    return jax.tree.map(jnp.subtract, left, right)
+
+
+# ---- the upper level
+
+
+def move(
+    optimiser: optax.GradientTransformation,
+    gradient: Gamma,
+    state: optax.OptState,
+    gamma: Gamma,
+    **extra: Any,
+) -> tuple[Gamma, optax.OptState]:
+    """gamma after an update of the optimiser, and its state; `extra` is for line searches."""
+    updates, state = optax.with_extra_args_support(optimiser).update(
+        gradient, state, gamma, **extra
+    )
+    return optax.apply_updates(gamma, updates), state
+
+
+def trials(state: optax.OptState) -> Any:
+    """How often a line search evaluated the upper loss in its last update, 0 without one."""
+    return optax.tree.get(state, "num_linesearch_steps", 0)

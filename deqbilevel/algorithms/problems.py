@@ -1,0 +1,52 @@
+"""Problems for upper-level algorithms, with what is known of their solutions."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from deqbilevel.algorithms.base import Data, Gamma, Problem, from_cost
+
+
+class Posed(NamedTuple):
+    """A problem, its data, where algorithms start, and the solution where it is known."""
+
+    problem: Problem
+    data: Data
+    gamma: Gamma
+    x: Array
+    solution: Gamma = None
+
+
+class Quadratic(NamedTuple):
+    """The data of Q1: Phi = x'Hx/2 - x'(B gamma + c), l = ||x - d||^2/2 + ridge/2 ||gamma||^2."""
+
+    H: Float[Array, "n n"]
+    B: Float[Array, "n r"]
+    c: Float[Array, " n"]
+    d: Float[Array, " n"]
+    ridge: Any = 0.1
+
+
+def quadratic() -> Posed:
+    """Q1: a quadratic lower level of three unknowns, two upper-level variables, a rational answer.
+
+    H has the eigenvalues 3 - sqrt(3), 3, 3 + sqrt(3), so that the best step of gradient descent,
+    2 / (L + mu), is 1/3. In the default precision; for float64 enable it first.
+    """
+    H = jnp.array([[4.0, 1, 0], [1, 3, 1], [0, 1, 2]])
+    B = jnp.array([[1.0, 0], [0, 2], [1, 1]])
+    data = Quadratic(H, B, jnp.array([1.0, -1, 0]), jnp.array([1.0, 2, -1]))
+
+    def upper(gamma: Gamma, x: Array, data: Quadratic) -> Float[Array, ""]:
+        return jnp.sum((x - data.d) ** 2) / 2 + data.ridge / 2 * jnp.sum(gamma**2)
+
+    def lower(x: Array, gamma: Gamma, data: Quadratic) -> Float[Array, ""]:
+        return jnp.sum(x * (x @ data.H / 2 - data.B @ gamma - data.c))
+
+    problem = from_cost(upper, lower, lambda gamma: 1 / 3, strong_convexity=3 - 3**0.5)
+    solution = jnp.array([-1805.0, 2200.0]) / 1167
+    return Posed(problem, data, jnp.zeros(2), jnp.zeros((1, 3)), solution)
+
+
+PROBLEMS = {"q1": quadratic}

@@ -1,0 +1,51 @@
+"""Upper-level algorithms against what is known of the probe problems (BILEVEL.md, section 2)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import float64
+
+from deqbilevel import algorithms
+from deqbilevel.algorithms import Calls
+
+
+def run(algorithm, posed, steps):
+    """The gammas after each step [steps, r], and the calls up to there."""
+
+    def body(carry, key):
+        state, calls = carry
+        state, info = algorithm.step(state, posed.data, key)
+        calls = calls.plus(info.calls)
+        return (state, calls), (state.gamma, calls, info)
+
+    keys = jax.random.split(jax.random.key(0), steps)
+    start = (algorithm.init(posed.gamma, posed.x), Calls(*jnp.zeros(4)))
+    _, found = jax.jit(lambda start: jax.lax.scan(body, start, keys))(start)
+    return found
+
+
+def arrival(gammas, target, tolerance=1e-6):
+    """The number of steps after which gamma is within the tolerance of the target, for good."""
+    near = np.linalg.norm(np.asarray(gammas) - np.asarray(target), axis=1) <= tolerance
+    assert near[-1], np.linalg.norm(gammas[-1] - target)
+    return len(near) - int(np.argmin(near[::-1])) + 1 if not near.all() else 1
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "gradients", "products"),
+    [
+        ({"lower_iterations": 10, "adjoint_iterations": 3}, 20, 200, 79),
+        ({"lower_iterations": 1, "adjoint_iterations": 1}, 85, 85, 169),
+    ],
+)
+@float64
+def test_aid_on_q1(options, steps, gradients, products):
+    posed = algorithms.quadratic()
+    method = algorithms.aid(posed.problem, optax.sgd(1.0), **options)
+    gammas, calls, _ = run(method, posed, 2 * steps)
+    needed = arrival(gammas, posed.solution)
+    assert needed <= 2 * steps
+    assert calls.lower_gradients[needed - 1] <= 2 * gradients
+    assert calls.hessian_products[needed - 1] <= 2 * products
