@@ -34,11 +34,12 @@ def minimiser(
 ) -> tuple[Params, Array, Info]:
     """The hypergradient with respect to `weights`, entries of `params`: `(gradient, v, info)`.
 
-    F: the gradient of the lower-level cost, f its data; u: [batch, pixels], a minimiser; g: the upper
-    level's gradient there; v: where the solution of H v = g is sought from, zeros at first, and what
-    comes back as the start of the next. info: products with H, norm(H v - g) / norm(g), and
-    whether that met the tolerance; it never does where H is singular and g not in its range, and
-    conjugate gradients end where H is indefinite. See `symmetric_solve` for the rest.
+    F: the gradient of the lower-level cost, and f its data; u: [batch, pixels], a minimiser; g: the
+    upper-level loss's gradient there; v: where the solution of H v = g is sought from, zeros at
+    first, and what comes back as the start of the next. info: products with H,
+    norm(H v - g) / norm(g), and whether that met the tolerance; it never does where H is singular
+    and g not in its range, and conjugate gradients end where H is indefinite. See `symmetric_solve`
+    for the rest.
     """
     everything = params | weights
     _, hessian = jax.linearize(lambda u: F(u, everything, f), u)
