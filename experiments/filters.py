@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,18 +24,17 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from deqbilevel import (
+    algorithms,
     bilevel,
     checkpoints,
     hypergradients,
     losses,
-    operators,
     potentials,
-    pretrained,
     solvers,
 )
-from deqbilevel.bilevel import Problem, State
-from deqbilevel.regularizers import convolutional
-from experiments import common, filter_results, filter_tasks
+from deqbilevel.bilevel import State
+from experiments import common, filter_algorithms, filter_lanes, filter_results, filter_tasks
+from experiments.filter_lanes import Lanes
 from experiments.filter_results import Outcome
 from experiments.filter_tasks import Task
 
@@ -80,11 +79,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """What each experiment stands for; every entry can be overridden."""
 
-BETA_0 = {"vertical-bars": bilevel.BETA_0}
-"""The grid of beta_0, that of [CF] D for the bars; else a wide one, for any potential."""
-
-WIDE = tuple(-12 + 0.5 * i for i in range(25))
-
 START_EVALUATIONS = 200
 """At most, of the lower-level gradient for each training image before the first iteration."""
 
@@ -96,6 +90,13 @@ FINAL_TOLERANCE = 3e-6
 
 WATCH_EVALUATIONS = 100
 """Of the lower-level gradient for the patches that are watched while learning."""
+
+
+ITERATIONS = ("lower_iterations", "adjoint_iterations")
+"""Options that are those of an algorithm, if one is given."""
+
+LOWER_LEVEL = {"lower_solver": "optimized_gradient", "hypergradient": "minimiser"}
+"""Options that an algorithm does not take, and their defaults."""
 
 
 SMOOTH = [
@@ -158,6 +159,9 @@ class Filters:
     """Products of its backward pass in each of them, at most."""
     adjoint_tolerance: float | None = None
     """Relative residual of the Hessian system at which a hypergradient is accepted."""
+    algorithm: Literal[*algorithms.METHODS] | None = None  # type: ignore[valid-type]
+    """One of deqbilevel.algorithms.METHODS, for comparison; by default that of deqbilevel.bilevel:
+    both levels warm, the hypergradient to a residual."""
     optimiser: Literal["adam", "lbfgs", "gradient_descent"] | None = None
     """The last two search along their direction by backtracking, and need the whole batch."""
     learning_rate: float | None = None
@@ -179,7 +183,8 @@ class Filters:
         """Every option that decides the numbers."""
         options = common.options_of(self, without=("out", "fresh", "block"))
         for name, value in PRESETS[self.experiment].items():
-            if options[name] is None:
+            # An algorithm has iterations of its own.
+            if options[name] is None and not (self.algorithm and name in ITERATIONS):
                 options[name] = value
         paths = {name: options[name] and str(options[name]) for name in ("image", "test_images")}
         return options | paths
@@ -198,7 +203,7 @@ def main(config: Filters) -> dict[str, Any]:
                 config.test_images,
                 *(options[name] for name in ("images", "patch", "seed")),
             )
-            lanes = _lanes(options, task)
+            lanes = filter_lanes.lanes_of(options, task)
             name = f"filters-{config.experiment}-{common.digest(options)}"
             out = Path("runs") / name if config.out is None else config.out
             stack.enter_context(common.claim(out, options, fresh=config.fresh))
@@ -210,6 +215,14 @@ def _check(options: dict[str, Any]) -> None:
     common.at_least(0, **{name: options[name] for name in ("seed", "iterations", "patch")})
     names = ("seeds", "lower_iterations", "adjoint_iterations", "images", "batch", "realisations")
     common.at_least(1, **{name: options[name] for name in names})
+    if options["algorithm"] is not None:
+        _maker(options)
+        for name, value in LOWER_LEVEL.items():
+            if options[name] != value:
+                raise ValueError(
+                    f"--algorithm {options['algorithm']} --{name.replace('_', '-')} "
+                    f"{options[name]}: an algorithm has its own; leave it out"
+                )
     for name in ("noise", "eps", "learning_rate", "adjoint_tolerance"):
         if not 0 < options[name] < float("inf"):
             raise ValueError(f"--{name.replace('_', '-')} {options[name]}: expected above 0")
@@ -243,91 +256,13 @@ def _optimiser(options: dict[str, Any]) -> optax.GradientTransformationExtraArgs
     return optax.chain(direction, optax.clip_by_global_norm(1.0), optax.scale(-1.0), search)
 
 
-class Lanes(NamedTuple):
-    """What the seeds start from, with a leading axis of lanes where a lane has its own."""
-
-    problems: list[Problem]
-    """For each shape of the training images."""
-    params: dict[str, Any]
-    truth: list[Array]
-    """[images, pixels] of each shape, the same for all lanes"""
-    f: list[Array]
-    """[lanes, images, pixels] of each shape"""
-    held_out: Array
-    """[lanes, images, pixels], noisy"""
-    pictures: list[dict[str, np.ndarray]]
-    """The noisy pictures of each lane."""
-
-
-def _lanes(options: dict[str, Any], task: Task) -> Lanes:
-    """Raises: ValueError for images, filters or a potential that cannot be used."""
-    seeds = range(options["seed"], options["seed"] + options["seeds"])
-    noise, realisations = options["noise"], options["realisations"]
-    own = [filter_tasks.measured(task, noise, realisations, seed) for seed in seeds]
-    groups = zip(*(lane.f for lane in own), strict=True)
-    f = [jnp.asarray(np.stack(group), jnp.float32) for group in groups]
-    truth = [jnp.asarray(x, jnp.float32) for x in filter_tasks.truths(task, realisations)]
-    problems = [_problem(options, group.shape) for group in task.groups]
-    starts = [_initial(options, seed) for seed in seeds]
-    for problem, t, noisy in zip(problems, truth, f, strict=True):
-        bilevel.check(problem, starts[0], t, noisy[0])
-    params = jax.tree.map(lambda *x: jnp.stack(x), *starts)
-    held_out = jnp.asarray(np.stack([lane.held_out for lane in own]), jnp.float32)
-    return Lanes(problems, params, truth, f, held_out, [lane.pictures for lane in own])
-
-
-def _problem(options: dict[str, Any], shape: tuple[int, int]) -> Problem:
-    # Under vmap over lanes a product of matrices is faster than a grouped convolution.
-    method = "patch" if options["seeds"] > 1 else None
-    return Problem(
-        operators.Identity(),
-        1.0,
-        convolutional.convolutional(shape, options["boundary"], method),
-        learned=("filters", "beta") if options["learn"] == "filters-and-beta" else ("beta",),
-        lower_evaluations=options["lower_iterations"],
-        adjoint_evaluations=options["adjoint_iterations"],
-        adjoint_tolerance=options["adjoint_tolerance"],
-        lower_solver=options["lower_solver"],
-        hypergradient=options["hypergradient"],
+def _maker(options: dict[str, Any]) -> filter_algorithms.Make:
+    """Raises ValueError for options that the algorithm does not have."""
+    chosen = {name: options[name] for name in ITERATIONS}
+    batches = options["batch"] is not None
+    return filter_algorithms.maker(
+        options["algorithm"], _optimiser(options), chosen, batches=batches
     )
-
-
-def _initial(options: dict[str, Any], seed: int) -> dict[str, Any]:
-    """The parameters of a lane before beta_0 is searched."""
-    # A stream of its own: the noise takes the first.
-    rng = np.random.default_rng((seed, 1))
-    if options["start"] is not None:
-        return _redrawn(pretrained.load(options["start"]).params, options["redraw"], rng)
-    count, rows, columns = options["filters"]
-
-    def random(*shape: int) -> np.ndarray:
-        c = rng.standard_normal((count, *shape))
-        return c / np.linalg.norm(c.reshape(count, -1), axis=1).reshape(-1, *[1] * len(shape))
-
-    basis = None
-    if options["basis"] is not None:
-        basis = convolutional.BASES[options["basis"]](rows, columns)
-        basis = basis / (rows if "cosines" in options["basis"] else 1)
-        c = np.eye(count) if count == len(basis) else random(len(basis))
-    elif count == rows * columns - 1:
-        c = convolutional.cosines(rows, columns) / rows
-    else:
-        c = random(rows, columns)
-    kind: Any = potentials.POTENTIALS[options["potential"]]
-    phi = kind(eps=options["eps"])
-    return convolutional.init(c, beta_0=options["beta_0"] or 0.0, phi=phi, basis=basis)
-
-
-def _redrawn(params: dict[str, Any], share: float, rng: np.random.Generator) -> dict[str, Any]:
-    """Filters weaker than a share of the strongest, as random ones of that strength."""
-    strengths = np.asarray(convolutional.strengths(params))
-    least = share * strengths.max()
-    weak = strengths < least
-    c, beta = (np.array(params[name]) for name in ("filters", "beta"))
-    c[weak] = rng.standard_normal(c[weak].shape)
-    drawn = params | {"filters": jnp.asarray(c)}
-    beta[weak] += np.log(least / np.asarray(convolutional.strengths(drawn))[weak])
-    return drawn | {"beta": jnp.asarray(beta)}
 
 
 def _learn(
@@ -336,11 +271,13 @@ def _learn(
     problems, params, _, f, *_ = lanes
     optimiser = _optimiser(options)
     if options["beta_0"] is None and options["start"] is None:
-        lanes = lanes._replace(params=params | {"beta_0": _searched(options, lanes)})
+        lanes = lanes._replace(params=params | {"beta_0": filter_lanes.searched(options, lanes)})
     done = checkpoints.latest_step(out / "latest") or 0
     evaluations = 0 if done or not options["iterations"] else START_EVALUATIONS
     start = jax.vmap(lambda p, f: bilevel.start(problems, p, optimiser, f, evaluations=evaluations))
     state = jax.jit(start)(lanes.params, f)
+    if options["algorithm"] is not None:
+        state = _algorithm_start(options, lanes, state)
     if done:
         state = checkpoints.restore(out / "latest", state)
     state, records = _train(config, options, task, lanes, state, done, out)
@@ -358,15 +295,22 @@ def _learn(
         tolerance=FINAL_TOLERANCE, max_evaluations=FINAL_EVALUATIONS
     )
     alone = options | {"seeds": 1}
-    return filter_results.report(outcome, lambda shape: _problem(alone, shape), solver, out)
+    return filter_results.report(
+        outcome, lambda shape: filter_lanes.problem_of(alone, shape), solver, out
+    )
 
 
-def _searched(options: dict[str, Any], lanes: Lanes) -> Array:
-    """beta_0 of each lane, by the upper-level loss on up to twenty training images of a shape."""
-    values = BETA_0.get(options["experiment"], WIDE)
-    problem, truth, f = lanes.problems[0], lanes.truth[0][:20], lanes.f[0][:, :20]
-    search = jax.vmap(lambda p, f: bilevel.search(problem, p, truth, f, values)[0])
-    return jax.jit(search)(lanes.params, f)
+def _algorithm_start(
+    options: dict[str, Any], lanes: Lanes, state: State
+) -> filter_algorithms.State:
+    """The states of the lanes, where `bilevel.start` left the lower level."""
+    make, problem, truth = _maker(options), lanes.problems[0], lanes.truth[0]
+
+    def of_lane(params: dict[str, Any], f: Array, seed: Array, u: Array) -> Any:
+        return filter_algorithms.start(problem, make, params, truth, f, seed, u)
+
+    seeds = options["seed"] + jnp.arange(options["seeds"])
+    return jax.jit(jax.vmap(of_lane))(state.params, lanes.f[0], seeds, state.u[0])
 
 
 def _train(
@@ -374,10 +318,10 @@ def _train(
     options: dict[str, Any],
     task: Task,
     lanes: Lanes,
-    state: State,
+    state: State | filter_algorithms.State,
     done: int,
     out: Path,
-) -> tuple[State, list[dict[str, Any]]]:
+) -> tuple[Any, list[dict[str, Any]]]:
     """Blocks of upper-level iterations; each is on disk before the next begins."""
     log = out / "metrics.jsonl"
     with common.clear_errors():
@@ -395,8 +339,11 @@ def _train(
         return [jnp.asarray(x, jnp.int32) for x in chosen]
 
     def program(count: int) -> Any:
-        def run(state: State, f: list[Array], chosen: list[Array]) -> Any:
-            return bilevel.steps(problems, optimiser, state, truth, f, chosen or count)
+        def run(state: Any, f: list[Array], chosen: list[Array]) -> Any:
+            if options["algorithm"] is None:
+                return bilevel.steps(problems, optimiser, state, truth, f, chosen or count)
+            make, batches = _maker(options), chosen[0] if chosen else count
+            return filter_algorithms.steps(problems[0], make, state, truth[0], f[0], batches)
 
         return jax.jit(jax.vmap(run, in_axes=(0, 0, None)))
 
@@ -431,7 +378,7 @@ def _watcher(
 ) -> Callable[[dict[str, Any]], dict[str, list[float]]]:
     """params -> SNR, PSNR and SSIM of each lane's held-out images."""
     shape, true = task.held_out.shape, jnp.asarray(task.held_out.truth, jnp.float32)
-    problem = _problem(options, shape)
+    problem = filter_lanes.problem_of(options, shape)
     solver = solvers.optimized_gradient(tolerance=0.0, max_evaluations=WATCH_EVALUATIONS)
 
     def judge(params: dict[str, Any], f: Array) -> dict[str, Array]:

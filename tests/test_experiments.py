@@ -33,6 +33,7 @@ from deqbilevel.regularizers import convolutional
 from experiments import (
     common,
     compare,
+    filter_lanes,
     filter_tasks,
     filters,
     gradient_accuracy,
@@ -372,7 +373,7 @@ def test_filters_of_pictures_of_several_sizes_in_minibatches(tmp_path: Path) -> 
         config, iterations=0, start=str(tmp_path / "run" / "filters.npz"), out=tmp_path / "again"
     )
     assert filters.main(again)["psnr_db"] == numbers["psnr_db"]
-    redrawn = filters._redrawn(learned.params, 0.9, np.random.default_rng(0))
+    redrawn = filter_lanes.redrawn(learned.params, 0.9, np.random.default_rng(0))
     before, after = (np.asarray(convolutional.strengths(p)) for p in (learned.params, redrawn))
     np.testing.assert_allclose(after, np.maximum(before, 0.9 * before.max()), rtol=1e-5)
 
@@ -653,3 +654,31 @@ def test_the_readmes_twenty_lines_learn_a_denoiser_both_ways(
     for name in ("bilevel", "deq"):
         losses = [float(loss) for model, _, loss in lines if model == name]
         assert len(losses) == 3 and losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", ["aid", "mrbo"])
+def test_filters_are_learned_by_a_named_algorithm(tmp_path, name):
+    options = {"algorithm": name, "learning_rate": 1e-2, "iterations": 40, "seeds": 2}
+    numbers = filters.main(filters.Filters("vertical-bars", out=tmp_path, block=20, **options))
+    assert numbers["gain_db"] > 3
+    again = filters.main(filters.Filters("vertical-bars", out=tmp_path, block=20, **options))
+    assert again == numbers
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"algorithm": "stable"}, "--algorithm stable: needs dense matrices"),
+        (
+            {"algorithm": "ttsa", "lower_iterations": 5},
+            "--algorithm ttsa --lower-iterations 5: the method has no such option",
+        ),
+        (
+            {"algorithm": "aid", "hypergradient": "unrolled"},
+            "--algorithm aid --hypergradient unrolled: an algorithm has its own",
+        ),
+    ],
+)
+def test_what_an_algorithm_does_not_have_is_named(tmp_path, options, named):
+    with pytest.raises(SystemExit, match=named):
+        filters.main(filters.Filters("vertical-bars", out=tmp_path, **options))

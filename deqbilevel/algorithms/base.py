@@ -53,6 +53,16 @@ class Problem(NamedTuple):
     """(x, gamma, data) -> an approximation of v -> H^{-1} v for conjugate gradients."""
 
 
+class Posed(NamedTuple):
+    """A problem, its data, where algorithms start, and the solution where it is known."""
+
+    problem: Problem
+    data: Data
+    gamma: Gamma
+    x: Array
+    solution: Gamma = None
+
+
 def from_cost(
     upper: Callable[[Gamma, Array, Data], Float[Array, ""]],
     lower: Callable[[Array, Gamma, Data], Float[Array, ""]],

@@ -5,17 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from deqbilevel.algorithms.base import Data, Gamma, Problem, from_cost
-
-
-class Posed(NamedTuple):
-    """A problem, its data, where algorithms start, and the solution where it is known."""
-
-    problem: Problem
-    data: Data
-    gamma: Gamma
-    x: Array
-    solution: Gamma = None
+from deqbilevel.algorithms.base import Gamma, Posed, from_cost
 
 
 class Quadratic(NamedTuple):
@@ -49,4 +39,34 @@ def quadratic() -> Posed:
     return Posed(problem, data, jnp.zeros(2), jnp.zeros((1, 3)), solution)
 
 
-PROBLEMS = {"q1": quadratic}
+class Coupled(NamedTuple):
+    """The data of Q2: Phi = ||x - y||^2/2 + sum_k e^{gamma_k} x_k^2/2, l = ||x - truth||^2/2."""
+
+    y: Float[Array, " n"]
+    truth: Float[Array, " n"]
+
+
+def coupled() -> Posed:
+    """Q2: nonlinear in gamma, x_k = y_k / (1 + e^{gamma_k}), and a loss that vanishes at best.
+
+    H is diagonal, with entries 1 + e^{gamma_k}; the step is 2 / (L + mu). In the default precision.
+    """
+    data = Coupled(jnp.array([2.0, 3, 4]), jnp.array([1.0, 1, 3]))
+
+    def upper(gamma: Gamma, x: Array, data: Coupled) -> Float[Array, ""]:
+        return jnp.sum((x - data.truth) ** 2) / 2
+
+    def lower(x: Array, gamma: Gamma, data: Coupled) -> Float[Array, ""]:
+        return jnp.sum((x - data.y) ** 2 + jnp.exp(gamma) * x**2) / 2
+
+    def lower_step(gamma: Gamma) -> Array:
+        weights = jnp.exp(gamma)
+        return 2 / (2 + jnp.max(weights) + jnp.min(weights))
+
+    problem = from_cost(upper, lower, lower_step, strong_convexity=1.0)
+    solution = jnp.log(jnp.array([1.0, 2, 1 / 3]))
+    return Posed(problem, data, jnp.zeros(3), jnp.zeros((1, 3)), solution)
+
+
+PROBLEMS = {"q1": quadratic, "q2": coupled}
+"""The probe problems with a known answer, by name."""

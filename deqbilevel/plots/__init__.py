@@ -1,5 +1,6 @@
 """Figures, as matplotlib objects that are returned and never shown."""
 
+from deqbilevel.plots.algorithms import algorithm_figure
 from deqbilevel.plots.base import save
 from deqbilevel.plots.faces import compared_losses, kernel_figure
 from deqbilevel.plots.filters import (
@@ -21,6 +22,7 @@ from deqbilevel.plots.paper import (
 from deqbilevel.plots.runs import loss_curves, reconstructions
 
 __all__ = [
+    "algorithm_figure",
     "compared_losses",
     "course_figure",
     "estimate_figure",

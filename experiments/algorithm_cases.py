@@ -1,0 +1,226 @@
+"""The problems that upper-level algorithms are compared on, seeds as lanes, and their settings."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from deqbilevel import algorithms, data, losses, models
+from deqbilevel.algorithms import Algorithm, Posed, cleaning
+from deqbilevel.algorithms.base import Gamma, implicit, lower_level, plus, upper_gradients
+from deqbilevel.types import Params
+from experiments import algorithm_options, filter_lanes, filter_tasks, filters
+
+DIGITS = 100
+"""That are deblurred."""
+
+OPTIMISERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
+    "sgd": optax.sgd,
+    "adam": optax.adam,
+    "decaying_sgd": lambda rate: optax.sgd(lambda u: rate * 100 / (100 + u)),
+    "dimension_normalised": algorithms.steps.dimension_normalised,
+    "armijo": algorithms.steps.armijo,
+    "barzilai_borwein": algorithms.steps.barzilai_borwein,
+    "hoag_adaptive": lambda rate: algorithms.steps.hoag_adaptive(1 / rate),
+}
+"""What moves the upper level, made from the rate that is searched."""
+
+
+class Case(NamedTuple):
+    """A problem for each seed."""
+
+    pose: Callable[[Any], Posed]
+    """The problem made of one entry of `lanes`, under `vmap`."""
+    lanes: Any
+    """A pytree with a leading axis of seeds."""
+    about: str
+    scores: Callable[[Gamma, Array, Posed], dict[str, Array]]
+    """(gamma, x*(gamma), posed) -> what else is drawn, names of `plots.algorithms.HEIGHTS`."""
+    accuracy: dict[str, Any]
+    """Options of `judge`."""
+
+
+class Kind(NamedTuple):
+    """How a problem is made, and what is used where an option is not given."""
+
+    build: Callable[[dict[str, Any]], Case]
+    methods: Mapping[str, dict[str, Any]]
+    """The methods that it is not too large for, with their options; `rate` is the middle of the
+    step sizes that are searched."""
+    options: dict[str, Any]
+    float64: bool = False
+    close: float = 0.05
+    """A method has arrived where this part of the way from the start to the best loss of all is
+    left."""
+
+
+def algorithm(options: dict[str, Any], posed: Posed, method: str, rate: Any) -> Algorithm:
+    """A method with its options for the problem, and a rate that may be traced."""
+    own = dict(CASES[options["problem"]].methods[method])
+    del own["rate"]
+    if method == "maid":
+        return algorithms.maid(posed.problem, step_size=rate, **own)
+    optimiser = own.pop("optimiser", OPTIMISERS[options["optimiser"]])
+    if method in algorithms.OWN_STEPS:
+        optimiser = optax.sgd
+    return algorithms.METHODS[method](posed.problem, optimiser(rate), **own)
+
+
+def judge(
+    case: Case, posed: Posed, gamma: Gamma, x: Array, v: Array
+) -> tuple[dict[str, Array], Array, Array]:
+    """Loss, norm of the hypergradient and scores at the minimiser: `(numbers, x, v)`.
+
+    The lower level and its adjoint are solved for from x and v on all of the data, to residuals
+    that the numbers name, and come back for the next call.
+    """
+    problem, data = posed.problem, posed.data
+    evaluations, products = (case.accuracy[name] for name in ("evaluations", "products"))
+    tolerance = case.accuracy["tolerance"]
+    found = {"solver": "limited_memory_bfgs", "evaluations": evaluations, "tolerance": tolerance}
+    x, _, residual = lower_level(problem, gamma, x, data, **found)
+    loss, of_gamma, of_x = upper_gradients(problem, gamma, x, data)
+    budget: Any = {"products": products, "tolerance": tolerance}
+    through_x, v, adjoint = implicit(problem, gamma, x, v, of_x, data, **budget)
+    numbers = {
+        "loss": loss,
+        "gradient_norm": optax.tree.norm(plus(of_gamma, through_x)),
+        "lower_residual": residual,
+        "adjoint_residual": adjoint.residual,
+    }
+    return numbers | case.scores(gamma, x, posed), x, v
+
+
+# ---- small problems with known answers
+
+
+def _probe(make: Callable[[], Posed], about: str) -> Callable[[dict[str, Any]], Case]:
+    def build(options: dict[str, Any]) -> Case:
+        accuracy = {"evaluations": 2000, "tolerance": 1e-12, "products": 50}
+        seeds = jnp.arange(options["seeds"])
+        return Case(lambda seed: make(), seeds, about, lambda gamma, x, posed: {}, accuracy)
+
+    return build
+
+
+# ---- filters
+
+
+def _filters(name: str) -> Callable[[dict[str, Any]], Case]:
+    """The experiment of that name of `experiments.filters`, beta_0 searched, the seeds as lanes."""
+
+    def build(options: dict[str, Any]) -> Case:
+        image = options["image"] and Path(options["image"])
+        config = filters.Filters(name, image=image, seeds=options["seeds"], seed=options["seed"])
+        settings = config.resolved()
+        task = filter_tasks.task(name, image, None, settings["images"], settings["patch"], 0)
+        lanes = filter_lanes.lanes_of(settings, task)
+        if settings["beta_0"] is None:
+            found = filter_lanes.searched(settings, lanes)
+            lanes = lanes._replace(params=lanes.params | {"beta_0": found})
+        problem, truth = lanes.problems[0], lanes.truth[0]
+
+        def pose(lane: Any) -> Posed:
+            return algorithms.filters(problem, lane[0], truth, lane[1])
+
+        def scores(gamma: Gamma, x: Array, posed: Posed) -> dict[str, Array]:
+            return {"snr_db": jnp.mean(losses.snr(x, truth))}
+
+        about = f"{task.source}: {settings['filters']} filters, noise {settings['noise']:.3f}"
+        accuracy = {"evaluations": 500, "tolerance": 1e-4, "products": 300}
+        return Case(pose, (lanes.params, lanes.f[0]), about, scores, accuracy)
+
+    return build
+
+
+def _deblurring(options: dict[str, Any]) -> Case:
+    """A and b of the dense bilevel model of [REB], on digits whose noise stays the same."""
+    images = data.load(options["data"], train_size=DIGITS, test_size=1)
+    truth = jnp.asarray(images.train)
+    model = models.build("deblurring", "bilevel", images.shape)
+    scalars = models.hyperparameters(tau=0.9, gamma=0.5, activation="relu", noise=0.05)
+
+    def lane(seed: Array) -> tuple[Params, Array]:
+        keys = jax.random.split(jax.random.key(seed))
+        return model.init(keys[0]), models.measure(model.K, truth, scalars["noise"], keys[1])
+
+    def pose(lane: tuple[Params, Array]) -> Posed:
+        return algorithms.dense(model, lane[0] | scalars, truth, lane[1])
+
+    def scores(gamma: Gamma, x: Array, posed: Posed) -> dict[str, Array]:
+        return {"psnr_db": jnp.mean(losses.psnr(x, truth))}
+
+    seeds = options["seed"] + jnp.arange(options["seeds"])
+    about = f"deblurring {DIGITS} digits ({images.source}) by the dense bilevel model of [REB]"
+    accuracy = {"evaluations": 500, "tolerance": 1e-3, "products": 300}
+    return Case(pose, jax.jit(jax.vmap(lane))(seeds), about, scores, accuracy)
+
+
+def _cleaning(options: dict[str, Any]) -> Case:
+    """Weights for digits of which half have wrong labels; each seed draws its own samples."""
+    corpus = cleaning.digits(options["data"], seed=options["seed"])
+    posed = cleaning.pose(corpus)
+    test = jnp.asarray(corpus.test.images), jnp.asarray(corpus.test.labels)
+
+    def scores(gamma: Gamma, x: Array, posed: Posed) -> dict[str, Array]:
+        return {"accuracy": cleaning.accuracy(x, *test)}
+
+    sizes = f"{len(corpus.train.labels)} + {len(corpus.validation.labels)} digits"
+    about = f"data cleaning, {sizes} ({options['data']}), half of the training labels wrong"
+    accuracy = {"evaluations": 300, "tolerance": 1e-4, "products": 100}
+    return Case(lambda seed: posed, jnp.arange(options["seeds"]), about, scores, accuracy)
+
+
+CASES: dict[str, Kind] = {
+    "q1": Kind(
+        _probe(algorithms.quadratic, "quadratic costs of 3 and 2 unknowns (Q1), in float64"),
+        algorithm_options.Q1,
+        {"optimiser": "sgd", "seeds": 1, "calls": 20_000, "seconds": 20.0},
+        float64=True,
+        close=1e-9,
+    ),
+    "q1-stochastic": Kind(
+        _probe(
+            lambda: algorithms.stochastic_quadratic(algorithms.quadratic()),
+            "Q1 from batches of 2 of 8 samples, in float64",
+        ),
+        algorithm_options.Q1_STOCHASTIC,
+        {"optimiser": "decaying_sgd", "seeds": 20, "calls": 100_000, "seconds": 30.0},
+        float64=True,
+        close=1e-4,
+    ),
+    "q2": Kind(
+        _probe(algorithms.coupled, "a lower level that is not linear in gamma (Q2), in float64"),
+        algorithm_options.Q2,
+        {"optimiser": "sgd", "seeds": 1, "calls": 10_000, "seconds": 20.0},
+        float64=True,
+        close=1e-9,
+    ),
+    "vertical-bars": Kind(
+        _filters("vertical-bars"),
+        algorithm_options.BARS,
+        {"optimiser": "adam", "seeds": 3, "calls": 10_000_000, "seconds": 30.0},
+        close=0.01,
+    ),
+    "cameraman": Kind(
+        _filters("cameraman"),
+        algorithm_options.CAMERAMAN,
+        {"optimiser": "adam", "seeds": 1, "calls": 10_000_000, "seconds": 120.0},
+        close=0.01,
+    ),
+    "deblurring": Kind(
+        _deblurring,
+        algorithm_options.DEBLURRING,
+        {"optimiser": "adam", "seeds": 1, "calls": 10_000_000, "seconds": 60.0},
+    ),
+    "cleaning": Kind(
+        _cleaning,
+        algorithm_options.CLEANING,
+        {"optimiser": "adam", "seeds": 1, "calls": 10_000_000, "seconds": 30.0},
+    ),
+}
+"""Every problem by name."""

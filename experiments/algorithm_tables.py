@@ -1,0 +1,160 @@
+"""What a comparison of upper-level algorithms comes to: tables, the winner, figures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deqbilevel import algorithms, plots
+from deqbilevel.plots.algorithms import HEIGHTS
+from experiments import common
+
+ORDERS: dict[str, tuple[str, str]] = {
+    "ba": ("1", "1.25"),
+    "accelerated_ba": ("1", "1.25"),
+    "aid": ("1", "1"),
+    "itd": ("1", "1"),
+    "bsa": ("2", "3"),
+    "stocbio": ("2", "2"),
+    "ttsa": ("2.5", "2.5"),
+    "stable": ("2", "2"),
+    "mrbo": ("1.5", "1.5"),
+    "vrbo": ("1.5", "1.5"),
+}
+"""p of the upper and of the lower gradients ~ epsilon^-p until a squared norm of the hypergradient
+of epsilon, for costs that need not be convex: [CF] Tables 5.1 (stochastic), 5.2 and 5.3, without
+logarithms."""
+
+
+def report(
+    options: dict[str, Any], about: str, rows: list[dict[str, Any]], close: float, out: Path
+) -> dict[str, Any]:
+    """Write summary.md, courses.png and result.json, print the table; {problem: {method: numbers}}.
+
+    rows: the points of all courses, with method, rates, calls (a list for each oracle), seconds,
+    and loss, gradient_norm and diverged for each seed.
+    close: see `algorithm_cases.Kind`.
+    """
+    problem = options["problem"]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    target = _target(rows, close)
+    numbers = {m: _numbers([r for r in rows if r["method"] == m], target) for m in methods}
+    lines = [f"# Upper-level algorithms on {problem}", "", about, ""]
+    lines += _table(numbers, target)
+    lines += ["", *_verdicts(numbers)]
+    text = "\n".join(lines)
+    print(text, flush=True)
+    common.write(out / "summary.md", text + "\n")
+    caption = (
+        f"{about}; lines: medians of {options['seeds']} seeds, areas from the least to the "
+        "greatest; dashed: single-loop methods"
+    )
+    points = [row | {"calls": np.sum(row["calls"])} for row in rows]
+    single = [m for m in methods if m not in algorithms.DOUBLE_LOOP]
+    figure = plots.algorithm_figure(points, caption, single=single, title=f"{problem}")
+    plots.save(figure, out / "courses.png")
+    result = {problem: numbers}
+    common.write(out / "result.json", json.dumps(result, indent=1))
+    return result
+
+
+def _median(values: list[Any]) -> float:
+    """Over the seeds that are finite; NaN where none is."""
+    x = np.array(values, float)
+    return float(np.median(x[np.isfinite(x)])) if np.isfinite(x).any() else float("nan")
+
+
+def _target(rows: list[dict[str, Any]], close: float) -> float:
+    """The loss with which a method has arrived: a part `close` of the way to the best is left."""
+    losses = [_median(row["loss"]) for row in rows]
+    best, start = np.nanmin(losses), losses[0]
+    return float(best + close * (start - best))
+
+
+def _numbers(course: list[dict[str, Any]], target: float) -> dict[str, Any]:
+    """The numbers of a method: at its end, and where it arrived."""
+    last = course[-1]
+    arrived = next((row for row in course if _median(row["loss"]) <= target), None)
+    scores = [name for name in HEIGHTS if name in last and name not in ("loss",)]
+    return {
+        "calls": float(np.sum(last["calls"])),
+        "seconds": last["seconds"],
+        "loss": _median(last["loss"]),
+        **{name: _median(last[name]) for name in scores},
+        "steps": last["step"],
+        "rate": last["rates"][0],
+        "diverged": int(np.sum(last["diverged"])),
+        "calls_to_target": None if arrived is None else float(np.sum(arrived["calls"])),
+        "seconds_to_target": None if arrived is None else arrived["seconds"],
+        "upper_order": order(course, "upper_gradients"),
+        "lower_order": order(course, "lower_gradients"),
+    }
+
+
+def order(course: list[dict[str, Any]], oracle: str) -> float | None:
+    """p of calls ~ epsilon^-p, epsilon the least squared norm of the hypergradient so far.
+
+    A least-squares fit over the points at which that fell, the first excepted; None of fewer than
+    three. A method that converges linearly has p near 0.
+    """
+    place = algorithms.Calls._fields.index(oracle)
+    best, points = np.inf, []
+    for row in course:
+        epsilon = _median(row["gradient_norm"]) ** 2
+        if row["calls"][place] > 0 and 0 < epsilon < best:
+            best = epsilon
+            points.append((np.log(1 / epsilon), np.log(row["calls"][place])))
+    if len(points) < 3:
+        return None
+    x, y = np.array(points).T
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def _table(numbers: dict[str, dict[str, Any]], target: float) -> list[str]:
+    scores = [n for n in HEIGHTS if any(n in x for x in numbers.values())]
+    head = ["method", "loops", "rate", "steps", "calls", "seconds"]
+    head += [name.replace("_", " ") for name in ("loss", *scores) if name != "loss" or True]
+    head = list(dict.fromkeys(head))
+    head += [f"calls to {target:.4g}", f"seconds to {target:.4g}", "upper order", "lower order"]
+    head += ["diverged"]
+    lines = [common.line(head), common.line(["---"] * len(head))]
+    for method, own in numbers.items():
+        loops = "two" if method in algorithms.DOUBLE_LOOP else "one"
+        known = ORDERS.get(method, ("-", "-"))
+        orders = [
+            f"{_shown(own[name])} ({theory})"
+            for name, theory in zip(("upper_order", "lower_order"), known, strict=True)
+        ]
+        cells = [method, loops, *(_shown(own[x]) for x in ("rate", "steps", "calls", "seconds"))]
+        cells += [_shown(own.get(name)) for name in dict.fromkeys(("loss", *scores))]
+        cells += [_shown(own["calls_to_target"]), _shown(own["seconds_to_target"]), *orders]
+        lines.append(common.line([*cells, str(own["diverged"])]))
+    return lines
+
+
+def _shown(x: Any) -> str:
+    return "-" if x is None or not np.isfinite(x) else f"{x:.4g}"
+
+
+def _verdicts(numbers: dict[str, dict[str, Any]]) -> list[str]:
+    """The winner by name, and two loops against one."""
+    arrived = {m: x for m, x in numbers.items() if x["seconds_to_target"] is not None}
+    if not arrived:
+        return ["No method arrived."]
+
+    def fastest(names: Any, by: str) -> str | None:
+        return min(names, key=lambda m: arrived[m][by], default=None)
+
+    lines = []
+    for by in ("seconds_to_target", "calls_to_target"):
+        unit = by.split("_", maxsplit=1)[0]
+        first = fastest(arrived, by)
+        two = fastest([m for m in arrived if m in algorithms.DOUBLE_LOOP], by)
+        one = fastest([m for m in arrived if m not in algorithms.DOUBLE_LOOP], by)
+        text = f"Fewest {unit}: {first}"
+        if two is not None and one is not None:
+            a, b = arrived[two][by], arrived[one][by]
+            text += f"; of two loops {two} ({_shown(a)}), of one {one} ({_shown(b)})"
+        lines.append(text + ".")
+    return lines

@@ -1,0 +1,285 @@
+"""Upper-level algorithms against each other, on one problem: [CF] section 5.
+
+python -m experiments.algorithms --problem q1
+python -m experiments.algorithms --problem vertical-bars --methods aid hoag ttsa --seeds 3
+python -m experiments.algorithms --problem cleaning --seconds 60
+
+Each method first searches its step size, candidates side by side as lanes, then runs with the best,
+seeds as lanes, until it has made its share of oracle calls or used its time. What is drawn is the
+upper loss at the minimiser and the norm of the true hypergradient there, solved for apart and not
+timed. Repeating the same command goes on after an interruption, or shows the finished run again.
+"""
+
+import contextlib
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jaxtyping import Array
+from tqdm import tqdm
+
+from deqbilevel import algorithms, checkpoints
+from deqbilevel.algorithms import Algorithm, Posed
+from experiments import algorithm_cases, algorithm_tables, common
+from experiments.algorithm_cases import CASES, Case
+
+SPACING = 1.15
+"""Of the steps at two points of a course that follow one another."""
+
+FACTOR = 4.0
+"""Between two step sizes of a search."""
+
+SAVE_SECONDS = 5.0
+"""Of steps, at least, between two checkpoints."""
+
+
+HUGE = 1e6
+"""Times the loss at the start: a loss above it counts as diverged."""
+
+
+@dataclass(frozen=True)
+class Algorithms:
+    """Compare upper-level algorithms. Unset options: those of the problem."""
+
+    problem: Literal[*CASES] = "q1"  # type: ignore[valid-type]
+    methods: tuple[str, ...] | None = None
+    """Of deqbilevel.algorithms.METHODS; by default all that the problem is not too large for."""
+    optimiser: Literal[*algorithm_cases.OPTIMISERS] | None = None  # type: ignore[valid-type]
+    """Moves the upper level; by default the problem's."""
+    seeds: int | None = None
+    """Noises, starts and samples, as lanes of one program."""
+    calls: int | None = None
+    """Oracle calls of each method and seed, at most."""
+    seconds: float | None = None
+    """Of steps of each method, all seeds together, at most."""
+    rate: float | None = None
+    """The step size in the middle of the search, for all methods; by default the problem's own for
+    each."""
+    search: int = 5
+    """Step sizes that are tried, a factor of 4 apart; 1: that in the middle alone."""
+    search_part: float = 0.25
+    """Of either budget, for each step size of the search."""
+    seed: int = 0
+    """The first of them."""
+    image: Path | None = None
+    """cameraman: an image file, by default scikit-image's camera."""
+    data: str = "sample"
+    """deblurring, cleaning: digits, as in experiments.train."""
+    peers: Path | None = None
+    """A folder with a copy of benchopt's bilevel benchmark, whose solvers are run as well."""
+    out: Path | None = None
+    """Folder of the results; by default runs/algorithms-PROBLEM-..."""
+    fresh: bool = False
+    """Start anew instead of going on."""
+
+    def resolved(self) -> dict[str, Any]:
+        """Every option that decides the numbers."""
+        given = common.options_of(self)
+        defaults = CASES[self.problem].options
+        options = {k: defaults.get(k) if v is None else v for k, v in given.items()}
+        if options["methods"] is None:
+            options["methods"] = tuple(CASES[self.problem].methods)
+        return options | {"image": self.image and str(self.image), "peers": bool(self.peers)}
+
+
+def main(config: Algorithms) -> dict[str, Any]:
+    """Run what has not run, draw it, return {problem: {method: numbers}}."""
+    double = CASES[config.problem].float64
+    before = jax.config.read("jax_enable_x64")
+    jax.config.update("jax_enable_x64", double)
+    try:
+        with contextlib.ExitStack() as stack:
+            with common.clear_errors():
+                options = config.resolved()
+                _check(options)
+                case = CASES[config.problem].build(options)
+                name = f"algorithms-{config.problem}-{common.digest(options)}"
+                out = Path("runs") / name if config.out is None else config.out
+                stack.enter_context(common.claim(out, options, fresh=config.fresh))
+            return _compare(options, case, out)
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def _check(options: dict[str, Any]) -> None:
+    """Raises ValueError for a request that cannot be met."""
+    common.at_least(1, **{name: options[name] for name in ("seeds", "calls", "search")})
+    common.at_least(0, seed=options["seed"])
+    for name in ("seconds", "search_part", "rate"):
+        if options[name] is not None and not 0 < options[name] < float("inf"):
+            raise ValueError(f"--{name.replace('_', '-')} {options[name]}: expected above 0")
+    usable = CASES[options["problem"]].methods
+    for method in options["methods"]:
+        if method not in algorithms.METHODS:
+            known = ", ".join(algorithms.METHODS)
+            raise ValueError(f"--methods {method}: expected one of {known}")
+        if method not in usable:
+            raise ValueError(
+                f"--methods {method}: {options['problem']} is too large for its dense matrices; "
+                f"take of {', '.join(usable)}"
+            )
+
+
+def _compare(options: dict[str, Any], case: Case, out: Path) -> dict[str, Any]:
+    rows = []
+    for method in tqdm(options["methods"], "methods", unit="method"):
+        rows += _run(options, case, method, out)
+    return algorithm_tables.report(options, case.about, rows, CASES[options["problem"]].close, out)
+
+
+def _run(options: dict[str, Any], case: Case, method: str, out: Path) -> list[dict[str, Any]]:
+    """The points of a method's course; what is on disk is not done again."""
+    with common.clear_errors():
+        searches = {r["method"]: r for r in common.records(out / "searches.jsonl")}
+    if method not in searches:
+        searches[method] = {"method": method} | _search(options, case, method)
+        common.append(out / "searches.jsonl", searches[method])
+    rate = searches[method]["rate"]
+    count = options["seeds"]
+    lanes = _lanes(case, [rate] * count, list(range(count)), options["seed"])
+    return _course(options, case, method, lanes, 1.0, out)
+
+
+class Lane(NamedTuple):
+    """What a lane is made of, each with a leading axis of lanes."""
+
+    rate: Array
+    own: Any
+    """Of the case."""
+    key: Array
+
+
+def _lanes(case: Case, rates: list[float], seeds: list[int], first: int) -> Lane:
+    """A lane for each rate, with the problem of the seed beside it."""
+    place = jnp.array(seeds)
+    own = jax.tree.map(lambda leaf: leaf[place], case.lanes)
+    return Lane(jnp.array(rates), own, jax.vmap(jax.random.key)(first + place))
+
+
+def _search(options: dict[str, Any], case: Case, method: str) -> dict[str, Any]:
+    """The step size that first comes close to the least loss of all, of those that end close to it,
+    with a part of the budget and the first seed; of none that does not diverge the smallest."""
+    kind, count, middle = CASES[options["problem"]], options["search"], options["rate"]
+    if middle is None:
+        middle = kind.methods[method]["rate"]
+    rates = [middle * FACTOR ** (i - (count - 1) // 2) for i in range(count)]
+    if count == 1:
+        return {"rate": middle, "rates": rates}
+    lanes = _lanes(case, rates, [0] * count, options["seed"])
+    course = _course(options, case, method, lanes, options["search_part"], None)
+    losses = np.array([row["loss"] for row in course], float)
+    losses[:, np.array(course[-1]["diverged"])] = np.inf
+    losses = np.nan_to_num(losses, nan=np.inf)
+    target = losses[-1].min() + kind.close * (losses[0].min() - losses[-1].min())
+    close = losses <= target
+    arrived = np.where(close[-1], close.argmax(axis=0), np.inf)
+    found = {"rate": rates[int(arrived.argmin())], "rates": rates}
+    return found | {name: course[-1][name] for name in ("loss", "diverged", "calls", "seconds")}
+
+
+def _course(
+    options: dict[str, Any], case: Case, method: str, lanes: Lane, part: float, out: Path | None
+) -> list[dict[str, Any]]:
+    """The points of a method's lanes, until that part of the calls or of the time is used up.
+
+    With `out`, each point is on disk there before the next begins, and what is there is not done
+    again; the state is stored from time to time, and a run goes on from where that was.
+    """
+
+    def begin(lane: Lane) -> Any:
+        posed = case.pose(lane.own)
+        return _guarded(options, posed, method, lane).init(posed.gamma, posed.x)
+
+    def advance(lane: Lane, state: Any, first: Array, count: Array) -> Any:
+        posed = case.pose(lane.own)
+        step = _guarded(options, posed, method, lane).step
+
+        def body(t: Array, state: Any) -> Any:
+            return step(state, posed.data, jax.random.fold_in(lane.key, t))[0]
+
+        return jax.lax.fori_loop(first, first + count, body, state)
+
+    def judge(lane: Lane, gamma: Any, x: Array, v: Array) -> Any:
+        return algorithm_cases.judge(case, case.pose(lane.own), gamma, x, v)
+
+    state = jax.jit(jax.vmap(begin))(lanes)
+    course, state = _resumed(method, state, out)
+    if course and course[-1]["last"]:
+        return course
+    zero = jnp.array(0)
+    run = jax.jit(jax.vmap(advance, in_axes=(0, 0, None, None))).lower(lanes, state, zero, zero)
+    run, judge_all = run.compile(), jax.jit(jax.vmap(judge))
+    calls, seconds = (part * options[name] for name in ("calls", "seconds"))
+    x, v, saved = state.x, jnp.zeros_like(state.x), 0.0
+    step, spent = (course[-1]["step"], course[-1]["seconds"]) if course else (0, 0.0)
+    while not (course and course[-1]["last"]):
+        count = _block(course, calls, seconds) if course else 0
+        clock = time.perf_counter()
+        state = jax.block_until_ready(run(lanes, state, jnp.array(step), jnp.array(count)))
+        if count:
+            spent += time.perf_counter() - clock
+            saved += time.perf_counter() - clock
+        step += count
+        numbers, x, v = judge_all(lanes, state.gamma, x, v)
+        row: dict[str, Any] = {"method": method, "rates": lanes.rate.tolist(), "step": step}
+        row |= {"seconds": spent, "calls": [float(jnp.mean(n)) for n in state.calls]}
+        row |= {name: value.tolist() for name, value in numbers.items()}
+        row["diverged"] = state.diverged.tolist()
+        row["last"] = step > 0 and (
+            all(row["diverged"]) or sum(row["calls"]) >= calls or spent >= seconds
+        )
+        course.append(row)
+        if out is not None:
+            common.append(out / "courses.jsonl", row)
+            if saved > SAVE_SECONDS:
+                checkpoints.save(out / "states" / method, step, state)
+                saved = 0.0
+    return course
+
+
+def _guarded(options: dict[str, Any], posed: Posed, method: str, lane: Lane) -> Algorithm:
+    """The method of a lane, which is frozen where it diverges."""
+    method_of_lane = algorithm_cases.algorithm(options, posed, method, lane.rate)
+    start = posed.problem.upper(posed.gamma, posed.x, posed.data)
+    return algorithms.guarded(method_of_lane, loss=HUGE * jnp.abs(start))
+
+
+def _block(course: list[dict[str, Any]], calls: float, seconds: float) -> int:
+    """Steps to the next point: a part more than so far, as far as the budgets go."""
+    last = course[-1]
+    if not last["step"]:
+        return 1
+    parts = [
+        (calls - sum(last["calls"])) / sum(last["calls"]),
+        (seconds - last["seconds"]) / max(last["seconds"], 1e-9),
+        SPACING - 1,
+    ]
+    return max(1, math.ceil(last["step"] * min(parts)))
+
+
+def _resumed(method: str, state: Any, out: Path | None) -> tuple[list[dict[str, Any]], Any]:
+    """The stored points of a method up to its stored state, or all where it has ended."""
+    if out is None:
+        return [], state
+    log = out / "courses.jsonl"
+    with common.clear_errors():
+        rows = common.records(log)
+    own = [row for row in rows if row["method"] == method]
+    if own and own[-1]["last"]:
+        return own, state
+    done = checkpoints.latest_step(out / "states" / method)
+    kept = [row for row in own if done is not None and row["step"] <= done]
+    if kept:
+        state = checkpoints.restore(out / "states" / method, state)
+    common.keep(log, [row for row in rows if row["method"] != method] + kept)
+    return kept, state
+
+
+if __name__ == "__main__":
+    common.last_line(main(tyro.cli(Algorithms)))

@@ -1,0 +1,123 @@
+"""What filter learning starts from: problems, parameters and noisy images, the seeds as lanes."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from deqbilevel import bilevel, operators, potentials, pretrained
+from deqbilevel.bilevel import Problem
+from deqbilevel.regularizers import convolutional
+from experiments import filter_tasks
+from experiments.filter_tasks import Task
+
+BETA_0 = {"vertical-bars": bilevel.BETA_0}
+"""The grid of beta_0, that of [CF] D for the bars; else a wide one, for any potential."""
+
+WIDE = tuple(-12 + 0.5 * i for i in range(25))
+
+
+class Lanes(NamedTuple):
+    """What the seeds start from, with a leading axis of lanes where a lane has its own."""
+
+    problems: list[Problem]
+    """For each shape of the training images."""
+    params: dict[str, Any]
+    truth: list[Array]
+    """[images, pixels] of each shape, the same for all lanes"""
+    f: list[Array]
+    """[lanes, images, pixels] of each shape"""
+    held_out: Array
+    """[lanes, images, pixels], noisy"""
+    pictures: list[dict[str, np.ndarray]]
+    """The noisy pictures of each lane."""
+
+
+def lanes_of(options: dict[str, Any], task: Task) -> Lanes:
+    """What each seed starts from, beta_0 not yet searched.
+
+    Raises: ValueError for images, filters or a potential that cannot be used.
+    """
+    seeds = range(options["seed"], options["seed"] + options["seeds"])
+    noise, realisations = options["noise"], options["realisations"]
+    own = [filter_tasks.measured(task, noise, realisations, seed) for seed in seeds]
+    groups = zip(*(lane.f for lane in own), strict=True)
+    f = [jnp.asarray(np.stack(group), jnp.float32) for group in groups]
+    truth = [jnp.asarray(x, jnp.float32) for x in filter_tasks.truths(task, realisations)]
+    problems = [problem_of(options, group.shape) for group in task.groups]
+    if options["algorithm"] is not None and len(problems) > 1:
+        raise ValueError(
+            f"--algorithm {options['algorithm']}: needs training images of one shape, and these "
+            f"have {len(problems)}; take patches by --patch"
+        )
+    starts = [_initial(options, seed) for seed in seeds]
+    for problem, t, noisy in zip(problems, truth, f, strict=True):
+        bilevel.check(problem, starts[0], t, noisy[0])
+    params = jax.tree.map(lambda *x: jnp.stack(x), *starts)
+    held_out = jnp.asarray(np.stack([lane.held_out for lane in own]), jnp.float32)
+    return Lanes(problems, params, truth, f, held_out, [lane.pictures for lane in own])
+
+
+def problem_of(options: dict[str, Any], shape: tuple[int, int]) -> Problem:
+    """The problem for training images of a shape."""
+    # Under vmap over lanes a product of matrices is faster than a grouped convolution.
+    method = "patch" if options["seeds"] > 1 else None
+    return Problem(
+        operators.Identity(),
+        1.0,
+        convolutional.convolutional(shape, options["boundary"], method),
+        learned=("filters", "beta") if options["learn"] == "filters-and-beta" else ("beta",),
+        lower_evaluations=options["lower_iterations"] or 1,
+        adjoint_evaluations=options["adjoint_iterations"] or 1,
+        adjoint_tolerance=options["adjoint_tolerance"],
+        lower_solver=options["lower_solver"],
+        hypergradient=options["hypergradient"],
+    )
+
+
+def _initial(options: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The parameters of a lane before beta_0 is searched."""
+    # A stream of its own: the noise takes the first.
+    rng = np.random.default_rng((seed, 1))
+    if options["start"] is not None:
+        return redrawn(pretrained.load(options["start"]).params, options["redraw"], rng)
+    count, rows, columns = options["filters"]
+
+    def random(*shape: int) -> np.ndarray:
+        c = rng.standard_normal((count, *shape))
+        return c / np.linalg.norm(c.reshape(count, -1), axis=1).reshape(-1, *[1] * len(shape))
+
+    basis = None
+    if options["basis"] is not None:
+        basis = convolutional.BASES[options["basis"]](rows, columns)
+        basis = basis / (rows if "cosines" in options["basis"] else 1)
+        c = np.eye(count) if count == len(basis) else random(len(basis))
+    elif count == rows * columns - 1:
+        c = convolutional.cosines(rows, columns) / rows
+    else:
+        c = random(rows, columns)
+    kind: Any = potentials.POTENTIALS[options["potential"]]
+    phi = kind(eps=options["eps"])
+    return convolutional.init(c, beta_0=options["beta_0"] or 0.0, phi=phi, basis=basis)
+
+
+def redrawn(params: dict[str, Any], share: float, rng: np.random.Generator) -> dict[str, Any]:
+    """Filters weaker than a share of the strongest, as random ones of that strength."""
+    strengths = np.asarray(convolutional.strengths(params))
+    least = share * strengths.max()
+    weak = strengths < least
+    c, beta = (np.array(params[name]) for name in ("filters", "beta"))
+    c[weak] = rng.standard_normal(c[weak].shape)
+    drawn = params | {"filters": jnp.asarray(c)}
+    beta[weak] += np.log(least / np.asarray(convolutional.strengths(drawn))[weak])
+    return drawn | {"beta": jnp.asarray(beta)}
+
+
+def searched(options: dict[str, Any], lanes: Lanes) -> Array:
+    """beta_0 of each lane, by the upper-level loss on up to twenty training images of a shape."""
+    values = BETA_0.get(options["experiment"], WIDE)
+    problem, truth, f = lanes.problems[0], lanes.truth[0][:20], lanes.f[0][:, :20]
+    search = jax.vmap(lambda p, f: bilevel.search(problem, p, truth, f, values)[0])
+    return jax.jit(search)(lanes.params, f)
