@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,18 @@ OPTIMISERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
 """What moves the upper level, made from the rate that is searched."""
 
 
+class Accuracy(NamedTuple):
+    """How the minimiser and its adjoint are found where a course is judged."""
+
+    solver: str
+    """One of `solvers.DESCENTS`."""
+    evaluations: int
+    """At most, and products."""
+    products: int
+    tolerance: float
+    """Of norm(grad_x Phi), and of norm(H v - grad_x l) / norm(grad_x l)."""
+
+
 class Case(NamedTuple):
     """A problem for each seed."""
 
@@ -40,8 +52,7 @@ class Case(NamedTuple):
     about: str
     scores: Callable[[Gamma, Array, Posed], dict[str, Array]]
     """(gamma, x*(gamma), posed) -> what else is drawn, names of `plots.algorithms.HEIGHTS`."""
-    accuracy: dict[str, Any]
-    """Options of `judge`."""
+    accuracy: Accuracy
 
 
 class Kind(NamedTuple):
@@ -79,13 +90,14 @@ def judge(
     that the numbers name, and come back for the next call.
     """
     problem, data = posed.problem, posed.data
-    evaluations, products = (case.accuracy[name] for name in ("evaluations", "products"))
-    tolerance = case.accuracy["tolerance"]
-    found = {"solver": "limited_memory_bfgs", "evaluations": evaluations, "tolerance": tolerance}
-    x, _, residual = lower_level(problem, gamma, x, data, **found)
+    solver, evaluations, products, tolerance = case.accuracy
+    x, _, residual = lower_level(
+        problem, gamma, x, data, solver=solver, evaluations=evaluations, tolerance=tolerance
+    )
     loss, of_gamma, of_x = upper_gradients(problem, gamma, x, data)
-    budget: Any = {"products": products, "tolerance": tolerance}
-    through_x, v, adjoint = implicit(problem, gamma, x, v, of_x, data, **budget)
+    through_x, v, adjoint = implicit(
+        problem, gamma, x, v, of_x, data, products=products, tolerance=tolerance
+    )
     numbers = {
         "loss": loss,
         "gradient_norm": optax.tree.norm(plus(of_gamma, through_x)),
@@ -100,7 +112,7 @@ def judge(
 
 def _probe(make: Callable[[], Posed], about: str) -> Callable[[dict[str, Any]], Case]:
     def build(options: dict[str, Any]) -> Case:
-        accuracy = {"evaluations": 2000, "tolerance": 1e-12, "products": 50}
+        accuracy = Accuracy("barzilai_borwein", 2000, 50, 1e-12)
         seeds = jnp.arange(options["seeds"])
         return Case(lambda seed: make(), seeds, about, lambda gamma, x, posed: {}, accuracy)
 
@@ -110,7 +122,7 @@ def _probe(make: Callable[[], Posed], about: str) -> Callable[[dict[str, Any]], 
 # ---- filters
 
 
-def _filters(name: str) -> Callable[[dict[str, Any]], Case]:
+def _filters(name: Literal["vertical-bars", "cameraman"]) -> Callable[[dict[str, Any]], Case]:
     """The experiment of that name of `experiments.filters`, beta_0 searched, the seeds as lanes."""
 
     def build(options: dict[str, Any]) -> Case:
@@ -131,7 +143,7 @@ def _filters(name: str) -> Callable[[dict[str, Any]], Case]:
             return {"snr_db": jnp.mean(losses.snr(x, truth))}
 
         about = f"{task.source}: {settings['filters']} filters, noise {settings['noise']:.3f}"
-        accuracy = {"evaluations": 500, "tolerance": 1e-4, "products": 300}
+        accuracy = Accuracy("limited_memory_bfgs", 500, 300, 1e-4)
         return Case(pose, (lanes.params, lanes.f[0]), about, scores, accuracy)
 
     return build
@@ -156,7 +168,7 @@ def _deblurring(options: dict[str, Any]) -> Case:
 
     seeds = options["seed"] + jnp.arange(options["seeds"])
     about = f"deblurring {DIGITS} digits ({images.source}) by the dense bilevel model of [REB]"
-    accuracy = {"evaluations": 500, "tolerance": 1e-3, "products": 300}
+    accuracy = Accuracy("limited_memory_bfgs", 500, 300, 1e-3)
     return Case(pose, jax.jit(jax.vmap(lane))(seeds), about, scores, accuracy)
 
 
@@ -171,7 +183,7 @@ def _cleaning(options: dict[str, Any]) -> Case:
 
     sizes = f"{len(corpus.train.labels)} + {len(corpus.validation.labels)} digits"
     about = f"data cleaning, {sizes} ({options['data']}), half of the training labels wrong"
-    accuracy = {"evaluations": 300, "tolerance": 1e-4, "products": 100}
+    accuracy = Accuracy("limited_memory_bfgs", 300, 100, 1e-4)
     return Case(lambda seed: posed, jnp.arange(options["seeds"]), about, scores, accuracy)
 
 

@@ -9,13 +9,12 @@ from typing import Any
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
 
 Options = dict[str, dict[str, Any]]
 """`optimiser`, rate -> what moves gamma, is for methods that want another than the problem's."""
 
 
-def decaying(offset: float, power: float) -> Callable[[Array], Array]:
+def decaying(offset: float, power: float) -> Callable[[Any], Any]:
     """u -> (offset / (offset + u))^power."""
     return lambda u: (offset / (offset + u)) ** power
 
@@ -120,13 +119,14 @@ for _name in ("hoag", "maid"):
     DEBLURRING[_name]["mu"] = 1.0
 
 CLEANING: Options = {
-    "hoag": {"rate": 0.1, "lower_iterations": 50, "adjoint_iterations": 20, **LOOP},
-    "aid": {"rate": 0.1, "lower_iterations": 5, "adjoint_iterations": 3, **LOOP},
-    "itd": {"rate": 0.1, "lower_iterations": 10},
-    "stocbio": {"rate": 0.03},
-    "bsa": {"rate": 0.03, "restart": False, "lower_iterations": 10},
-    "vrbo": {"rate": 0.03},
-    "ttsa": {"rate": 0.01},
-    "mrbo": {"rate": 0.03},
-    "sustain": {"rate": 0.01, "momentum": 0.1},
+    "hoag": {"rate": 1.0, "lower_iterations": 50, "adjoint_iterations": 20, **LOOP},
+    "aid": {"rate": 1.0, "lower_iterations": 5, "adjoint_iterations": 3, **LOOP},
+    "itd": {"rate": 1.0, "lower_iterations": 10},
+    "stocbio": {"rate": 0.3},
+    "bsa": {"rate": 0.1, "restart": False, "lower_iterations": 10},
+    "vrbo": {"rate": 0.3},
+    "ttsa": {"rate": 0.1},
+    "mrbo": {"rate": 0.3},
+    "sustain": {"rate": 0.1, "momentum": 0.1},
 }
+"""Those that need no dense matrices, and no lower level from the start in each step."""

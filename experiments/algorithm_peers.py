@@ -83,6 +83,9 @@ Products of a random number are counted by its mean; F2SA's gradients of Phi in 
 gradients; the full passes of SRBA and VRBO, once in a period, not at all.
 """
 
+DOUBLE_LOOP = tuple(f"peer:{name}" for name in ("amigo", "bsa", "f2sa", "stocbio", "vrbo"))
+"""Those with several lower-level steps in each upper-level step, as `algorithms.DOUBLE_LOOP`."""
+
 
 # ---- their code
 
@@ -150,12 +153,12 @@ def _importable(folder: Path) -> Iterator[None]:
         sys.modules.update(before)
 
 
-def published(folder: Path) -> dict[str, dict[str, float | str]]:
+def published(folder: Path) -> dict[str, dict[str, Any]]:
     """The options that the benchmark holds best for data cleaning, by the solver's own name.
 
     Lists and words after `framework` are left out. {} where the clone has none of the files.
     """
-    found: dict[str, dict[str, float | str]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in PUBLISHED:
         path = folder / "config" / name
         text = path.read_text() if path.is_file() else ""
@@ -356,30 +359,47 @@ def search(
     seconds: float,
     calls: float = math.inf,
     points: int = 3,
+    moves: int = 1,
 ) -> dict[str, Any]:
     """The (step_size, outer_ratio) with the least loss at the minimiser after those seconds.
 
-    Tried are `points` of each, a `FACTOR` apart with the centre in their middle; runs that diverge
-    are out, and of none that does not the one with the smallest steps is taken.
+    Tried are `points` of each, a `FACTOR` apart with the centre in their middle, then those around
+    the best, `moves` times or until the best is in the middle. Runs that diverge are out; of none
+    that does not, the one with the smallest steps is taken. 1 point: the centre, not tried.
     """
-    shifts = [FACTOR ** (i - (points - 1) // 2) for i in range(points)]
     step_size, outer_ratio = centre
-    tried = [(step_size * a, outer_ratio / b) for a, b in itertools.product(shifts, shifts)]
     if points == 1:
-        return {"rates": [step_size / outer_ratio], "best": list(centre)}
-    ends = []
-    for step, ratio in tried:
-        steps = {"step_size": step, "outer_ratio": ratio}
-        run = course(name, own, evaluate, seconds=seconds, calls=calls, spacing=math.inf, **steps)
-        ends.append(run[-1])
-    losses = [math.inf if end["diverged"][0] else end["loss"][0] for end in ends]
+        return {"best": list(centre), "rates": [step_size / outer_ratio]}
+    reach = range(-(points // 2), points - points // 2)
+    ends: dict[tuple[int, int], dict[str, Any]] = {}
+
+    def steps(place: tuple[int, int]) -> tuple[float, float]:
+        return step_size * FACTOR ** place[0], outer_ratio / FACTOR ** place[1]
+
+    def rank(place: tuple[int, int]) -> tuple[float, tuple[int, int]]:
+        end = ends[place]
+        return math.inf if end["diverged"][0] else end["loss"][0], place
+
+    middle = best = (0, 0)
+    for _ in range(moves + 1):
+        middle = best
+        for i, j in itertools.product(reach, reach):
+            place = middle[0] + i, middle[1] + j
+            if place not in ends:
+                step, ratio = steps(place)
+                own_steps = {"step_size": step, "outer_ratio": ratio, "spacing": math.inf}
+                run = course(name, own, evaluate, seconds=seconds, calls=calls, **own_steps)
+                ends[place] = run[-1]
+        best = min(ends, key=rank)
+        if best == middle:
+            break
     return {
-        "best": list(tried[int(np.argmin(losses))]),
-        "tried": tried,
-        "rates": [step / ratio for step, ratio in tried],
-        "losses": [end["loss"][0] for end in ends],
-        "diverged": [end["diverged"][0] for end in ends],
-        "seconds": [end["seconds"] for end in ends],
+        "best": list(steps(best)),
+        "tried": [list(steps(place)) for place in ends],
+        "rates": [end["rates"][0] for end in ends.values()],
+        "losses": [end["loss"][0] for end in ends.values()],
+        "diverged": [end["diverged"][0] for end in ends.values()],
+        "seconds": [end["seconds"] for end in ends.values()],
     }
 
 
@@ -392,6 +412,7 @@ def compare(
     seconds: float,
     calls: float = math.inf,
     points: int = 3,
+    moves: int = 1,
     search_part: float = 0.25,
     seed: int = 0,
     names: tuple[str, ...] | None = None,
@@ -422,17 +443,16 @@ def compare(
         except Exception as error:
             _say(name, "does not run", error)
             continue
-        budget = {"seconds": seconds, "calls": calls}
         searches = {record["method"]: record for record in common.records(out / "searches.jsonl")}
         if method not in searches:
-            part = {unit: search_part * most for unit, most in budget.items()}
             centre = own.step_size, options.get("outer_ratio", OUTER_RATIO)
-            found = search(name, own, evaluate, centre, points=points, **part)
+            part: Any = {"seconds": search_part * seconds, "calls": search_part * calls}
+            found = search(name, own, evaluate, centre, **part, points=points, moves=moves)
             searches[method] = {"method": method} | found
             common.append(out / "searches.jsonl", searches[method])
         step_size, outer_ratio = searches[method]["best"]
-        best_steps = {"step_size": step_size, "outer_ratio": outer_ratio}
-        own_rows = course(name, own, evaluate, **best_steps, **budget)
+        steps = {"step_size": step_size, "outer_ratio": outer_ratio}
+        own_rows = course(name, own, evaluate, seconds=seconds, calls=calls, **steps)
         for row in own_rows:
             common.append(log, row)
         rows += own_rows

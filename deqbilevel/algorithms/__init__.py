@@ -4,6 +4,8 @@
     method = algorithms.aid(problem, optax.sgd(1.0), lower_iterations=10, adjoint_iterations=3)
     state = method.init(gamma, x)
     state, info = jax.jit(method.step)(state, data, jax.random.key(0))
+
+`guarded` freezes what diverges, `run` scans, and `steps` has what moves gamma beside optax.
 """
 
 from collections.abc import Callable, Mapping

@@ -153,8 +153,8 @@ def lower_level(
 ) -> tuple[Array, Any, Array]:
     """The lower level from x on all of the data: `(x, evaluations, residual)`.
 
-    solver: one of `solvers.DESCENTS`. Stops at norm(grad_x Phi) <= tolerance, None: never; the
-    residual is that norm, where it was last evaluated.
+    solver: one of `solvers.DESCENTS`; those with momentum need a step of at most 1/L. Stops at
+    norm(grad_x Phi) <= tolerance, None: never; the residual is that norm, last evaluated.
     """
     alpha = jax.lax.stop_gradient(problem.lower_step(gamma))
     relative = DESCENTS[solver](tolerance=None, max_evaluations=evaluations)

@@ -18,10 +18,11 @@ Tree = Any
 
 
 def dimension_normalised(rate: Any) -> optax.GradientTransformation:
-    """-rate / sqrt(R) grad l, R the number of upper-level variables: [123] of [CF] 5.1.
+    """-rate / sqrt(R) grad l, R the number of upper-level variables.
 
     A step then is as long as the root mean square of the gradient's entries, times the rate, so
-    that one rate serves few and many variables. The rate may be an optax schedule.
+    that one rate serves few and many variables. [CF] 5.1 has a step normalised by the dimension
+    from its [123]; that it is the square root is our reading. The rate may be an optax schedule.
     """
 
     def scale(gradient: Tree, params: Tree = None) -> Tree:
@@ -217,8 +218,8 @@ def _transformation(init: Any, update: Any) -> optax.GradientTransformationExtra
 def _check_given(step: str, what: Any) -> None:
     if what is None:
         raise ValueError(
-            f"{step} looks at the upper-level loss, which this algorithm has only of samples, or not "
-            "at all; take optax.sgd with a schedule, or another algorithm, such as aid"
+            f"{step} looks at the upper-level loss, which this algorithm does not hand over, as "
+            "one of samples; take optax.sgd with a schedule, or another algorithm, such as aid"
         )
 
 
