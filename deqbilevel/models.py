@@ -7,6 +7,7 @@ Bilevel learning (tied, C = A) and a deep equilibrium model (untied) differ in t
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +19,8 @@ from deqbilevel import maps, operators, potentials
 from deqbilevel.operators import Operator
 from deqbilevel.regularizers import dense, normalised
 from deqbilevel.regularizers.normalised import Normalised
-from deqbilevel.types import FixedPointMap, Images, Info, Params, Solve, Solver
+from deqbilevel.stencils import Stencil
+from deqbilevel.types import FixedPointMap, Images, Info, Params, Solve, Solver, pytree
 
 TASKS: dict[str, str] = {
     "denoising": "identity",
@@ -109,6 +111,56 @@ def assemble(
     return Model(K, dense.gradient, step(K, dense.gradient), tied, shape, init)
 
 
+@pytree
+@dataclass(frozen=True)
+class StepJacobian:
+    """I - dG/du = tau (lam K^T K + gamma N'(u)) of a gradient step, see `hypergradients.newton`."""
+
+    K: Operator
+    N: Stencil
+    tau: Any
+    lam: Any
+    gamma: Any
+
+    @property
+    def symmetric(self) -> bool:
+        return self.N.symmetric
+
+    def apply(self, v: Images) -> Images:
+        fidelity = self.K.adjoint(self.K.apply(v))
+        return self.tau * (self.lam * fidelity + self.gamma * self.N.apply(v))
+
+    @property
+    def transpose(self) -> "StepJacobian":
+        return replace(self, N=self.N.transpose)
+
+    @property
+    def diagonal(self) -> Images:
+        """With the entry of K^T K of one pixel, in the middle, for all."""
+        diagonal = self.N.diagonal
+        pixel = jnp.zeros_like(diagonal[:1]).at[0, diagonal.shape[1] // 2].set(1)
+        fidelity = jnp.sum(self.K.apply(pixel) ** 2)
+        return self.tau * (self.lam * fidelity + self.gamma * diagonal)
+
+
+@dataclass(frozen=True)
+class ConvolutionalStep:
+    """`maps.gradient_step` with a regulariser that puts its Jacobian together."""
+
+    K: Operator
+    regularizer: Normalised
+
+    def __call__(self, u: Images, params: Params, f: Images) -> Images:
+        return maps.gradient_step(self.K, self.regularizer.gradient)(u, params, f)
+
+    def linearised(self, u: Images, params: Params, f: Images) -> tuple[Images, StepJacobian]:
+        """G(u) and I - dG/du."""
+        N, jacobian = self.regularizer.linearised(u, params)
+        image = maps.gradient_step(self.K, lambda u, params: N)(u, params, f)
+        scalars = (params[name] for name in ("tau", "lam", "gamma"))
+        return image, StepJacobian(self.K, jacobian, *scalars)
+
+
 def convolutional(
     K: Operator, regularizer: Normalised, *, tied: bool, kernels: tuple[int, int] = (30, 3)
 ) -> Model:
@@ -126,7 +178,7 @@ def convolutional(
     return Model(
         K,
         regularizer.gradient,
-        maps.gradient_step(K, regularizer.gradient),
+        ConvolutionalStep(K, regularizer),
         tied,
         regularizer.shape,
         init,

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from deqbilevel import hypergradients
+from deqbilevel.hypergradients.newton import newton
 from deqbilevel.solvers import ADJOINTS, DESCENTS, SOLVERS, anderson
 from deqbilevel.types import Adjoint, FixedPointMap, Solve, Solver
 
@@ -50,7 +51,8 @@ class Setting(NamedTuple):
     window: int = 5
     """Residuals that Anderson mixes; decides shapes, so one of a compiled program."""
     hypergradient: str = "anderson"
-    """One of `hypergradients.METHODS`."""
+    """One of `hypergradients.METHODS`; or newton, which solves the lower level too, for a map that
+    puts its Jacobian together: `models.convolutional` with few taps, zeros beyond the border."""
     solver: str = "anderson"
     """Of the lower level: that, one of `solvers.SOLVERS`, or for a gradient step on an energy one
     of `solvers.DESCENTS`; window and ridge are Anderson's."""
@@ -97,6 +99,14 @@ class Setting(NamedTuple):
                     "another setting, or one of the implicit methods"
                 )
             budget = self.budget
+        if name == "newton":
+            return lambda G: newton(
+                G,
+                tolerance=self.forward_tolerance,
+                max_evaluations=budget.forward,
+                adjoint_tolerance=self.adjoint_tolerance,
+                adjoint_max_evaluations=budget.adjoint,
+            )
         options = {"tolerance": self.adjoint_tolerance, "max_evaluations": budget.adjoint}
         return lambda G: hypergradients.METHODS[name](G, self.forward(budget), **options)
 

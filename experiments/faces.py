@@ -54,6 +54,9 @@ START = {
 LAM, TAU = 18.1560, 1 / 800
 """[REB]'s published settings for faces; 1/800 is below 1/L, L = lam + c^2 sup phi'' = 763.5."""
 
+STENCIL = 3
+"""Kernels up to this size have a Jacobian of few enough diagonals to be put together: 25."""
+
 
 @dataclass(frozen=True)
 class Faces:
@@ -207,6 +210,8 @@ def setting(config: Faces, name: str) -> Setting:
     count = 4000 if config.task == "deblurring" else 1000
     budget = Budget(count, count) if picard else Budget(300, 200)
     fast = ("limited_memory_bfgs", "conjugate_gradient") if tied else ("anderson", "bicgstab")
+    if config.kernels[1] <= STENCIL and config.task == "denoising":
+        fast = fast[0], "newton"
     solver, hypergradient = ("picard", "picard") if picard else fast
     return Setting(
         forward_tolerance=None if picard else config.tolerance,

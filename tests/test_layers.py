@@ -12,6 +12,7 @@ LAYERS = [
     [
         "operators",
         "convolutions",
+        "stencils",
         "potentials",
         "losses",
         "solvers",

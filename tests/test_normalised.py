@@ -7,8 +7,9 @@ import pytest
 from helpers import dense, float64, normal
 
 from deqbilevel import hypergradients, losses, models, operators, settings, training
+from deqbilevel.hypergradients.newton import linear_solve, newton, newton_solve
 from deqbilevel.regularizers import normalised
-from deqbilevel.solvers import conjugate_gradient, limited_memory_bfgs
+from deqbilevel.solvers import anderson, conjugate_gradient, gmres, limited_memory_bfgs
 
 SHAPE = (7, 6)
 PIXELS = SHAPE[0] * SHAPE[1]
@@ -131,3 +132,127 @@ def test_a_training_step_leaves_norms_that_belong_to_its_kernels():
 def test_the_line_of_learning_rates_ends_at_its_part():
     rates = training.linear(0.01)(jnp.float32(2.0), 10)
     np.testing.assert_allclose([rates(0), rates(5), rates(10)], [2, 1.01, 0.02], rtol=1e-6)
+
+
+@float64
+@pytest.mark.parametrize(("rows", "columns", "tied"), [(3, 3, True), (2, 5, False)])
+def test_the_stencil_is_the_jacobian(rows, columns, tied):
+    N, u = regularizer(), 0.02 * normal(2, 2, PIXELS)
+    A, C = normal(0, 3, rows, columns), normal(1, 3, rows, columns)
+    params = N.init(A, None if tied else C)
+    image, stencil = jax.jit(N.linearised)(u, params)
+    np.testing.assert_allclose(image, N.gradient(u, params), rtol=1e-12, atol=1e-12)
+    assert len(stencil.values) == (2 * rows - 1) * (2 * columns - 1) // (1 + tied) + tied
+    found = jax.jacobian(lambda u: N.gradient(u, params))(u)
+    for i in range(2):
+        exact = np.asarray(found[i, :, i])
+
+        def placed(v, i=i):
+            return jnp.zeros((len(v), 2, PIXELS)).at[:, i].set(v)
+
+        for product, matrix in ((stencil.apply, exact), (stencil.transpose.apply, exact.T)):
+            columns_of = jax.jit(jax.vmap(product))(placed(jnp.eye(PIXELS)))[:, i].T
+            np.testing.assert_allclose(columns_of, matrix, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(stencil.diagonal[i], np.diag(exact), rtol=1e-10)
+
+
+@pytest.mark.parametrize(("size", "boundary"), [(7, "zero"), (3, "circular")])
+def test_a_jacobian_that_is_not_put_together_is_refused(size, boundary):
+    N = normalised.normalised_bank((7, 7), boundary)
+    params = N.init(normal(0, 2, size, size), iterations=1)
+    with pytest.raises(ValueError, match=f"boundary '{boundary}' and kernels {size}x{size}"):
+        N.linearised(jnp.zeros((1, 49)), params)
+
+
+def problem(*, tied, K=None):
+    """A model, its parameters in the default precision, f and the true images."""
+    K = operators.Identity() if K is None else K
+    model = models.convolutional(K, regularizer(), tied=tied, kernels=(3, 3))
+    weights = regularizer().init(kernels(0), None if tied else kernels(0) + 0.1 * kernels(1))
+    scalars = models.hyperparameters(tau=1 / 800, gamma=1.0, lam=18.0, activation=None)
+    params = jax.tree.map(lambda x: jnp.asarray(x, float), weights | scalars)
+    truth = jnp.tanh(normal(5, 2, PIXELS))
+    return model, params, model.K.apply(truth) + 0.1 * normal(6, 2, PIXELS), truth
+
+
+@float64
+@pytest.mark.parametrize(("tied", "K"), [(True, None), (False, operators.diagonal_blur(SHAPE, 3))])
+def test_newton_finds_the_fixed_point_and_the_hypergradient_of_the_other_ways(tied, K):
+    model, params, f, truth = problem(tied=tied, K=K)
+    options = {"tolerance": 1e-13, "max_evaluations": 5000}
+    slow = hypergradients.fixed_point(
+        model.G, anderson(ridge=0.0, relative=True, **options), gmres(**options)
+    )
+    tight = {"adjoint_tolerance": 1e-13, "adjoint_max_evaluations": 500}
+    fast = newton(model.G, tolerance=1e-13, max_evaluations=1000, **tight)
+
+    def gradients(solve):
+        def loss(params, f, probe):
+            u, info = solve(params, f, model.start(f), probe)
+            return losses.mean_squared_error(u, truth), (u, info)
+
+        probe = hypergradients.no_info(float)
+        return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(params, f, probe)
+
+    (expected, (u_expected, many)), (found, (u, few)) = gradients(slow), gradients(fast)
+    assert bool(few.converged) and int(few.evaluations) < int(many.evaluations)
+    np.testing.assert_allclose(u, u_expected, atol=1e-9)
+    adjoint = found[2]
+    assert 0 < float(adjoint.evaluations) < 150 and float(adjoint.residual) < 1e-12
+    for name in ("A", "lam") if tied else ("A", "C", "lam"):
+        np.testing.assert_allclose(found[0][name], expected[0][name], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-6, atol=1e-10)
+
+
+def test_newton_goes_back_to_momentum_where_its_steps_do_not_converge():
+    """A Jacobian ten times too small makes steps ten times too long."""
+    model, params, f, _ = problem(tied=True)
+
+    @jax.jit
+    def solved(scale):
+        def linearised(u):
+            image, A = model.G.linearised(u, params, f)
+            return image, models.StepJacobian(A.K, A.N, scale * A.tau, A.lam, A.gamma)
+
+        options = {"tolerance": 1e-5, "max_evaluations": 3000}
+        return newton_solve(lambda u: model.G(u, params, f), linearised, model.start(f), **options)
+
+    (u, right, _), (u_wrong, wrong, _) = solved(1.0), solved(0.1)
+    assert bool(right.converged) and bool(wrong.converged)
+    assert int(right.evaluations) < int(wrong.evaluations)
+    np.testing.assert_allclose(u_wrong, u, atol=1e-2)
+
+
+def test_newton_keeps_to_its_budget_and_lanes_apart():
+    model, params, f, _ = problem(tied=True)
+
+    @jax.jit
+    def solved(lam, tolerance):
+        given = params | {"lam": lam}
+        u, info, A = newton_solve(
+            lambda u: model.G(u, given, f),
+            lambda u: model.G.linearised(u, given, f),
+            model.start(f),
+            tolerance=tolerance,
+            max_evaluations=30,
+        )
+        w, _ = linear_solve(A, f, tolerance=1e-3, max_evaluations=20)
+        return u, info, w
+
+    lam, tolerance = jnp.array([18.0, 60.0, 18.0]), jnp.array([1e-3, 1e-5, 0.0])
+    together = jax.jit(jax.vmap(solved))(lam, tolerance)
+    for i in range(3):
+        alone = solved(lam[i], tolerance[i])
+        np.testing.assert_array_equal(together[1].evaluations[i], alone[1].evaluations)
+        np.testing.assert_allclose(together[0][i], alone[0], atol=1e-5)
+        np.testing.assert_allclose(together[2][i], alone[2], rtol=1e-3, atol=1e-3)
+    assert int(together[1].evaluations[2]) in (29, 30)
+    np.testing.assert_array_equal(together[1].converged, [True, True, False])
+    with pytest.raises(ValueError, match="max_evaluations=0"):
+        newton_solve(lambda u: u, lambda u: (u, None), f, max_evaluations=0)
+
+
+def test_newton_wants_a_map_that_puts_its_jacobian_together():
+    setting = settings.SETTINGS["fast"]._replace(hypergradient="newton")
+    with pytest.raises(ValueError, match=r"take the one of models\.convolutional"):
+        setting.differentiable(setting.budget)(lambda u, params, f: u)

@@ -14,6 +14,7 @@ from deqbilevel.hypergradients.base import no_info
 from deqbilevel.hypergradients.derivative_free import finite_differences, gaussian_smoothing
 from deqbilevel.hypergradients.implicit import check_symmetric, fixed_point
 from deqbilevel.hypergradients.minimiser import minimiser
+from deqbilevel.hypergradients.newton import newton
 from deqbilevel.hypergradients.nonsmooth import primal_dual_start, primal_dual_step, single_level
 from deqbilevel.hypergradients.shine import shine
 from deqbilevel.hypergradients.unrolled import forward, piggyback, truncated, unrolled
@@ -30,6 +31,7 @@ __all__ = [
     "forward",
     "gaussian_smoothing",
     "minimiser",
+    "newton",
     "no_info",
     "piggyback",
     "primal_dual_start",

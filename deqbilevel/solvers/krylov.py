@@ -26,28 +26,29 @@ Advance = Callable[[Array, Any], Any]
 def symmetric_solve(
     H: Linear,
     g: Array,
-    w0: Array,
+    w0: Array | None = None,
     *,
     tolerance: Any = 1e-5,
     max_evaluations: Any = 100,
     precondition: Linear = lambda r: r,
 ) -> tuple[Array, Info]:
-    """H w = g from w0 by preconditioned conjugate gradients, g: [batch, ...].
+    """H w = g from w0, or from 0, by preconditioned conjugate gradients, g: [batch, ...].
 
     H is symmetric and positive semidefinite, and mixes no images of the batch; `precondition` is
     an approximation of its inverse of the same kind. Stops when norm(g - H w) <= tolerance
     norm(g) over the batch, as its recursion has it, or when the budget is spent. An image is
     frozen where the curvature p^T H p is not positive, as it is where H is singular or indefinite;
-    the residual says so. Evaluations are products with H, that of the start included.
+    the residual says so. Evaluations are products with H, that with w0 included.
     """
-    r = g - H(w0)
+    r = g if w0 is None else g - H(w0)
 
     def size(r: Rows, w: Rows) -> Float[Array, ""]:
         length = jnp.linalg.norm(g.ravel())
         return jnp.linalg.norm(r.ravel()) / jnp.where(length > 0, length, 1)
 
-    w, info = _iterate(H, r, w0, size, precondition, tolerance, max_evaluations)
-    return w, info._replace(evaluations=info.evaluations + 1)
+    start = jnp.zeros_like(g) if w0 is None else w0
+    w, info = _iterate(H, r, start, size, precondition, tolerance, max_evaluations)
+    return w, info._replace(evaluations=info.evaluations + (w0 is not None))
 
 
 def conjugate_gradient(*, tolerance: Any = 1e-3, max_evaluations: Any = 50) -> Adjoint:

@@ -1,0 +1,257 @@
+"""Newton's method for a map whose Jacobian is put together, and the implicit hypergradient from it.
+
+For u = G(u, params, f) with A(u) = I - dG/du, a step solves A(u) s = G(u) - u by a preconditioned
+Krylov method up to a part of its right-hand side (inexact Newton: Dembo, Eisenstat and Steihaug,
+SIAM J. Numer. Anal. 19, 1982), and goes to u + s. Far from the fixed point of a map that saturates,
+such as one with sigma = tanh, Newton's steps are too long and go in circles; the way there is left
+to a gradient method with momentum. At u*, and with g = dl/du there,
+
+    dl/dparams = (dG/dparams)^T w,    A^T w = g                                     [REB] 2.3
+
+as in `implicit`; but A has been put together at u* already, and gives cheap products and a
+preconditioner to the solve for w.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from deqbilevel.hypergradients.base import as_cotangent, no_info
+from deqbilevel.solvers import bicgstab, optimized_gradient, symmetric_solve
+from deqbilevel.solvers.base import any_lane, floor_tolerance, relative_residual
+from deqbilevel.types import FixedPointMap, Info, Params, Solve
+
+START = 0.15
+"""Momentum hands over to Newton where the residual is this part of what it began with; measured on
+faces, where 0.3 is too early."""
+
+FORCING = 0.02
+"""Newton's systems are solved to this part of their right-hand side; 0.1 takes more steps, 0.001
+more products."""
+
+
+@runtime_checkable
+class Jacobian(Protocol):
+    """A = I - dG/du at some u, a pytree; all of its parts for a batch v: [batch, pixels]."""
+
+    symmetric: bool
+
+    def apply(self, v: Array) -> Array: ...
+
+    @property
+    def transpose(self) -> "Jacobian": ...
+
+    @property
+    def diagonal(self) -> Array:
+        """Its diagonal, or an approximation; it must be positive."""
+        ...
+
+
+Linearised = Callable[[Array], tuple[Array, Jacobian]]
+"""u -> G(u) and A(u)."""
+
+
+def linear_solve(
+    A: Jacobian, b: Array, *, tolerance: Any, max_evaluations: Any
+) -> tuple[Array, Info]:
+    """A x = b, preconditioned by the diagonal.
+
+    By conjugate gradients if A is symmetric (and then positive semidefinite), else by stabilised
+    bi-conjugate gradients. The residual is relative to b, or in the latter case to that and what
+    the product with A is.
+    """
+    scale = 1 / A.diagonal
+    if A.symmetric:
+        return symmetric_solve(
+            A.apply,
+            b,
+            tolerance=tolerance,
+            max_evaluations=max_evaluations,
+            precondition=lambda r: scale * r,
+        )
+    solver = bicgstab(tolerance=tolerance, max_evaluations=max_evaluations)
+    y, info = solver(lambda y: y - A.apply(scale * y), b)
+    return scale * y, info
+
+
+class _State(NamedTuple):
+    u: Array
+    image: Array
+    A: Any
+    residual: Float[Array, ""]
+    converges: Bool[Array, ""]
+    """Whether Newton's steps are taken: not before momentum has come near enough."""
+    evaluations: Int[Array, ""]
+    active: Bool[Array, ""]
+
+
+def newton_solve(
+    G: Callable[[Array], Array],
+    linearised: Linearised,
+    u0: Array,
+    *,
+    tolerance: Any = 1e-3,
+    max_evaluations: Any = 300,
+) -> tuple[Array, Info, Jacobian]:
+    """u = G(u) from u0: [batch, pixels]: `(u, info, A)` with A the Jacobian at that u.
+
+    `optimized_gradient` goes on until the residual is `START` of what it was, Newton's steps until
+    it meets the tolerance; one that does not halve it is not taken, and momentum goes on from where
+    it began. So G should be a gradient step or close to one. Evaluations are those of G, linearised
+    or not, and products with A; the budget may be passed by the last of them. Residual and
+    tolerance are as in `iterate`. Raises ValueError for a budget below 1.
+    """
+    if isinstance(max_evaluations, int) and max_evaluations < 1:
+        raise ValueError(f"max_evaluations={max_evaluations}: expected 1 or more evaluations")
+    tolerance = floor_tolerance(tolerance, u0.dtype)
+
+    momentum = optimized_gradient()
+
+    def descend(state: _State) -> tuple[Array, Int[Array, ""]]:
+        """On from u by momentum."""
+        left = max_evaluations - state.evaluations - 1
+        step, start = momentum.scheme(G, state.u)
+        unknown = jnp.asarray(jnp.inf, u0.dtype)
+
+        def unfinished(carry: Any) -> Array:
+            k, _, _, residual, goal = carry
+            return (k == 0) | ((residual > jnp.maximum(goal, tolerance)) & (k < left))
+
+        def body(carry: Any) -> Any:
+            k, inner, _, residual, goal = carry
+            inner, u, residual = step(k, inner)
+            return k + 1, inner, u, residual, jnp.where(k == 0, START * residual, goal)
+
+        k, _, u, _, _ = jax.lax.while_loop(
+            unfinished, body, (jnp.array(0), start, state.u, unknown, unknown)
+        )
+        return u, k
+
+    def newton_step(state: _State) -> tuple[Array, Int[Array, ""]]:
+        left = max_evaluations - state.evaluations - 1
+        s, info = linear_solve(
+            state.A, state.image - state.u, tolerance=FORCING, max_evaluations=left
+        )
+        return state.u + s, info.evaluations
+
+    def body(state: _State) -> _State:
+        u, spent = jax.lax.cond(state.converges, newton_step, descend, state)
+        image, A = linearised(u)
+        residual = relative_residual(image, u)
+        accepted = ~state.converges | (residual <= 0.5 * state.residual)
+        evaluations = state.evaluations + spent + 1
+        left = evaluations + 1 < max_evaluations
+        goes_on = left & (residual > tolerance)
+        found = _State(u, image, A, residual, jnp.array(True), evaluations, goes_on)
+        back = state._replace(
+            converges=jnp.array(False), evaluations=evaluations, active=left & state.converges
+        )
+        # Conditionals, as a selection would read both Jacobians.
+        accepted &= jnp.isfinite(residual)
+        found = jax.lax.cond(accepted, lambda: found, lambda: back)
+        return jax.lax.cond(state.active, lambda: found, lambda: state)
+
+    none = _zeros(lambda: linearised(u0)[1])
+    start = _State(
+        u0,
+        u0,
+        none,
+        jnp.asarray(jnp.inf, u0.dtype),
+        jnp.array(False),
+        jnp.array(0),
+        jnp.array(True),
+    )
+    end = jax.lax.while_loop(lambda state: any_lane(state.active), body, start)
+    info = Info(end.evaluations, end.residual, end.residual <= tolerance)
+    return end.u, info, end.A
+
+
+def _zeros(function: Callable[[], Any]) -> Any:
+    """Zeros in the form of what the function returns, which is not computed."""
+    structures = []
+
+    def leaves() -> list[Array]:
+        found, structure = jax.tree.flatten(function())
+        structures.append(structure)
+        return found
+
+    shapes = jax.eval_shape(leaves)
+    return jax.tree.unflatten(structures[0], [jnp.zeros(x.shape, x.dtype) for x in shapes])
+
+
+@runtime_checkable
+class LinearisedMap(FixedPointMap, Protocol):
+    """A map that puts its Jacobian together."""
+
+    def linearised(self, u: Array, params: Params, f: Array) -> tuple[Array, Jacobian]:
+        """G(u) and I - dG/du."""
+        ...
+
+
+def newton(
+    G: FixedPointMap,
+    *,
+    tolerance: Any = 1e-3,
+    max_evaluations: Any = 300,
+    adjoint_tolerance: Any = 1e-3,
+    adjoint_max_evaluations: Any = 100,
+) -> Solve:
+    """`solve(params, f, u0, probe) -> (u, info)`, with the conventions of `implicit.fixed_point`.
+
+    Forwards `newton_solve`, and backwards `linear_solve`: a residual norm(A^T w - g) relative
+    to about that of g. The derivative with respect to params and f goes image by image, so that
+    what it needs of each stays in the cache: G must treat the images of a batch apart. Raises
+    ValueError for a map that is no `LinearisedMap`.
+    """
+    if not isinstance(G, LinearisedMap):
+        raise ValueError(
+            "hypergradient 'newton': the map does not put its Jacobian together; take the one of "
+            "models.convolutional, or another method such as conjugate_gradient, gmres or bicgstab"
+        )
+    linearised = G.linearised
+
+    # What may be traced is an argument, for the backward pass of a vmapped solve.
+    @jax.custom_vjp
+    def run(params: Params, f: Array, u0: Array, probe: Info, limits: Any) -> tuple[Array, Info]:
+        return forward(params, f, u0, limits)[:2]
+
+    def forward(params: Params, f: Array, u0: Array, limits: Any) -> tuple[Array, Info, Jacobian]:
+        return newton_solve(
+            lambda u: G(u, params, f),
+            lambda u: linearised(u, params, f),
+            u0,
+            tolerance=limits[0],
+            max_evaluations=limits[1],
+        )
+
+    def run_forward(params: Params, f: Array, u0: Array, probe: Info, limits: Any) -> Any:
+        u, info, A = forward(params, f, u0, limits)
+        return (u, info), (params, f, u, probe, limits, A)
+
+    def run_backward(saved: Any, cotangent: tuple[Array, Info]) -> Any:
+        params, f, u, probe, limits, A = saved
+        w, info = linear_solve(
+            A.transpose, cotangent[0], tolerance=limits[2], max_evaluations=limits[3]
+        )
+
+        def of_image(total: Params, image: tuple[Array, Array, Array]) -> tuple[Params, Array]:
+            u, f, w = (x[None] for x in image)
+            _, pull = jax.vjp(lambda params, f: G(u, params, f), params, f)
+            d_params, d_f = pull(w)
+            return jax.tree.map(jnp.add, total, d_params), d_f[0]
+
+        zero = jax.tree.map(jnp.zeros_like, params)
+        d_params, d_f = jax.lax.scan(of_image, zero, (u, f, w))
+        return d_params, d_f, None, as_cotangent(info, probe), None
+
+    run.defvjp(run_forward, run_backward)
+
+    def solve(params: Params, f: Array, u0: Array, probe: Info | None = None) -> tuple[Array, Info]:
+        probe = no_info(u0.dtype) if probe is None else probe
+        limits = (tolerance, max_evaluations, adjoint_tolerance, adjoint_max_evaluations)
+        return run(params, f, u0, probe, limits)
+
+    return solve
