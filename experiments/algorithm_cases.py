@@ -64,6 +64,8 @@ class Kind(NamedTuple):
     step sizes that are searched."""
     options: dict[str, Any]
     float64: bool = False
+    together: bool = True
+    """Whether lanes are vmapped; else they run one after the other."""
     close: float = 0.05
     """A method has arrived where this part of the way from the start to the best loss of all is
     left."""
@@ -228,11 +230,13 @@ CASES: dict[str, Kind] = {
         _deblurring,
         algorithm_options.DEBLURRING,
         {"optimiser": "adam", "seeds": 1, "calls": 10_000_000, "seconds": 60.0},
+        together=False,
     ),
     "cleaning": Kind(
         _cleaning,
         algorithm_options.CLEANING,
-        {"optimiser": "adam", "seeds": 1, "calls": 10_000_000, "seconds": 30.0},
+        {"optimiser": "sgd", "seeds": 1, "calls": 10_000_000, "seconds": 20.0},
+        together=False,
     ),
 }
 """Every problem by name."""

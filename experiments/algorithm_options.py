@@ -119,14 +119,14 @@ for _name in ("hoag", "maid"):
     DEBLURRING[_name]["mu"] = 1.0
 
 CLEANING: Options = {
-    "hoag": {"rate": 1.0, "lower_iterations": 50, "adjoint_iterations": 20, **LOOP},
-    "aid": {"rate": 1.0, "lower_iterations": 5, "adjoint_iterations": 3, **LOOP},
-    "itd": {"rate": 1.0, "lower_iterations": 10},
-    "stocbio": {"rate": 0.3},
-    "bsa": {"rate": 0.1, "restart": False, "lower_iterations": 10},
-    "vrbo": {"rate": 0.3},
-    "ttsa": {"rate": 0.1},
-    "mrbo": {"rate": 0.3},
-    "sustain": {"rate": 0.1, "momentum": 0.1},
+    "hoag": {"rate": 4000.0, "lower_iterations": 50, "adjoint_iterations": 20, **LOOP},
+    "aid": {"rate": 4000.0, "lower_iterations": 5, "adjoint_iterations": 3, **LOOP},
+    "itd": {"rate": 4000.0, "lower_iterations": 10},
+    "stocbio": {"rate": 1000.0},
+    "bsa": {"rate": 250.0, "restart": False, "lower_iterations": 10},
+    "vrbo": {"rate": 1000.0},
+    "ttsa": {"rate": 250.0},
+    "mrbo": {"rate": 250.0},
+    "sustain": {"rate": 250.0, "momentum": 0.1},
 }
 """Those that need no dense matrices, and no lower level from the start in each step."""

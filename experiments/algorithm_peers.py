@@ -52,7 +52,7 @@ FACTOR = 10.0
 SPACING = 1.15
 """Of the steps at two points of a course that follow one another, at least."""
 
-EPOCH_SECONDS = 0.05
+EPOCH_SECONDS = 0.02
 """An epoch takes about that: many of them in a short run, few compared with what a call costs."""
 
 Evaluate = Callable[[Array, Array], Mapping[str, Any]]

@@ -8,7 +8,9 @@ import numpy as np
 
 from deqbilevel import algorithms, plots
 from deqbilevel.plots.algorithms import HEIGHTS
-from experiments import common
+from experiments import algorithm_peers, common
+
+DOUBLE_LOOP = (*algorithms.DOUBLE_LOOP, *algorithm_peers.DOUBLE_LOOP)
 
 ORDERS: dict[str, tuple[str, str]] = {
     "ba": ("1", "1.25"),
@@ -51,7 +53,7 @@ def report(
         "greatest; dashed: single-loop methods"
     )
     points = [row | {"calls": np.sum(row["calls"])} for row in rows]
-    single = [m for m in methods if m not in algorithms.DOUBLE_LOOP]
+    single = [m for m in methods if m not in DOUBLE_LOOP]
     figure = plots.algorithm_figure(points, caption, single=single, title=f"{problem}")
     plots.save(figure, out / "courses.png")
     result = {problem: numbers}
@@ -120,7 +122,7 @@ def _table(numbers: dict[str, dict[str, Any]], target: float) -> list[str]:
     head += ["diverged"]
     lines = [common.line(head), common.line(["---"] * len(head))]
     for method, own in numbers.items():
-        loops = "two" if method in algorithms.DOUBLE_LOOP else "one"
+        loops = "two" if method in DOUBLE_LOOP else "one"
         known = ORDERS.get(method, ("-", "-"))
         orders = [
             f"{_shown(own[name])} ({theory})"
@@ -150,8 +152,8 @@ def _verdicts(numbers: dict[str, dict[str, Any]]) -> list[str]:
     for by in ("seconds_to_target", "calls_to_target"):
         unit = by.split("_", maxsplit=1)[0]
         first = fastest(arrived, by)
-        two = fastest([m for m in arrived if m in algorithms.DOUBLE_LOOP], by)
-        one = fastest([m for m in arrived if m not in algorithms.DOUBLE_LOOP], by)
+        two = fastest([m for m in arrived if m in DOUBLE_LOOP], by)
+        one = fastest([m for m in arrived if m not in DOUBLE_LOOP], by)
         text = f"Fewest {unit}: {first}"
         if two is not None and one is not None:
             a, b = arrived[two][by], arrived[one][by]

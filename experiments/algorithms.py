@@ -13,6 +13,7 @@ timed. Repeating the same command goes on after an interruption, or shows the fi
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,8 +26,8 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from deqbilevel import algorithms, checkpoints
-from deqbilevel.algorithms import Algorithm, Posed
-from experiments import algorithm_cases, algorithm_tables, common
+from deqbilevel.algorithms import Algorithm, Posed, cleaning
+from experiments import algorithm_cases, algorithm_peers, algorithm_tables, common
 from experiments.algorithm_cases import CASES, Case
 
 SPACING = 1.15
@@ -98,11 +99,13 @@ def main(config: Algorithms) -> dict[str, Any]:
             with common.clear_errors():
                 options = config.resolved()
                 _check(options)
+                if config.peers is not None:
+                    algorithm_peers.solvers(config.peers)
                 case = CASES[config.problem].build(options)
                 name = f"algorithms-{config.problem}-{common.digest(options)}"
                 out = Path("runs") / name if config.out is None else config.out
                 stack.enter_context(common.claim(out, options, fresh=config.fresh))
-            return _compare(options, case, out)
+            return _compare(options, case, config.peers, out)
     finally:
         jax.config.update("jax_enable_x64", before)
 
@@ -114,6 +117,8 @@ def _check(options: dict[str, Any]) -> None:
     for name in ("seconds", "search_part", "rate"):
         if options[name] is not None and not 0 < options[name] < float("inf"):
             raise ValueError(f"--{name.replace('_', '-')} {options[name]}: expected above 0")
+    if options["peers"] and options["problem"] != "cleaning":
+        raise ValueError("--peers: their solvers are run on --problem cleaning alone")
     usable = CASES[options["problem"]].methods
     for method in options["methods"]:
         if method not in algorithms.METHODS:
@@ -126,10 +131,23 @@ def _check(options: dict[str, Any]) -> None:
             )
 
 
-def _compare(options: dict[str, Any], case: Case, out: Path) -> dict[str, Any]:
+def _compare(options: dict[str, Any], case: Case, peers: Path | None, out: Path) -> dict[str, Any]:
     rows = []
     for method in tqdm(options["methods"], "methods", unit="method"):
         rows += _run(options, case, method, out)
+    if peers is not None:
+        posed = case.pose(jax.tree.map(lambda leaf: leaf[0], case.lanes))
+        rows += algorithm_peers.compare(
+            peers,
+            cleaning.digits(options["data"], seed=options["seed"]),
+            algorithm_peers.at_minimiser(case, posed),
+            out,
+            seconds=options["seconds"],
+            calls=options["calls"],
+            seed=options["seed"],
+            points=3 if options["search"] > 1 else 1,
+            search_part=options["search_part"],
+        )
     return algorithm_tables.report(options, case.about, rows, CASES[options["problem"]].close, out)
 
 
@@ -213,8 +231,10 @@ def _course(
     if course and course[-1]["last"]:
         return course
     zero = jnp.array(0)
-    run = jax.jit(jax.vmap(advance, in_axes=(0, 0, None, None))).lower(lanes, state, zero, zero)
-    run, judge_all = run.compile(), jax.jit(jax.vmap(judge))
+    over = jax.vmap if CASES[options["problem"]].together else _one_by_one
+    steps = over(advance, in_axes=(0, 0, None, None))
+    run = jax.jit(steps).lower(lanes, state, zero, zero).compile()
+    judge_all = jax.jit(over(judge, in_axes=(0, 0, 0, 0)))
     calls, seconds = (part * options[name] for name in ("calls", "seconds"))
     x, v, saved = state.x, jnp.zeros_like(state.x), 0.0
     step, spent = (course[-1]["step"], course[-1]["seconds"]) if course else (0, 0.0)
@@ -241,6 +261,22 @@ def _course(
                 checkpoints.save(out / "states" / method, step, state)
                 saved = 0.0
     return course
+
+
+def _one_by_one(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Any:
+    """As `jax.vmap`, but one lane after the other."""
+
+    def over_lanes(*arguments: Any) -> Any:
+        mapped = [x for x, axis in zip(arguments, in_axes, strict=True) if axis == 0]
+
+        def of_lane(own: list[Any]) -> Any:
+            rest = iter(own)
+            pairs = zip(arguments, in_axes, strict=True)
+            return function(*(next(rest) if axis == 0 else x for x, axis in pairs))
+
+        return jax.lax.map(of_lane, mapped)
+
+    return over_lanes
 
 
 def _guarded(options: dict[str, Any], posed: Posed, method: str, lane: Lane) -> Algorithm:

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from functools import partial
 from itertools import count
 from types import SimpleNamespace
 
@@ -10,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import float64, normal
 
 from deqbilevel.algorithms import cleaning
 from deqbilevel.algorithms.base import lower_level
 from experiments import algorithm_peers as peers
-from experiments.algorithm_cases import Case
-from helpers import float64, normal
+from experiments import common
+from experiments.algorithm_cases import Accuracy, Case
 
 CLONE = {
     "benchopt/__init__.py": """
@@ -147,9 +149,6 @@ def test_a_folder_that_does_not_do_is_named(clone, monkeypatch) -> None:
         peers.solvers(clone / "solvers")
     find_spec = peers.importlib.util.find_spec
     monkeypatch.setattr(
-        peers.importlib.util, "find_spec", lambda name: name != "benchopt" and find_spec(name)
-    )
-    monkeypatch.setattr(
         peers.importlib.util, "find_spec", lambda n: None if n == "benchopt" else find_spec(n)
     )
     with pytest.raises(ValueError, match="benchopt is not installed; pip install benchopt"):
@@ -176,8 +175,9 @@ def test_the_problem_is_that_of_our_methods() -> None:
     np.testing.assert_array_equal(theirs["outer_var0"], posed.gamma)
     np.testing.assert_array_equal(theirs["inner_var0"].reshape(posed.x.shape), posed.x)
     gamma, x = normal(1, 12), normal(2, *posed.x.shape)
-    inner = jax.grad(theirs["f_inner"])(x.ravel(), gamma, batch_size=12).reshape(x.shape)
-    ours = posed.problem.lower_gradient(x, gamma, posed.data)
+    gradient = jax.jit(jax.grad(partial(theirs["f_inner"], batch_size=12)))
+    inner = gradient(x.ravel(), gamma).reshape(x.shape)
+    ours = jax.jit(posed.problem.lower_gradient)(x, gamma, posed.data)
     np.testing.assert_allclose(inner, ours, rtol=1e-12, atol=1e-14)
     outer = theirs["f_outer"](x.ravel(), gamma, start=0, batch_size=4)
     np.testing.assert_allclose(outer, posed.problem.upper(gamma, x, posed.data), rtol=1e-12)
@@ -187,20 +187,25 @@ def test_the_problem_is_that_of_our_methods() -> None:
     assert np.std(batches) > 0.01
 
 
+@float64
 def test_the_evaluation_is_at_the_true_minimiser() -> None:
     posed = cleaning.pose(corpus(), batch=3)
-    accuracy = {"evaluations": 200, "tolerance": 1e-5, "products": 50}
+    accuracy = Accuracy("limited_memory_bfgs", evaluations=200, products=50, tolerance=1e-8)
 
     def scores(gamma, x, posed):
         return {"accuracy": cleaning.accuracy(x, posed.data.train.images, posed.data.train.labels)}
 
+    @jax.jit
+    def loss(gamma):
+        x, *_ = lower_level(posed.problem, gamma, posed.x, posed.data, evaluations=3000)
+        return posed.problem.upper(gamma, x, posed.data)
+
     evaluate = peers.at_minimiser(Case(lambda _: posed, jnp.arange(1), "", scores, accuracy), posed)
     for seed in (1, 2):  # the second from where the first ended
         gamma = normal(seed, 6)
-        x, *_ = lower_level(posed.problem, gamma, posed.x, posed.data, evaluations=3000)
         found = evaluate(gamma, posed.x + jnp.nan)  # a method's own x does not count
-        np.testing.assert_allclose(found["loss"], posed.problem.upper(gamma, x, posed.data), 1e-4)
-        assert found["lower_residual"] <= 1e-5 and 0 <= found["accuracy"] <= 1
+        np.testing.assert_allclose(found["loss"], loss(gamma), rtol=1e-8)
+        assert found["lower_residual"] <= 1e-8 and 0 <= found["accuracy"] <= 1
 
 
 # ---- courses
@@ -277,6 +282,29 @@ def test_a_batch_larger_than_a_level_is_named(clone) -> None:
         peers.prepared(solver, corpus(), batch=7)
 
 
+@pytest.mark.parametrize(
+    ("optimum", "most", "tried", "found"),
+    [
+        ((0.5, 5.0), math.inf, 9, [0.5, 0.1]),
+        ((5.0, 500.0), math.inf, 14, [5.0, 0.01]),
+        ((5.0, 500.0), 1.0, 12, [0.5, 0.001]),
+        ((5.0, 500.0), 0.0, 14, [0.005, 10]),
+    ],
+)
+def test_a_search_goes_where_it_is_better(monkeypatch, optimum, most, tried, found) -> None:
+    """The loss is the distance from the best steps; steps above `most` diverge."""
+
+    def course(name, own, evaluate, *, step_size, outer_ratio, **others):
+        rate = step_size / outer_ratio
+        loss = math.hypot(step_size - optimum[0], rate - optimum[1])
+        return [{"rates": [rate], "loss": [loss], "diverged": [step_size > most], "seconds": 1.0}]
+
+    monkeypatch.setattr(peers, "course", course)
+    search = peers.search("unrolled", None, norm_of_gamma, (0.5, 0.1), seconds=1.0)
+    assert len(search["tried"]) == len(search["losses"]) == tried
+    assert search["best"] == pytest.approx(found)
+
+
 def test_a_comparison_searches_is_stored_and_not_done_again(
     clone, tmp_path, clock, monkeypatch, capsys
 ) -> None:
@@ -292,15 +320,20 @@ def test_a_comparison_searches_is_stored_and_not_done_again(
     rows = compare()
     assert "peer failing does not run: TypeError: another version of jax" in capsys.readouterr().err
     assert {row["method"] for row in rows} == {"peer:unrolled"} and rows[-1]["last"]
-    (search,) = [json.loads(line) for line in (tmp_path / "searches.jsonl").open()]
-    assert len(search["tried"]) == 9 and search["tried"][4] == [0.5, 0.1]  # the published one
-    assert search["seconds"] == 9 * [2.0]
+    (search,) = common.records(tmp_path / "searches.jsonl")
+    assert search["tried"][4] == [0.5, 0.1]  # the published one, in the middle
+    assert search["seconds"] == len(search["tried"]) * [2.0]
     best = int(np.argmin(np.where(search["diverged"], np.inf, search["losses"])))
     assert search["best"] == search["tried"][best]
     assert rows[0]["rates"] == [search["rates"][best]]
 
-    monkeypatch.setattr(peers, "prepared", None)
-    assert compare(names=("unrolled",)) == rows
-    monkeypatch.undo()
+    with monkeypatch.context() as without:
+        without.setattr(peers, "prepared", None)
+        assert compare(names=("unrolled",)) == rows
     log = tmp_path / "courses.jsonl"
-    log.write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
+    others = {"method": "aid", "last": True}
+    common.keep(log, [*rows[:-1], others])  # an interrupted course begins anew
+    monkeypatch.setattr(peers, "search", None)
+    again = compare(names=("unrolled",))
+    assert [row["seconds"] for row in again] == [row["seconds"] for row in rows]
+    assert common.records(log) == [others, *again]

@@ -9,6 +9,8 @@ from helpers import float64
 
 from deqbilevel import algorithms
 from deqbilevel.algorithms import Calls
+from deqbilevel.algorithms.base import lower_level
+from deqbilevel.solvers import DESCENTS, LINE_SEARCHES
 
 
 def run(algorithm, posed, steps):
@@ -49,3 +51,21 @@ def test_aid_on_q1(options, steps, gradients, products):
     assert needed <= 2 * steps
     assert calls.lower_gradients[needed - 1] <= 2 * gradients
     assert calls.hessian_products[needed - 1] <= 2 * products
+
+
+@pytest.mark.parametrize("solver", DESCENTS)
+@pytest.mark.parametrize("far", [False, True])
+@float64
+def test_the_lower_level_stops_where_its_gradient_is_small_enough(solver, far):
+    # The step 1/3 of Q1 is too long for momentum, which needs 1/L.
+    posed = algorithms.quadratic()
+    problem = posed.problem._replace(lower_step=lambda gamma: 1 / (3 + 3**0.5))
+    x0 = 100.0 + posed.x if far else posed.x
+    x, evaluations, residual = lower_level(
+        problem, posed.gamma, x0, posed.data, solver=solver, evaluations=1000, tolerance=1e-3
+    )
+    norm = np.linalg.norm(problem.lower_gradient(x, posed.gamma, posed.data))
+    assert 1 < evaluations < 1000
+    assert norm <= 1e-3 and residual <= 1e-3
+    if solver in LINE_SEARCHES:
+        assert norm <= residual <= 1.01 * norm + 1e-12

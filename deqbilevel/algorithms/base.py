@@ -21,7 +21,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import hypergradients, types
-from deqbilevel.solvers import DESCENTS
+from deqbilevel.solvers import DESCENTS, LINE_SEARCHES
 from deqbilevel.solvers.base import OFFSET, Iteration
 
 Gamma = Any
@@ -154,7 +154,8 @@ def lower_level(
     """The lower level from x on all of the data: `(x, evaluations, residual)`.
 
     solver: one of `solvers.DESCENTS`; those with momentum need a step of at most 1/L. Stops at
-    norm(grad_x Phi) <= tolerance, None: never; the residual is that norm, last evaluated.
+    norm(grad_x Phi) <= tolerance, None: never; the residual is that norm, last evaluated, or for a
+    line search a bound of it that is close where it is small.
     """
     alpha = jax.lax.stop_gradient(problem.lower_step(gamma))
     relative = DESCENTS[solver](tolerance=None, max_evaluations=evaluations)
@@ -164,8 +165,11 @@ def lower_level(
         step, state = relative.scheme(G, x0)
 
         def absolute(k: Array, state: Any) -> tuple[Any, Array, Array]:
-            state, x, residual = step(k, state)
-            return state, x, residual * (OFFSET + jnp.linalg.norm(x.ravel())) / alpha
+            state, x, q = step(k, state)
+            length = q * (OFFSET + jnp.linalg.norm(x.ravel()))
+            if solver in LINE_SEARCHES:  # q is relative to G(x), and so this is a bound
+                length = length / jnp.maximum(jnp.abs(1 - q), jnp.finfo(x.dtype).eps)
+            return state, x, length / alpha
 
         return absolute, state
 

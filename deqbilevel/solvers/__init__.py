@@ -31,6 +31,7 @@ from deqbilevel.types import Adjoint, Info, Solver
 __all__ = [
     "ADJOINTS",
     "DESCENTS",
+    "LINE_SEARCHES",
     "SOLVERS",
     "SYMMETRIC",
     "anderson",
@@ -86,6 +87,9 @@ DESCENTS: Mapping[str, Callable[..., Solver]] = MappingProxyType(
     }
 )
 """Solvers for a map that is a gradient step G(u) = u - grad Phi(u) / L of a smooth cost."""
+
+LINE_SEARCHES = ("backtracking", "nonlinear_conjugate_gradient", "limited_memory_bfgs")
+"""The descents that return the point whose residual they report; the others return its image."""
 
 ADJOINTS: Mapping[str, Callable[..., Adjoint]] = MappingProxyType(
     {
