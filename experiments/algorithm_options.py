@@ -111,21 +111,30 @@ BARS: Options = {
 CAMERAMAN = BARS
 
 DEBLURRING: Options = {
-    name: {k: v for k, v in options.items() if k != "rate"} | {"rate": 1e-3}
-    for name, options in CAMERAMAN.items()
-    if name != "surrogate"
+    name: {k: v for k, v in options.items() if k != "lower_solver"} | {"rate": 1e-3}
+    for name, options in BARS.items()
+    if name not in ("surrogate", "maid")
 }
-for _name in ("hoag", "maid"):
-    DEBLURRING[_name]["mu"] = 1.0
+"""The dense model: its step tau need not be below 1/L, as momentum needs it. MAID, whose accuracy
+is certified, takes thousands of evaluations a step there."""
+DEBLURRING["hoag"]["mu"] = 1.0
+
+MINIBATCHES: Options = {
+    "vrbo": {"period": 1},
+    "mrbo": {"lower_momentum": 1.0},
+    "sustain": {"lower_momentum": 1.0},
+}
+"""What minibatches of images need beside: the estimates of grad_x Phi that these methods carry on
+are of the noise that an image had, or of none where it was not yet seen; here they begin anew."""
 
 CLEANING: Options = {
-    "hoag": {"rate": 4000.0, "lower_iterations": 50, "adjoint_iterations": 20, **LOOP},
-    "aid": {"rate": 4000.0, "lower_iterations": 5, "adjoint_iterations": 3, **LOOP},
-    "itd": {"rate": 4000.0, "lower_iterations": 10},
+    "hoag": {"rate": 32_000.0, "lower_iterations": 50, "adjoint_iterations": 20, **LOOP},
+    "aid": {"rate": 32_000.0, "lower_iterations": 5, "adjoint_iterations": 3, **LOOP},
+    "itd": {"rate": 32_000.0, "lower_iterations": 10},
     "stocbio": {"rate": 1000.0},
-    "bsa": {"rate": 250.0, "restart": False, "lower_iterations": 10},
-    "vrbo": {"rate": 1000.0},
-    "ttsa": {"rate": 250.0},
+    "bsa": {"rate": 1000.0, "restart": False, "lower_iterations": 10},
+    "vrbo": {"rate": 4000.0},
+    "ttsa": {"rate": 1000.0},
     "mrbo": {"rate": 250.0},
     "sustain": {"rate": 250.0, "momentum": 0.1},
 }

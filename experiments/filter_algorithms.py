@@ -41,6 +41,7 @@ def maker(
             f"{', '.join(algorithm_options.CAMERAMAN)}"
         )
     own = {k: v for k, v in algorithm_options.CAMERAMAN[name].items() if k != "rate"}
+    own |= algorithm_options.MINIBATCHES.get(name, {}) if batches else {}
     known = inspect.signature(algorithms.METHODS[name]).parameters
     for option, value in chosen.items():
         if value is not None and option not in known:

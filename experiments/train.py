@@ -18,6 +18,7 @@ import tyro
 from tqdm import tqdm
 
 from deqbilevel import (
+    algorithms,
     checkpoints,
     data,
     hypergradients,
@@ -30,7 +31,7 @@ from deqbilevel import (
 )
 from deqbilevel.data import Images
 from deqbilevel.models import Model
-from experiments import common
+from experiments import common, train_algorithms
 
 LARGEST = 128 * 128
 """Pixels of an image, of which a dense A has the square."""
@@ -61,6 +62,9 @@ class Train:
     products: int | None = None
     """Of its backward pass, at most: terms of neumann, last evaluations of truncated; the setting's
     by default."""
+    algorithm: Literal[*algorithms.METHODS] | None = None  # type: ignore[valid-type]
+    """An upper-level algorithm in place of the solves from zero: each step goes on where the last
+    one with the same image left the lower level. The setting then is that of evaluations only."""
     epochs: int = 2
     train_size: int | None = None
     """Training images; all that there are by default."""
@@ -122,9 +126,14 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
     params_key, run_key, picture_key = loop.keys(config.seed)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
     steps = training.steps_per_epoch(len(train), config.batch_size)
+    total_steps = max(config.epochs, 1) * steps
     trainer = training.trainer(
-        model, setting, total_steps=max(config.epochs, 1) * steps, batch_size=config.batch_size
+        model, setting, total_steps=total_steps, batch_size=config.batch_size
     )
+    if config.algorithm is not None:
+        trainer = train_algorithms.trainer(
+            trainer, model, config.algorithm, count=len(train), total_steps=total_steps
+        )
     state = trainer.init(model.init(params_key) | hyperparameters)
     done = checkpoints.latest_step(out / "latest")
     records = _stored_records(out, done)
@@ -176,11 +185,17 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
 
 
 def _setting(config: Train) -> settings.Setting:
-    """Raises ValueError for a hypergradient that the model or the setting does not have."""
+    """Raises ValueError for a hypergradient or an algorithm that the model or the setting does not
+    have."""
     common.at_least(1, products=config.products)
     setting = settings.SETTINGS[config.setting]._replace(
         solver=config.solver, hypergradient=config.hypergradient
     )
+    if config.algorithm is not None:
+        given = {k: getattr(config, k) for k in ("solver", "hypergradient", "products")}
+        others = {name: value != getattr(Train, name) for name, value in given.items()}
+        train_algorithms.check(config.model, config.algorithm, **others)
+        return setting._replace(limit=setting.budget)  # nothing that would grow
     if config.products is not None:
         budget, limit = (
             b._replace(adjoint=config.products) for b in (setting.budget, setting.limit)
@@ -211,10 +226,11 @@ def _stored_records(out: Path, done: int | None) -> list[dict[str, Any]]:
 
 
 def _caption(config: Train, images: Images, record: dict[str, Any]) -> str:
+    how = "" if config.algorithm is None else f", {config.algorithm}"
     return (
         f"{config.task}, {config.model}, {config.activation}, tau {config.tau:g}, "
         f"gamma {config.gamma:g}, lam {config.lam:g}, noise {config.noise:g}; setting "
-        f"{config.setting}, epochs: {record['epoch']}; {images.source}; test loss "
+        f"{config.setting}{how}, epochs: {record['epoch']}; {images.source}; test loss "
         f"{record['test_loss']:.4f}"
     )
 

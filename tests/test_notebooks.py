@@ -17,6 +17,8 @@ SMALLER = {
     "EPOCHS, SHAPE = 60, (72, 60)": "EPOCHS, SHAPE = 4, (16, 14)",
     "SIZE, BUDGETS = 14, (10, 50, 250)": "SIZE, BUDGETS = 7, (10, 50)",
     '"neumann", "anderson", "conjugate_gradient", "gmres", "unrolled"': '"gmres"',
+    "POINTS, BLOCK = 8, 10": "POINTS, BLOCK = 2, 2",
+    '    "mrbo": algorithms.mrbo(posed.problem, adam, adjoint_terms=20),\n': "",
 }
 
 

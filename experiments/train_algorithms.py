@@ -1,0 +1,107 @@
+"""Training by one of `deqbilevel.algorithms.METHODS`, with the interface of `training.trainer`."""
+
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PRNGKeyArray
+
+from deqbilevel import algorithms, models, training
+from deqbilevel.algorithms import Algorithm, Problem
+from deqbilevel.algorithms.wrappers import Guarded
+from deqbilevel.models import Model
+from deqbilevel.solvers.base import OFFSET
+from deqbilevel.training import Metrics, State, Trainer
+from deqbilevel.types import Images, Params
+from experiments.algorithm_options import DEBLURRING, MINIBATCHES
+
+
+def check(model: str, name: str, **others: bool) -> None:
+    """Raises ValueError for a model or a method that cannot be trained so, and for other options of
+    the command that are given and have no meaning then."""
+    given = [f"--{option}" for option, different in others.items() if different]
+    if given:
+        raise ValueError(
+            f"--algorithm {name} with {', '.join(given)}: an algorithm has solvers of its own for "
+            "both levels; leave one or the other out"
+        )
+    if model != "bilevel":
+        raise ValueError(
+            f"--algorithm {name} with --model {model}: a fixed point that minimises no lower-level "
+            "cost; take --model bilevel, or leave --algorithm out"
+        )
+    if name not in DEBLURRING:
+        raise ValueError(
+            f"--algorithm {name}: too much for a dense A, by its matrices or the solves inside of "
+            f"solves; expected one of {', '.join(DEBLURRING)}"
+        )
+
+
+def method(name: str, problem: Problem, params: Params, total_steps: int) -> Algorithm:
+    """A method with its options for the dense model, moved by Adam as in `training.step`."""
+    rates = training.cosine(params["learning_rate"], total_steps)
+    own = {k: v for k, v in DEBLURRING[name].items() if k != "rate"} | MINIBATCHES.get(name, {})
+    if name == "maid":
+        return algorithms.maid(problem, step_size=params["learning_rate"], **own)
+    adam = optax.chain(training.optimiser(params), optax.scale_by_learning_rate(rates))
+    return algorithms.METHODS[name](problem, adam, **own)
+
+
+def trainer(base: Trainer, model: Model, name: str, *, count: int, total_steps: int) -> Trainer:
+    """The trainer with its steps replaced by those of a method, on `count` training images.
+
+    `State.optimiser` is the method's, guarded, with the rows of all images: where the lower level
+    and its adjoint were left for each, under the noise that it had then. A step takes the rows of
+    its batch, and has the order and the noise that `training.step` has. Where it diverges it is not
+    taken, nor is any after it.
+    """
+
+    def posed(params: Params, truth: Images, f: Images) -> tuple[algorithms.Posed, Algorithm]:
+        found = algorithms.dense(model, params, truth, f)
+        return found, method(name, found.problem, params, total_steps)
+
+    def fields(own: Algorithm, inner: Any) -> dict[str, Array]:
+        return {name: getattr(inner, name) for name in own.rows}
+
+    def init(params: Params) -> State:
+        state = base.init(params)
+        dark = jnp.zeros((count, model.shape[0] * model.shape[1]))
+        problem, own = posed(state.params, dark, model.K.apply(dark))
+        guarded = algorithms.guarded(own).init(problem.gamma, problem.x)
+        # Every leaf in memory of its own: steps are given all of it to write in.
+        return state._replace(optimiser=jax.tree.map(jnp.copy, guarded))
+
+    def step(state: State, images: Images, batch: Array, key: PRNGKeyArray) -> Any:
+        """The state and the metrics after a batch."""
+        truth, params = images[batch], state.params
+        f = models.measure(model.K, truth, params["noise"], key)
+        problem, own = posed(params, truth, f)
+        known = cast(Guarded, state.optimiser)
+        rows = fields(own, known.inner)
+        taken = jax.tree.map(lambda row: row[batch], rows)
+        part = known._replace(inner=known.inner._replace(**taken))
+        part, info = algorithms.guarded(own).step(part, problem.data, jax.random.fold_in(key, 1))
+        moved = fields(own, part.inner)
+        rows = jax.tree.map(lambda row, new: row.at[batch].set(new), rows, moved)
+        size = OFFSET + jnp.linalg.norm(part.x.ravel())
+        metrics = Metrics(
+            training.finite(info.loss),
+            info.calls.lower_gradients,
+            info.calls.hessian_products,
+            training.finite(params["tau"] * info.lower_residual / size),
+            jnp.minimum(info.adjoint_residual, training.HUGE),  # NaN where it is never known
+        )
+        following = State(
+            model.refresh(params | part.gamma),
+            part._replace(inner=part.inner._replace(**rows)),
+            state.step + 1,
+            state.budget,
+            part.diverged,
+        )
+        return following, metrics
+
+    def steps(state: State, images: Images, order: Array, keys: Array) -> tuple[State, Metrics]:
+        return jax.lax.scan(lambda s, x: step(s, images, *x), state, (order, keys))
+
+    return base._replace(init=jax.jit(init), steps=jax.jit(steps, donate_argnums=0))
