@@ -21,6 +21,7 @@ DIGITS = 100
 OPTIMISERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
     "adam": optax.adam,
+    "nesterov": lambda rate: optax.sgd(rate, momentum=0.9, nesterov=True),
     "decaying_sgd": lambda rate: optax.sgd(lambda u: rate * 100 / (100 + u)),
     "dimension_normalised": algorithms.steps.dimension_normalised,
     "armijo": algorithms.steps.armijo,

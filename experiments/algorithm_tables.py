@@ -48,13 +48,12 @@ def report(
     text = "\n".join(lines)
     print(text, flush=True)
     common.write(out / "summary.md", text + "\n")
-    caption = (
-        f"{about}; lines: medians of {options['seeds']} seeds, areas from the least to the "
-        "greatest; dashed: single-loop methods"
-    )
+    seeds = options["seeds"]
+    lines_are = f"medians of {seeds} seeds, areas from the least to the greatest; " * (seeds > 1)
+    caption = f"{about}; {lines_are}dashed: single-loop methods"
     points = [row | {"calls": np.sum(row["calls"])} for row in rows]
     single = [m for m in methods if m not in DOUBLE_LOOP]
-    figure = plots.algorithm_figure(points, caption, single=single, title=f"{problem}")
+    figure = plots.algorithm_figure(points, caption, single=single, title=problem)
     plots.save(figure, out / "courses.png")
     result = {problem: numbers}
     common.write(out / "result.json", json.dumps(result, indent=1))
@@ -115,9 +114,9 @@ def order(course: list[dict[str, Any]], oracle: str) -> float | None:
 
 def _table(numbers: dict[str, dict[str, Any]], target: float) -> list[str]:
     scores = [n for n in HEIGHTS if any(n in x for x in numbers.values())]
+    scores = list(dict.fromkeys(("loss", *scores)))
     head = ["method", "loops", "rate", "steps", "calls", "seconds"]
-    head += [name.replace("_", " ") for name in ("loss", *scores) if name != "loss" or True]
-    head = list(dict.fromkeys(head))
+    head += [name.replace("_", " ") for name in scores]
     head += [f"calls to {target:.4g}", f"seconds to {target:.4g}", "upper order", "lower order"]
     head += ["diverged"]
     lines = [common.line(head), common.line(["---"] * len(head))]
@@ -129,7 +128,7 @@ def _table(numbers: dict[str, dict[str, Any]], target: float) -> list[str]:
             for name, theory in zip(("upper_order", "lower_order"), known, strict=True)
         ]
         cells = [method, loops, *(_shown(own[x]) for x in ("rate", "steps", "calls", "seconds"))]
-        cells += [_shown(own.get(name)) for name in dict.fromkeys(("loss", *scores))]
+        cells += [_shown(own.get(name)) for name in scores]
         cells += [_shown(own["calls_to_target"]), _shown(own["seconds_to_target"]), *orders]
         lines.append(common.line([*cells, str(own["diverged"])]))
     return lines
