@@ -69,3 +69,12 @@ def test_the_lower_level_stops_where_its_gradient_is_small_enough(solver, far):
     assert norm <= 1e-3 and residual <= 1e-3
     if solver in LINE_SEARCHES:
         assert norm <= residual <= 1.01 * norm + 1e-12
+
+
+@float64
+def test_aid_without_a_warm_adjoint_has_another_limit():
+    posed = algorithms.quadratic()
+    cold = {"lower_iterations": 10, "adjoint_iterations": 1, "warm_adjoint": False}
+    gammas, _, _ = run(algorithms.aid(posed.problem, optax.sgd(1.0), **cold), posed, 200)
+    np.testing.assert_allclose(gammas[-1], gammas[-2], atol=1e-10)
+    assert np.linalg.norm(gammas[-1] - posed.solution) == pytest.approx(1.1, abs=0.05)
