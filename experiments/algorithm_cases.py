@@ -11,12 +11,15 @@ from jaxtyping import Array
 
 from deqbilevel import algorithms, data, losses, models
 from deqbilevel.algorithms import Algorithm, Posed, cleaning
-from deqbilevel.algorithms.base import Gamma, implicit, lower_level, plus, upper_gradients
+from deqbilevel.algorithms.base import Gamma, implicit, lower_level, upper_gradients
 from deqbilevel.types import Params
 from experiments import algorithm_options, filter_lanes, filter_tasks, filters
 
 DIGITS = 100
 """That are deblurred."""
+
+SPACING = 1.15
+"""Of the steps at two points of a course that follow one another, at least."""
 
 OPTIMISERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
@@ -103,7 +106,7 @@ def judge(
     )
     numbers = {
         "loss": loss,
-        "gradient_norm": optax.tree.norm(plus(of_gamma, through_x)),
+        "gradient_norm": optax.tree.norm(optax.tree.add(of_gamma, through_x)),
         "lower_residual": residual,
         "adjoint_residual": adjoint.residual,
     }
@@ -217,13 +220,13 @@ CASES: dict[str, Kind] = {
     ),
     "vertical-bars": Kind(
         _filters("vertical-bars"),
-        algorithm_options.BARS,
+        algorithm_options.FILTERS,
         {"optimiser": "adam", "seeds": 3, "calls": 10_000_000, "seconds": 30.0},
         close=0.01,
     ),
     "cameraman": Kind(
         _filters("cameraman"),
-        algorithm_options.CAMERAMAN,
+        algorithm_options.FILTERS,
         {"optimiser": "adam", "seeds": 1, "calls": 10_000_000, "seconds": 120.0},
         close=0.01,
     ),

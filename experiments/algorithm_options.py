@@ -73,7 +73,7 @@ Q1_STOCHASTIC: Options = {
 
 LOOP = {"lower_solver": "optimized_gradient"}
 
-BARS: Options = {
+FILTERS: Options = {
     "hoag": {
         "rate": 1e-2,
         "tolerance": lambda u: jnp.maximum(0.99**u, 1e-3),
@@ -108,11 +108,9 @@ BARS: Options = {
 }
 """The filters of [CF] D, all images in each step."""
 
-CAMERAMAN = BARS
-
 DEBLURRING: Options = {
     name: {k: v for k, v in options.items() if k != "lower_solver"} | {"rate": 1e-3}
-    for name, options in BARS.items()
+    for name, options in FILTERS.items()
     if name not in ("surrogate", "maid")
 }
 """The dense model: its step tau need not be below 1/L, as momentum needs it. MAID, whose accuracy

@@ -49,9 +49,6 @@ OUTER_RATIO = 1e-4
 FACTOR = 10.0
 """Between two step sizes, and two ratios, of a search: that of their own grids."""
 
-SPACING = 1.15
-"""Of the steps at two points of a course that follow one another, at least."""
-
 EPOCH_SECONDS = 0.02
 """An epoch takes about that: many of them in a short run, few compared with what a call costs."""
 
@@ -294,7 +291,7 @@ def course(
     outer_ratio: float,
     seconds: float,
     calls: float = math.inf,
-    spacing: float = SPACING,
+    spacing: float = algorithm_cases.SPACING,
 ) -> list[dict[str, Any]]:
     """A run of a `prepared` solver from the start, as rows like those of `experiments.algorithms`.
 

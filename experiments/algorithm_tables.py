@@ -77,12 +77,10 @@ def _numbers(course: list[dict[str, Any]], target: float) -> dict[str, Any]:
     """The numbers of a method: at its end, and where it arrived."""
     last = course[-1]
     arrived = next((row for row in course if _median(row["loss"]) <= target), None)
-    scores = [name for name in HEIGHTS if name in last and name not in ("loss",)]
     return {
         "calls": float(np.sum(last["calls"])),
         "seconds": last["seconds"],
-        "loss": _median(last["loss"]),
-        **{name: _median(last[name]) for name in scores},
+        **{name: _median(last[name]) for name in HEIGHTS if name in last},
         "steps": last["step"],
         "rate": last["rates"][0],
         "diverged": int(np.sum(last["diverged"])),
@@ -114,7 +112,6 @@ def order(course: list[dict[str, Any]], oracle: str) -> float | None:
 
 def _table(numbers: dict[str, dict[str, Any]], target: float) -> list[str]:
     scores = [n for n in HEIGHTS if any(n in x for x in numbers.values())]
-    scores = list(dict.fromkeys(("loss", *scores)))
     head = ["method", "loops", "rate", "steps", "calls", "seconds"]
     head += [name.replace("_", " ") for name in scores]
     head += [f"calls to {target:.4g}", f"seconds to {target:.4g}", "upper order", "lower order"]

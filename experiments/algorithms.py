@@ -30,15 +30,11 @@ from deqbilevel.algorithms import Algorithm, Posed, cleaning
 from experiments import algorithm_cases, algorithm_peers, algorithm_tables, common
 from experiments.algorithm_cases import CASES, Case
 
-SPACING = 1.15
-"""Of the steps at two points of a course that follow one another."""
-
 FACTOR = 4.0
 """Between two step sizes of a search."""
 
 SAVE_SECONDS = 5.0
 """Of steps, at least, between two checkpoints."""
-
 
 HUGE = 1e6
 """Times the loss at the start: a loss above it counts as diverged."""
@@ -294,7 +290,7 @@ def _block(course: list[dict[str, Any]], calls: float, seconds: float) -> int:
     parts = [
         (calls - sum(last["calls"])) / sum(last["calls"]),
         (seconds - last["seconds"]) / max(last["seconds"], 1e-9),
-        SPACING - 1,
+        algorithm_cases.SPACING - 1,
     ]
     return max(1, math.ceil(last["step"] * min(parts)))
 

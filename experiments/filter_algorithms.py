@@ -35,12 +35,12 @@ def maker(
     batches: whether its steps see some of the images only.
     Raises: ValueError for an option that the method does not have.
     """
-    if name not in algorithm_options.CAMERAMAN:
+    if name not in algorithm_options.FILTERS:
         raise ValueError(
             f"--algorithm {name}: needs dense matrices, expected one of "
-            f"{', '.join(algorithm_options.CAMERAMAN)}"
+            f"{', '.join(algorithm_options.FILTERS)}"
         )
-    own = {k: v for k, v in algorithm_options.CAMERAMAN[name].items() if k != "rate"}
+    own = {k: v for k, v in algorithm_options.FILTERS[name].items() if k != "rate"}
     own |= algorithm_options.MINIBATCHES.get(name, {}) if batches else {}
     known = inspect.signature(algorithms.METHODS[name]).parameters
     for option, value in chosen.items():

@@ -11,7 +11,7 @@ from helpers import PIXELS, SHAPE, default_precision, float64, model_params, nor
 
 from deqbilevel import algorithms, bilevel, models, operators, potentials
 from deqbilevel.algorithms import aid, cleaning, problems
-from deqbilevel.algorithms.base import implicit, lower_level, plus, upper_gradients
+from deqbilevel.algorithms.base import implicit, lower_level, upper_gradients
 from deqbilevel.algorithms.wrappers import guarded, minibatches, run
 from deqbilevel.regularizers import convolutional
 
@@ -71,7 +71,7 @@ def exact(posed):
         zero = jnp.zeros_like(x)
         budget = {"products": 500, "tolerance": 1e-12}
         through_x, _, adjoint = implicit(posed.problem, gamma, x, zero, of_x, posed.data, **budget)
-        return loss, plus(of_gamma, through_x), x, residual, adjoint
+        return loss, optax.tree.add(of_gamma, through_x), x, residual, adjoint
 
     return evaluate
 

@@ -33,13 +33,11 @@ from deqbilevel.algorithms.base import (
     Info,
     Problem,
     cross,
+    descend,
     hessian,
     implicit,
     info,
     lower_level,
-    minus,
-    move,
-    trials,
     upper_gradients,
 )
 from deqbilevel.solvers import dense
@@ -130,19 +128,17 @@ def _ba(
         x, evaluations, residual = lower_level(problem, y, state.start, data, **budget)
         loss, of_gamma, of_x = upper_gradients(problem, y, x, data)
         through_x, products, adjoint = through(y, x, of_x, data)
-        gradient = minus(of_gamma, through_x)
-        gamma, moved = move(
+        gradient = optax.tree.sub(of_gamma, through_x)
+        gamma, moved, solves = descend(
+            problem,
             optimiser,
             gradient,
             state.optimiser,
             y,
-            value=loss,
-            grad=gradient,
-            value_fn=lambda gamma: problem.upper(
-                gamma, lower_level(problem, gamma, state.start, data, **budget)[0], data
-            ),
+            data,
+            loss,
+            lambda gamma: lower_level(problem, gamma, state.start, data, **budget)[0],
         )
-        solves = 1 + trials(moved)
         calls = Calls(solves * evaluations, products, 1, solves)
         found = info(calls, loss, gradient, residual, adjoint)
         return State(gamma, x, state.start, state.gamma, state.u + 1, moved), found

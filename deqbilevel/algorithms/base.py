@@ -258,16 +258,6 @@ def implicit(
     return gradient["gamma"], v, found
 
 
-def plus(left: Gamma, right: Gamma) -> Gamma:
-    """left + right, leaf by leaf."""
-    return jax.tree.map(jnp.add, left, right)
-
-
-def minus(left: Gamma, right: Gamma) -> Gamma:
-    """left - right, leaf by leaf."""
-    return jax.tree.map(jnp.subtract, left, right)
-
-
 # ---- the upper level
 
 
@@ -288,3 +278,30 @@ def move(
 def trials(state: optax.OptState) -> Any:
     """How often a line search evaluated the upper loss in its last update, 0 without one."""
     return optax.tree.get(state, "num_linesearch_steps", 0)
+
+
+def descend(
+    problem: Problem,
+    optimiser: optax.GradientTransformation,
+    gradient: Gamma,
+    state: optax.OptState,
+    gamma: Gamma,
+    data: Data,
+    loss: Float[Array, ""],
+    solve: Callable[[Gamma], Array],
+) -> tuple[Gamma, optax.OptState, Any]:
+    """`move` with what a line search needs: `(gamma, state, solves)`.
+
+    solve: gamma -> x, the lower level of a trial. solves: of the lower level, one for each trial
+    and that of the step itself.
+    """
+    gamma, state = move(
+        optimiser,
+        gradient,
+        state,
+        gamma,
+        value=loss,
+        grad=gradient,
+        value_fn=lambda gamma: problem.upper(gamma, solve(gamma), data),
+    )
+    return gamma, state, 1 + trials(state)

@@ -22,12 +22,10 @@ from deqbilevel.algorithms.base import (
     Gamma,
     Info,
     Problem,
+    descend,
     implicit,
     info,
     lower_level,
-    move,
-    plus,
-    trials,
     upper_gradients,
 )
 
@@ -113,19 +111,17 @@ def hoag(
             products=adjoint_iterations,
             tolerance=eps / jnp.maximum(size, jnp.finfo(x.dtype).tiny),
         )
-        gradient = plus(of_gamma, through_x)
-        gamma, moved = move(
+        gradient = optax.tree.add(of_gamma, through_x)
+        gamma, moved, solves = descend(
+            problem,
             optimiser,
             gradient,
             state.optimiser,
             gamma,
-            value=loss,
-            grad=gradient,
-            value_fn=lambda gamma: problem.upper(
-                gamma, lower_level(problem, gamma, x, data, **budget)[0], data
-            ),
+            data,
+            loss,
+            lambda gamma: lower_level(problem, gamma, x, data, **budget)[0],
         )
-        solves = 1 + trials(moved)
         calls = Calls(solves * evaluations, adjoint.evaluations, 1, solves)
         found = info(calls, loss, gradient, residual, adjoint.residual)
         return State(gamma, x, v, state.u + 1, moved), found

@@ -25,10 +25,9 @@ from deqbilevel.algorithms.base import (
     Gamma,
     Info,
     Problem,
+    descend,
     gradient_map,
     info,
-    move,
-    trials,
 )
 from deqbilevel.hypergradients import no_info, unrolled
 from deqbilevel.solvers import DESCENTS
@@ -79,16 +78,16 @@ def itd(
         probe = no_info(state.x.dtype)
         derivative = jax.value_and_grad(loss_from(state.x), (0, 1), has_aux=True)
         (loss, (x, lower)), (gradient, adjoint) = derivative(state.gamma, probe)
-        gamma, moved = move(
+        gamma, moved, solves = descend(
+            problem,
             optimiser,
             gradient,
             state.optimiser,
             state.gamma,
-            value=loss,
-            grad=gradient,
-            value_fn=lambda gamma: loss_from(x)(gamma, probe)[0],
+            data,
+            loss,
+            lambda gamma: solve({"gamma": gamma}, data, x, no_info(x.dtype))[0],
         )
-        solves = 1 + trials(moved)
         T = lower_iterations
         calls = Calls(solves * T + adjoint.evaluations - T, T, T, solves)
         alpha = problem.lower_step(state.gamma)

@@ -40,7 +40,6 @@ from deqbilevel.algorithms.base import (
     implicit,
     info,
     lower_level,
-    plus,
     upper_gradients,
 )
 
@@ -191,7 +190,7 @@ def maid(
             x,
             v,
             w,
-            plus(of_gamma, through_x),
+            optax.tree.add(of_gamma, through_x),
             G * e + (norm_J + K * e) * of_v + K * e * length,
             loss,
             loss - slack(size, e),

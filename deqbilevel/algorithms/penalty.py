@@ -32,7 +32,6 @@ from deqbilevel.algorithms.base import (
     Problem,
     info,
     move,
-    plus,
     trials,
     upper_gradients,
 )
@@ -146,7 +145,7 @@ def _penalty(
         x = descend(state.gamma, state.x)
         loss, of_gamma, of_x = upper_gradients(problem, state.gamma, x, data)
         p, m, Jm, Hm = constraint(state.gamma, x)
-        gradient = plus(of_gamma, Jm)
+        gradient = optax.tree.add(of_gamma, Jm)
         gamma, moved = move(
             optimiser,
             gradient,

@@ -29,7 +29,6 @@ from deqbilevel.algorithms.base import (
     Info,
     Problem,
     info,
-    minus,
     move,
     upper_gradients,
 )
@@ -110,11 +109,11 @@ def stable(
         loss, of_gamma, of_x = upper_gradients(problem, gamma, x, problem.draw(data, for_upper))
         _, unravel = ravel_pytree(gamma)
         v = solve(of_x.reshape(len(x), -1))
-        gradient = minus(of_gamma, unravel(jnp.einsum("bnr,bn->r", cross, v)))
+        gradient = optax.tree.sub(of_gamma, unravel(jnp.einsum("bnr,bn->r", cross, v)))
         new_gamma, moved = move(optimiser, gradient, moved, gamma)
 
         G = problem.lower_gradient(x, gamma, problem.draw(data, for_lower))
-        change, _ = ravel_pytree(minus(new_gamma, gamma))
+        change, _ = ravel_pytree(optax.tree.sub(new_gamma, gamma))
         along = solve(cross @ change).reshape(x.shape)
         beta = at(lower_schedule, u, x.dtype) * problem.lower_step(gamma)
         new_x = x - beta * G - correction * along

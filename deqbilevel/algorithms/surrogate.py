@@ -34,9 +34,7 @@ from deqbilevel.algorithms.base import (
     hessian,
     info,
     lower_level,
-    minus,
     move,
-    plus,
     upper_gradients,
 )
 from deqbilevel.solvers import symmetric_solve
@@ -105,7 +103,7 @@ def surrogate(
 
         loss, of_gamma, of_x = upper_gradients(problem, gamma, x, data)
         through_x, adjoint = cotangent(of_x)
-        gradient = plus(of_gamma, through_x)
+        gradient = optax.tree.add(of_gamma, through_x)
         flat, unravel = ravel_pytree(gradient)
         _, second = jax.linearize(
             lambda gamma, x: jax.grad(problem.upper, (0, 1))(gamma, x, data), gamma, x
@@ -114,7 +112,7 @@ def surrogate(
         def curvature(p: Array) -> Array:
             """(M + 2 lambda I) p for p: [1, R]."""
             p_gamma, p_x = second(unravel(p[0]), tangent(unravel(p[0])))
-            return ravel_pytree(plus(p_gamma, cotangent(p_x)[0]))[0] + 2 * proximity * p
+            return ravel_pytree(optax.tree.add(p_gamma, cotangent(p_x)[0]))[0] + 2 * proximity * p
 
         solution, inner = symmetric_solve(
             curvature,
@@ -126,7 +124,7 @@ def surrogate(
         new, moved = move(
             optimiser, unravel(solution[0]), state.optimiser, gamma, value=loss, grad=gradient
         )
-        x = x + tangent(minus(new, gamma))
+        x = x + tangent(optax.tree.sub(new, gamma))
         products = 2 * inner.evaluations
         calls = Calls(
             evaluations,
