@@ -94,6 +94,13 @@ def transfer(c: Filters, shape: tuple[int, ...]) -> Array:
     return jnp.fft.rfft2(centred)
 
 
+def multiplied(symbol: Array, v: Images, shape: tuple[int, int], grid: tuple[int, int]) -> Images:
+    """The circular convolution with a symbol, [batch, height, width//2 + 1] on a grid, of images of
+    a shape, filled up with zeros to that grid and cut out again."""
+    spectrum = symbol * jnp.fft.rfft2(v.reshape(-1, *shape), grid)
+    return jnp.fft.irfft2(spectrum, grid)[:, : shape[0], : shape[1]].reshape(v.shape)
+
+
 def _extend(x: Array, c: Filters, boundary: Boundary) -> Array:
     """The image with a margin, so that the valid part of a convolution has the image's shape."""
     above = [size - 1 - size // 2 for size in c.shape[1:]]

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
+from scipy.fft import next_fast_len
 
 from deqbilevel import maps, operators, potentials
+from deqbilevel.convolutions import multiplied
 from deqbilevel.operators import Operator
 from deqbilevel.regularizers import dense, normalised
 from deqbilevel.regularizers.normalised import Normalised
@@ -111,6 +113,10 @@ def assemble(
     return Model(K, dense.gradient, step(K, dense.gradient), tied, shape, init)
 
 
+FLOOR = 1e-3
+"""Of the diagonal and the symbol that precondition, relative to their largest values."""
+
+
 @pytree
 @dataclass(frozen=True)
 class StepJacobian:
@@ -134,13 +140,34 @@ class StepJacobian:
     def transpose(self) -> "StepJacobian":
         return replace(self, N=self.N.transpose)
 
-    @property
-    def diagonal(self) -> Images:
-        """With the entry of K^T K of one pixel, in the middle, for all."""
-        diagonal = self.N.diagonal
-        pixel = jnp.zeros_like(diagonal[:1]).at[0, diagonal.shape[1] // 2].set(1)
-        fidelity = jnp.sum(self.K.apply(pixel) ** 2)
-        return self.tau * (self.lam * fidelity + self.gamma * diagonal)
+    def preconditioner(self) -> Callable[[Images], Images]:
+        """r -> Q B^{-1} Q r, about (I - dG/du)^{-1} r.
+
+        Q^{-2} is the diagonal, with that of N' at least 0, and B the circular convolution nearest
+        to Q (I - dG/du) Q: T. Chan, SIAM J. Sci. Stat. Comput. 9 (1988). K^T K is taken as the
+        convolution that it is for one pixel in the middle.
+        """
+        height, width = shape = self.N.shape
+        middle = height // 2, width // 2
+        pixel = jnp.zeros((1, height * width), self.N.diagonal.dtype)
+        pixel = pixel.at[0, middle[0] * width + middle[1]].set(1)
+        response = self.K.adjoint(self.K.apply(pixel)).reshape(shape)
+        fidelity, weight = self.tau * self.lam * response, self.tau * self.gamma
+
+        diagonal = fidelity[middle] + weight * jnp.maximum(self.N.diagonal, 0)
+        Q = jnp.maximum(diagonal, FLOOR * jnp.max(diagonal, axis=1, keepdims=True)) ** -0.5
+        # With a margin for the kernels, and small prime factors for fast transforms.
+        grid = tuple(next_fast_len(n + m - 1) for n, m in zip(shape, self.N.size, strict=True))
+        placed = jnp.pad(fidelity, [(0, n - m) for n, m in zip(grid, shape, strict=True)])
+        convolution = jnp.fft.rfft2(jnp.roll(placed, (-middle[0], -middle[1]), (0, 1)))
+        mean = jnp.mean(Q**2, axis=1)[:, None, None]
+        symbol = mean * convolution + weight * self.N.symbol(Q, grid)
+        least = FLOOR * jnp.max(jnp.abs(symbol), axis=(1, 2), keepdims=True)
+        if self.symmetric:
+            inverse = 1 / jnp.maximum(symbol.real, least)
+        else:
+            inverse = jnp.conj(symbol) / jnp.maximum(jnp.abs(symbol), least) ** 2
+        return lambda r: Q * multiplied(inverse, Q * r, shape, grid)
 
 
 @dataclass(frozen=True)

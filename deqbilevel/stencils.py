@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Complex, Float
 
 from deqbilevel.types import Images, pytree
 
 Kernels = Float[Array, "kernels rows columns"]
+Symbol = Complex[Array, "batch height half_width"]
 Features = Float[Array, "kernels batch height width"]
 
 
@@ -33,6 +34,11 @@ class Stencil:
     """Whether C = A: then s_{-o}[x] = s_o[x - o], and only half of them are kept."""
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Of an image."""
+        return self.values[0].shape[-2], self.values[0].shape[-1]
+
+    @property
     def diagonal(self) -> Images:
         """s_0."""
         middle = self.values[_offsets(self.size, self.symmetric).index((0, 0))]
@@ -47,6 +53,25 @@ class Stencil:
         offsets = _offsets(self.size, self.symmetric)
         moved = [_moved(s, o, shape) for s, o in zip(self.values, offsets, strict=True)]
         return Stencil(tuple(moved[::-1]), self.size, self.symmetric)
+
+    def symbol(self, scale: Images, grid: tuple[int, int]) -> Symbol:
+        """Of the circular convolution on a larger grid that is nearest to diag(scale) S diag(scale)
+
+            sum_o e^{i w o} mean_x scale[x] s_o[x] scale[x + o]
+
+        for each image: a Rayleigh quotient of the plane wave w, and so real and at least 0, up to
+        rounding, where the stencil S is symmetric and positive semidefinite.
+        """
+        shape = self.values[0].shape
+        q = scale.reshape(shape)
+        placed = jnp.zeros((shape[0], *grid), q.dtype)
+        for s, (row, column) in zip(self.values, _offsets(self.size, self.symmetric), strict=True):
+            ahead = _moved(q, (-row, -column), shape)
+            mean = jnp.mean(q * s * ahead, axis=(1, 2))
+            placed = placed.at[:, -row, -column].set(mean)
+            if self.symmetric:
+                placed = placed.at[:, row, column].set(mean)
+        return jnp.fft.rfft2(placed)
 
     def apply(self, v: Images) -> Images:
         """The product with each image."""

@@ -210,7 +210,7 @@ def setting(config: Faces, name: str) -> Setting:
     count = 4000 if config.task == "deblurring" else 1000
     budget = Budget(count, count) if picard else Budget(300, 200)
     fast = ("limited_memory_bfgs", "conjugate_gradient") if tied else ("anderson", "bicgstab")
-    if config.kernels[1] <= STENCIL and config.task == "denoising":
+    if config.kernels[1] <= STENCIL:
         fast = fast[0], "newton"
     solver, hypergradient = ("picard", "picard") if picard else fast
     return Setting(

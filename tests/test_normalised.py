@@ -9,7 +9,13 @@ from helpers import dense, float64, normal
 from deqbilevel import hypergradients, losses, models, operators, settings, training
 from deqbilevel.hypergradients.newton import linear_solve, newton, newton_solve
 from deqbilevel.regularizers import normalised
-from deqbilevel.solvers import anderson, conjugate_gradient, gmres, limited_memory_bfgs
+from deqbilevel.solvers import (
+    anderson,
+    conjugate_gradient,
+    gmres,
+    limited_memory_bfgs,
+    symmetric_solve,
+)
 
 SHAPE = (7, 6)
 PIXELS = SHAPE[0] * SHAPE[1]
@@ -173,6 +179,71 @@ def problem(*, tied, K=None):
     params = jax.tree.map(lambda x: jnp.asarray(x, float), weights | scalars)
     truth = jnp.tanh(normal(5, 2, PIXELS))
     return model, params, model.K.apply(truth) + 0.1 * normal(6, 2, PIXELS), truth
+
+
+@float64
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_symbol_is_the_rayleigh_quotient_of_each_plane_wave(tied):
+    N, u, grid = regularizer(), 0.02 * normal(2, 2, PIXELS), (9, 10)
+    _, stencil = N.linearised(u, N.init(kernels(0), None if tied else kernels(1)))
+    scale = 1 + normal(3, 2, PIXELS) ** 2
+    symbol = np.asarray(stencil.symbol(scale, grid))
+    place = np.stack(np.mgrid[: SHAPE[0], : SHAPE[1]]).reshape(2, -1)
+    for frequency in ((0, 0), (2, 1), (7, 3)):
+        phase = 2 * np.pi * (np.asarray(frequency) / grid) @ place
+        cos, sin = (scale * f(phase) for f in (np.cos, np.sin))
+        image = np.asarray(stencil.apply(cos) + 1j * stencil.apply(sin))
+        quotient = np.mean(np.asarray(cos - 1j * sin) * image, axis=1)
+        np.testing.assert_allclose(symbol[:, *frequency], quotient, rtol=1e-9, atol=1e-9)
+    if tied:
+        assert np.all(np.abs(symbol.imag) < 1e-9) and np.all(symbol.real > 0)
+
+
+def matrix(product):
+    """Of a product with images, for the first of a batch of two."""
+    basis = jnp.zeros((PIXELS, 2, PIXELS)).at[:, 0].set(jnp.eye(PIXELS))
+    return np.asarray(jax.jit(jax.vmap(product))(basis))[:, 0].T
+
+
+@float64
+@pytest.mark.parametrize("K", [operators.Identity(), operators.diagonal_blur(SHAPE, 3, "zero")])
+def test_what_preconditions_transposes_with_the_jacobian_and_is_positive_with_it(K):
+    for tied in (True, False):
+        model, params, f, _ = problem(tied=tied, K=K)
+        A = model.G.linearised(0.05 * f, params, f)[1]
+        P, transposed = matrix(A.preconditioner()), matrix(A.transpose.preconditioner())
+        np.testing.assert_allclose(transposed, P.T, rtol=1e-9, atol=1e-9 * np.abs(P).max())
+        if tied:
+            assert np.linalg.eigvalsh(P).min() > 0
+
+
+def test_what_preconditions_saves_products():
+    """Beside the diagonal alone, on a smooth picture with an edge."""
+    shape = 48, 40
+    N, K = normalised.normalised_bank(shape), operators.diagonal_blur(shape, 7, "zero")
+    scalars = models.hyperparameters(tau=1 / 800, gamma=1.0, lam=18.0, activation=None)
+    picture = 0.01 * np.add.outer(np.arange(48), np.arange(40)) / 40 + (np.arange(40) > 20)
+    u = jnp.asarray(picture.reshape(1, -1), jnp.float32)
+    params = N.init(normalised.first_differences(3, 3)) | scalars
+    A = models.ConvolutionalStep(K, N).linearised(u, params, u)[1]
+    b = normal(0, 1, u.size)
+    diagonal = A.tau * (A.lam / 7 + A.N.diagonal)
+    limits = {"tolerance": 1e-4, "max_evaluations": 500}
+    _, plain = symmetric_solve(A.apply, b, **limits, precondition=lambda r: r / diagonal)
+    x, few = linear_solve(A, b, **limits)
+    assert bool(few.converged) and 2 * int(few.evaluations) < int(plain.evaluations)
+    np.testing.assert_allclose(A.apply(x), b, atol=2e-3)
+
+
+@float64
+def test_what_preconditions_is_the_inverse_where_pixels_do_not_mix():
+    """One kernel of 1x1 in its linear range, and a K^T K that is the identity."""
+    params = regularizer().init(jnp.ones((1, 1, 1)), eps=1e6)
+    scalars = models.hyperparameters(tau=0.01, gamma=2.0, lam=3.0, activation=None)
+    model = models.convolutional(operators.Identity(), regularizer(), tied=True)
+    r = normal(1, 2, PIXELS)
+    A = model.G.linearised(0 * r, params | scalars, r)[1]
+    np.testing.assert_allclose(A.preconditioner()(A.apply(r)), r, rtol=1e-6)
 
 
 @float64

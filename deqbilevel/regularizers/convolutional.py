@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.fft import idctn
 
-from deqbilevel.convolutions import Bank, Boundary, Method, bank, transfer
+from deqbilevel.convolutions import Bank, Boundary, Method, bank, multiplied, transfer
 from deqbilevel.types import Images, Params
 
 PAD_NORM = {"circular": 1.0, "zero": 1.0, "reflecting": 4.0}
@@ -72,11 +72,7 @@ class Convolutional(NamedTuple):
         power = jnp.abs(transfer(c, self.shape)) ** 2
         symbol = identity + jnp.einsum("k,kb,khw->bhw", weights(params), mean, power)
 
-        def divide(r: Images) -> Images:
-            spectrum = jnp.fft.rfft2(r.reshape(-1, *self.shape)) / symbol
-            return jnp.fft.irfft2(spectrum, self.shape).reshape(r.shape)
-
-        return divide
+        return lambda r: multiplied(1 / symbol, r, self.shape, self.shape)
 
     def lipschitz_by_norms(self, params: Params) -> Float[Array, ""]:
         """The bound of [CF] (4.19), (C.5): e^{beta_0} sup phi'' sum_k e^{beta_k} ||c_k||_1^2."""
