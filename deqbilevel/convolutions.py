@@ -13,11 +13,12 @@ continued as `boundary` says.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from scipy.fft import next_fast_len
 
 Boundary = Literal["circular", "zero", "reflecting"]
 Method = Literal["direct", "patch", "fft"]
@@ -92,6 +93,12 @@ def transfer(c: Filters, shape: tuple[int, ...]) -> Array:
     placed = jnp.pad(c, ((0, 0), (0, shape[0] - c.shape[1]), (0, shape[1] - c.shape[2])))
     centred = jnp.roll(placed, (-(c.shape[1] // 2), -(c.shape[2] // 2)), (1, 2))
     return jnp.fft.rfft2(centred)
+
+
+def padded_grid(shape: tuple[int, int], filters: tuple[int, int]) -> tuple[int, int]:
+    """The images' shape with a margin for filters of a size, and small prime factors."""
+    fast = cast(Callable[[int], int], next_fast_len)  # typed as without a value
+    return fast(shape[0] + filters[0] - 1), fast(shape[1] + filters[1] - 1)
 
 
 def multiplied(symbol: Array, v: Images, shape: tuple[int, int], grid: tuple[int, int]) -> Images:

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
-from scipy.fft import next_fast_len
 
 from deqbilevel import maps, operators, potentials
-from deqbilevel.convolutions import multiplied
+from deqbilevel.convolutions import multiplied, padded_grid
 from deqbilevel.operators import Operator
 from deqbilevel.regularizers import dense, normalised
 from deqbilevel.regularizers.normalised import Normalised
@@ -156,8 +155,7 @@ class StepJacobian:
 
         diagonal = fidelity[middle] + weight * jnp.maximum(self.N.diagonal, 0)
         Q = jnp.maximum(diagonal, FLOOR * jnp.max(diagonal, axis=1, keepdims=True)) ** -0.5
-        # With a margin for the kernels, and small prime factors for fast transforms.
-        grid = tuple(next_fast_len(n + m - 1) for n, m in zip(shape, self.N.size, strict=True))
+        grid = padded_grid(shape, self.N.size)
         placed = jnp.pad(fidelity, [(0, n - m) for n, m in zip(grid, shape, strict=True)])
         convolution = jnp.fft.rfft2(jnp.roll(placed, (-middle[0], -middle[1]), (0, 1)))
         mean = jnp.mean(Q**2, axis=1)[:, None, None]
