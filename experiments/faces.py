@@ -4,10 +4,10 @@ python -m experiments.faces [--task deblurring] [--kernels 2 11] [--data images:
 python -m experiments.faces --task deblurring --kernels-from RUN [--epochs 0]
 
 The experiment of the journal version of [REB]: ten pictures, one batch, fresh noise in every epoch.
-Starts, learning rates and seeds are lanes of one program; the lane with the least training loss is
-shown. `--kernels-from` starts from the kernels that another run learned: with `--epochs 0` they are
-used as they are. Repeating the same command goes on after an interruption, or shows the finished
-run again.
+Starts, learning rates and seeds are lanes of one program; the lane and the epoch with the least
+training loss are shown, as a DEQ can unlearn its fixed point. `--kernels-from` starts from the
+kernels that another run learned: with `--epochs 0` they are used as they are. Repeating the same
+command goes on after an interruption, or shows the finished run again.
 """
 
 import contextlib
@@ -122,6 +122,25 @@ class Run(NamedTuple):
     """The lane with the least training loss."""
     best: int
     """Its place."""
+    epoch: int
+    """That of `params`: of those evaluated the one with its least training loss."""
+
+
+class Best(NamedTuple):
+    """The parameters of each lane where its training loss was least."""
+
+    params: Params
+    loss: np.ndarray
+    epoch: np.ndarray
+
+    def after(self, params: Params, epoch: int, loss: np.ndarray) -> "Best":
+        """This, or in the lanes that have less loss now, what they have now."""
+        better = loss < self.loss
+
+        def chosen(new: np.ndarray, old: np.ndarray) -> np.ndarray:
+            return np.where(better.reshape(-1, *[1] * (np.ndim(new) - 1)), new, old)
+
+        return jax.tree.map(chosen, Best(params, loss, np.full_like(self.epoch, epoch)), self)
 
 
 def main(config: Faces) -> dict[str, Any]:
@@ -302,8 +321,11 @@ def _learn(
     done = checkpoints.latest_step(folder)
     with common.clear_errors():
         records = [r for r in common.records(log) if done is not None and r["epoch"] <= done]
+    nothing = np.full(spread.count, np.inf)
+    best = Best(lanes.mine(state.params), nothing, np.zeros(spread.count, int))
     if done is not None:
         state = checkpoints.restore(folder, state)
+        best = checkpoints.restore(out / "best" / name, best)
     train, test = spread.share(images.train), spread.share(images.test)
     key = spread.keys([loop.keys(config.seed)[1]] * spread.count)
     if (done or 0) < config.epochs:
@@ -326,25 +348,31 @@ def _learn(
             on_steps=advance,
         )
         for state, values in epochs:
-            record = {"epoch": values["epoch"] * every} | {
+            epoch = values["epoch"] * every
+            record = {"epoch": epoch} | {
                 k: np.broadcast_to(v, spread.count)[: len(own)].tolist()
                 for k, v in values.items()
                 if k != "epoch"
             }
             records.append(record)
+            if epoch or not config.epochs:  # the start is shown beside it anyway
+                loss = np.where(record["diverged"], np.inf, record["train_loss"])
+                best = best.after(lanes.mine(state.params), epoch, np.resize(loss, spread.count))
+            if np.any(best.epoch == epoch):
+                checkpoints.save(out / "best" / name, epoch, best)
             # The record first: a checkpoint says that everything before it is on disk.
             common.keep(log, records)
-            checkpoints.save(folder, record["epoch"], state)
+            checkpoints.save(folder, epoch, state)
             spent = np.mean(record["forward_evaluations"]), np.mean(record["adjoint_evaluations"])
             least = min(record["test_loss"])
             bar.set_postfix_str(f"test loss {least:.5f}, {spent[0]:.0f} + {spent[1]:.0f} products")
-    last = records[-1]
-    best = int(np.argmin(np.where(last["diverged"], np.inf, last["train_loss"])))
+    place = int(np.argmin(best.loss[: len(own)]))
 
-    def of_best(tree: Params) -> Params:
-        return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[best]), tree)
+    def of_lane(tree: Params) -> Params:
+        return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[place]), tree)
 
-    return Run(model, of_best(start), of_best(lanes.mine(state.params)), records, own[best], best)
+    params, epoch = of_lane(best.params), int(best.epoch[place])
+    return Run(model, of_lane(start), params, records, own[place], place, epoch)
 
 
 class Judged(NamedTuple):
@@ -393,7 +421,7 @@ def _show(
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
     numbers: dict[str, Any] = {"psnr_noisy_db": None, "ssim_noisy": None}
     rows: dict[str, np.ndarray] = {"true": images.test[:5]}
-    table = ["| | train loss | test loss | PSNR | SSIM | seconds |", "| --- " * 6 + "|"]
+    table = ["| | epoch | train loss | test loss | PSNR | SSIM | seconds |", "| --- " * 7 + "|"]
     for name, run in runs.items():
         judged = _judge(config, name, run.model)
         learned, before = judged(run.params, test), judged(run.start, test)
@@ -404,7 +432,7 @@ def _show(
             numbers |= noisy
             rows[f"measured\n{noisy['psnr_noisy_db']:.2f} dB"] = np.asarray(learned.f[:5])
             table.append(
-                f"| measured | | | {noisy['psnr_noisy_db']:.2f} | {noisy['ssim_noisy']:.3f} | |"
+                f"| measured | | | | {noisy['psnr_noisy_db']:.2f} | {noisy['ssim_noisy']:.3f} | |"
             )
         rows[f"{name}, start\n{before.numbers['psnr_db']:.2f} dB"] = np.asarray(before.u[:5])
         rows[f"{name}\n{found['psnr_db']:.2f} dB"] = np.asarray(learned.u[:5])
@@ -418,11 +446,12 @@ def _show(
             f"residual_{name}": found["residual"],
             f"evaluations_{name}": found["evaluations"],
             f"lane_{name}": run.lane,
+            f"epoch_{name}": run.epoch,
             f"diverged_{name}": int(np.sum(run.records[-1]["diverged"])),
             f"seconds_{name}": seconds,
         }
         table.append(
-            f"| {name} | {seen.numbers['loss']:.5f} | {found['loss']:.5f} "
+            f"| {name} | {run.epoch} | {seen.numbers['loss']:.5f} | {found['loss']:.5f} "
             f"| {found['psnr_db']:.2f} | {found['ssim']:.3f} | {seconds:.0f} |"
         )
         _keep_kernels(out, name, run, caption)

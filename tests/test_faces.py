@@ -62,6 +62,22 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(learned, tmp_path, monkeyp
         assert again[name] == numbers[name]
 
 
+def test_the_epoch_of_least_training_loss_is_shown(tmp_path):
+    options = TINY | {"models": ("deq",), "learning_rates": (3.0, 1.0), "evaluate_every": 1}
+    numbers = faces.main(faces.Faces(out=tmp_path, **options))
+    courses = np.array([r["train_loss"] for r in common.records(tmp_path / "metrics-deq.jsonl")])
+    epoch, lane = np.unravel_index(np.argmin(courses[1:]), (4, 2))
+    assert numbers["epoch_deq"] == epoch + 1 < 4
+    assert numbers["lane_deq"]["learning_rate"] == options["learning_rates"][lane]
+    best = faces.Best({"A": np.zeros((2, 3))}, courses[0], np.array([0, 0]))
+    best = best.after({"A": np.ones((2, 3))}, 7, np.array([0.0, np.inf]))
+    np.testing.assert_array_equal(best.params["A"], [[1, 1, 1], [0, 0, 0]])
+    np.testing.assert_array_equal(best.epoch, [7, 0])
+    np.testing.assert_array_equal(best.loss, [0, courses[0, 1]])
+    again = faces.main(faces.Faces(out=tmp_path, **options))
+    assert again == numbers
+
+
 def test_kernels_of_one_task_deblur_as_they_are(learned, tmp_path):
     out, _ = learned
     options = TINY | {"models": ("deq",), "epochs": 0, "task": "deblurring", "blur": 3}
