@@ -15,7 +15,7 @@ network that is not nonexpansive, or a step size beyond its bound, ends the prog
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,7 @@ from deqbilevel.contraction import Finding
 from deqbilevel.data import Images
 from deqbilevel.models import Model
 from deqbilevel.regularizers.networks import Network, convex, denoiser
-from deqbilevel.types import Info, Params
+from deqbilevel.types import Info, Params, Solver
 from experiments import common
 
 Task = Literal["inpainting", "deblurring"]
@@ -311,16 +311,21 @@ def learn(config: Networks, run: Run, images: Images, out: Path) -> dict[str, An
         "task": run.task,
         "model": run.name,
         "train_loss": course[config.epochs]["train_loss"],
-        **evaluate(run, params, test, picture_key, _stored(run, out)),
+        **evaluate(run, setting.evaluation(), params, test, picture_key, _stored(run, out)),
         "seconds": sum(r["seconds"] for r in course.values()),
         "diverged": bool(state.diverged),
     }
 
 
-def evaluate(run: Run, params: Params, test: Array, key: Array, path: Path) -> dict[str, Any]:
+def evaluate(
+    run: Run, stop: Solver, params: Params, test: Array, key: Array, path: Path
+) -> dict[str, Any]:
     """Converged reconstructions of the test images, of which `path` keeps the first, and whether
-    the map contracts there."""
-    f, u, info = jax.jit(partial(_reconstruct, run.model))(params, test, key)
+    the map contracts there; and what the solver that stops as in training makes of them."""
+    solvers = settings.converged(max_evaluations=300), stop
+    f, (u, stopped), (info, _) = jax.jit(partial(_reconstruct, run.model, solvers))(
+        params, test, key
+    )
     np.save(path, np.stack([f[:PICTURES], u[:PICTURES]]))
     found = {x.name: x for x in findings(run, params, test[:4], u[:4])}
     print(
@@ -329,6 +334,8 @@ def evaluate(run: Run, params: Params, test: Array, key: Array, path: Path) -> d
     return {
         "test_loss": float(losses.mean_squared_error(u, test)),
         "psnr_db": float(jnp.mean(losses.psnr(u, test))),
+        "stopped_test_loss": float(losses.mean_squared_error(stopped, test)),
+        "stopped_psnr_db": float(jnp.mean(losses.psnr(stopped, test))),
         "measured_psnr_db": float(jnp.mean(losses.psnr(f, test))),
         "evaluations": int(info.evaluations),
         "residual": float(info.residual),
@@ -341,16 +348,17 @@ def evaluate(run: Run, params: Params, test: Array, key: Array, path: Path) -> d
 
 
 def _reconstruct(
-    model: Model, params: Params, truth: Array, key: Array
-) -> tuple[Array, Array, Info]:
+    model: Model, solvers: Sequence[Solver], params: Params, truth: Array, key: Array
+) -> tuple[Array, tuple[Array, ...], tuple[Info, ...]]:
+    """f, and what each of the solvers makes of it."""
     f = models.measure(model.K, truth, params["noise"], key)
-    u, info = model.reconstruct(settings.converged(max_evaluations=300), params, f)
+    u, info = zip(*(model.reconstruct(solver, params, f) for solver in solvers), strict=True)
     return f, u, info
 
 
 COLUMNS = (
-    *("test_loss", "psnr_db", "seconds", "evaluations", "residual", "lipschitz"),
-    *("lipschitz_bound", "spectral_radius", "network_lipschitz"),
+    *("test_loss", "psnr_db", "stopped_test_loss", "stopped_psnr_db", "seconds", "evaluations"),
+    *("residual", "lipschitz", "lipschitz_bound", "spectral_radius", "network_lipschitz"),
 )
 
 

@@ -229,6 +229,8 @@ def test_the_experiment_compares_its_models_and_goes_on(tiny, capsys, monkeypatc
         assert row["lipschitz"] <= 1.0001 * row["lipschitz_bound"]
         assert row["lipschitz_bound"] == pytest.approx(1, abs=1e-5)
         assert row["residual"] < 1e-4
+        assert row["stopped_test_loss"] == pytest.approx(row["test_loss"], rel=0.1)
+        assert row["stopped_psnr_db"] == pytest.approx(row["psnr_db"], abs=0.5)
     said = capsys.readouterr().out
     assert "inpainting, plug_and_play, before training" in said
     assert "NO  full rank" in said and "not shown to hold: full rank, contraction" in said
