@@ -144,7 +144,8 @@ class StepJacobian:
 
         Q^{-2} is the diagonal, with that of N' at least 0, and B the circular convolution nearest
         to Q (I - dG/du) Q: T. Chan, SIAM J. Sci. Stat. Comput. 9 (1988). K^T K is taken as the
-        convolution that it is for one pixel in the middle.
+        convolution that it is for one pixel in the middle. Where K is the identity B is left out:
+        its transforms cost more than the products that they save, as measured.
         """
         height, width = shape = self.N.shape
         middle = height // 2, width // 2
@@ -155,6 +156,8 @@ class StepJacobian:
 
         diagonal = fidelity[middle] + weight * jnp.maximum(self.N.diagonal, 0)
         Q = jnp.maximum(diagonal, FLOOR * jnp.max(diagonal, axis=1, keepdims=True)) ** -0.5
+        if isinstance(self.K, operators.Identity):
+            return lambda r: Q**2 * r
         grid = padded_grid(shape, self.N.size)
         placed = jnp.pad(fidelity, [(0, n - m) for n, m in zip(grid, shape, strict=True)])
         convolution = jnp.fft.rfft2(jnp.roll(placed, (-middle[0], -middle[1]), (0, 1)))

@@ -236,11 +236,12 @@ def test_what_preconditions_saves_products():
 
 
 @float64
-def test_what_preconditions_is_the_inverse_where_pixels_do_not_mix():
+@pytest.mark.parametrize("K", [operators.Identity(), operators.diagonal_blur(SHAPE, 1)])
+def test_what_preconditions_is_the_inverse_where_pixels_do_not_mix(K):
     """One kernel of 1x1 in its linear range, and a K^T K that is the identity."""
     params = regularizer().init(jnp.ones((1, 1, 1)), eps=1e6)
     scalars = models.hyperparameters(tau=0.01, gamma=2.0, lam=3.0, activation=None)
-    model = models.convolutional(operators.Identity(), regularizer(), tied=True)
+    model = models.convolutional(K, regularizer(), tied=True)
     r = normal(1, 2, PIXELS)
     A = model.G.linearised(0 * r, params | scalars, r)[1]
     np.testing.assert_allclose(A.preconditioner()(A.apply(r)), r, rtol=1e-6)

@@ -28,8 +28,8 @@ START = 0.03
 """Momentum hands over to Newton where the residual is this part of what it began with; measured on
 faces, where 0.15 is too early for kernels that have learned to deblur."""
 
-FORCING = 0.1
-"""Newton's systems are solved to this part of their right-hand side; 0.5 takes more steps, 0.02
+FORCING = 0.02
+"""Newton's systems are solved to this part of their right-hand side; 0.1 takes more steps, 0.001
 more products."""
 
 
