@@ -46,6 +46,21 @@ def _unchanged(params: Params) -> Params:
     return params
 
 
+class At(NamedTuple):
+    """A map at its params and f: u -> G(u), and its Jacobian where it puts that together."""
+
+    G: Any
+    params: Params
+    f: Array
+
+    def __call__(self, u: Array) -> Array:
+        return self.G(u, self.params, self.f)
+
+    def linearised(self, u: Array) -> tuple[Array, Any]:
+        """See `hypergradients.newton.LinearisedMap`."""
+        return self.G.linearised(u, self.params, self.f)
+
+
 class Model(NamedTuple):
     """What is solved, as pure functions; how it is solved is a setting."""
 
@@ -83,7 +98,7 @@ class Model(NamedTuple):
 
     def reconstruct(self, solver: Solver, params: Params, f: Images) -> tuple[Images, Info]:
         """u* from f: [batch, pixels], from `start(f)`: `(u, info)`."""
-        return solver(lambda u: self.G(u, params, f), self.start(f))
+        return solver(At(self.G, params, f), self.start(f))
 
 
 def build(task: str, model: str, shape: tuple[int, int], features: int | None = None) -> Model:

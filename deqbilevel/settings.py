@@ -13,11 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 from deqbilevel import hypergradients
-from deqbilevel.hypergradients.newton import newton
+from deqbilevel.hypergradients.newton import newton, newton_solver
 from deqbilevel.solvers import ADJOINTS, DESCENTS, SOLVERS, anderson
-from deqbilevel.types import Adjoint, FixedPointMap, Solve, Solver
+from deqbilevel.solvers.base import floor_tolerance
+from deqbilevel.types import Adjoint, FixedPointMap, Info, Solve, Solver
 
 
 class Budget(NamedTuple):
@@ -48,6 +50,10 @@ class Setting(NamedTuple):
     """Train bilevel models through `maps.preconditioned_step`, which has the same fixed points. Not
     a DEQ, whose initial map need not contract, and contracts less with the preconditioner."""
     learning_rate: float
+    guard: float | None = None
+    """How many times its tolerance the residual of a solve may be for a training step to be taken.
+    Else the weights go halfway back to the last where both solves were that near: a DEQ can unlearn
+    its fixed point, and what stands for its hypergradient then is none. None: always."""
     window: int = 5
     """Residuals that Anderson mixes; decides shapes, so one of a compiled program."""
     hypergradient: str = "anderson"
@@ -66,6 +72,14 @@ class Setting(NamedTuple):
     def adaptive(self) -> bool:
         """Whether the budget grows while training."""
         return self.limit != self.budget
+
+    def solved(self, info: Info, adjoint: Info) -> Bool[Array, ""]:
+        """Whether the residuals of a solve and of its adjoint meet the tolerances, or the guard."""
+        times = 1 if self.guard is None else self.guard
+        dtype = info.residual.dtype
+        return (info.residual <= times * floor_tolerance(self.forward_tolerance, dtype)) & (
+            adjoint.residual <= times * floor_tolerance(self.adjoint_tolerance, dtype)
+        )
 
     def forward(self, budget: Budget) -> Solver:
         """The lower-level solver of a training step."""
@@ -115,6 +129,8 @@ class Setting(NamedTuple):
         return self._lower_level(self.evaluation_tolerance, self.evaluation_budget)
 
     def _lower_level(self, tolerance: Any, max_evaluations: Any) -> Solver:
+        if self.hypergradient == "newton":
+            return newton_solver(tolerance=tolerance, max_evaluations=max_evaluations)
         if self.solver == "anderson":
             return anderson(**self._options(tolerance, max_evaluations))
         solver = {**SOLVERS, **DESCENTS}[self.solver]

@@ -3,7 +3,7 @@
 Everything is written for one run. With `lanes` the same functions run over a leading axis of the
 state and the key, so that many settings of the hyperparameters train at once, on every device. A
 run whose loss or hypergradient is no longer finite has diverged: it keeps its last finite weights
-from then on, and says so.
+from then on, and says so. A guarded run goes back instead, see `Setting.guard`.
 """
 
 from collections.abc import Callable
@@ -40,6 +40,8 @@ class State(NamedTuple):
     step: Int[Array, ""]
     budget: Budget
     diverged: Bool[Array, ""]
+    solved: Params | None = None
+    """Of a guarded run: the last weights at which both solves came near enough."""
 
 
 class Metrics(NamedTuple):
@@ -50,6 +52,8 @@ class Metrics(NamedTuple):
     adjoint_evaluations: Float[Array, "*steps"]
     forward_residual: Float[Array, "*steps"]
     adjoint_residual: Float[Array, "*steps"]
+    solved: Float[Array, "*steps"]
+    """Whether both solves met their tolerance, or in a guarded run came as near as it asks."""
 
 
 class Trainer(NamedTuple):
@@ -112,6 +116,8 @@ def step(
     """One step of Adam on the hypergradient, with fresh noise, on a batch truth: [batch, pixels].
 
     The learning rate falls from `params["learning_rate"]` along the schedule, over `total_steps`.
+    Where the setting is guarded and a solve is not near enough, its gradient is not used, and the
+    weights go halfway back to the last at which both solves were.
     """
     weights = {name: state.params[name] for name in learned if name in state.params}
     f = measure(model.K, truth, state.params["noise"], key)
@@ -130,7 +136,17 @@ def step(
         weights, no_info(truth.dtype)
     )
     moved, optimiser_state = descend(state, weights, gradient, total_steps, schedule)
-    diverged = state.diverged | ~jnp.isfinite(loss + optax.tree.norm(gradient))
+    diverged = ~jnp.isfinite(loss + optax.tree.norm(gradient))
+    solved, last = setting.solved(info, adjoint), state.solved
+    if setting.guard is not None:
+        halfway = jax.tree.map(lambda w, back: (w + back) / 2, weights, last)
+        moved, optimiser_state, last = jax.tree.map(
+            partial(jnp.where, solved),
+            (moved, optimiser_state, weights),
+            (halfway, state.optimiser, last),
+        )
+        diverged &= solved
+    diverged |= state.diverged
     proposal = (model.refresh(state.params | moved), optimiser_state)
     params, optimiser_state = jax.tree.map(
         partial(jnp.where, diverged), (state.params, state.optimiser), proposal
@@ -141,8 +157,9 @@ def step(
         adjoint.evaluations,
         info.residual,
         adjoint.residual,
+        solved.astype(loss.dtype),
     )
-    next_state = State(params, optimiser_state, state.step + 1, state.budget, diverged)
+    next_state = State(params, optimiser_state, state.step + 1, state.budget, diverged, last)
     return next_state, jax.tree.map(finite, metrics)
 
 
@@ -182,7 +199,12 @@ def trainer(
         weights = {name: params[name] for name in learned if name in params}
         budget = jax.tree.map(jnp.int32, setting.budget)
         return State(
-            params, optimiser(params).init(weights), jnp.int32(0), budget, jnp.array(False)
+            params,
+            optimiser(params).init(weights),
+            jnp.int32(0),
+            budget,
+            jnp.array(False),
+            jax.tree.map(jnp.copy, weights) if setting.guard is not None else None,
         )
 
     def steps(state: State, images: Images, order: Array, keys: Array) -> tuple[State, Metrics]:

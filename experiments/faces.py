@@ -70,7 +70,8 @@ class Faces:
     starts: tuple[Literal["random", "first_differences", "second_differences"], ...] = ("random",)
     """Each a lane; differences are 2 kernels."""
     kernels_from: Path | None = None
-    """The folder of another run, whose learned kernels are the start."""
+    """The folder of another run, whose learned kernels are the start; of a run of bilevel learning
+    alone they are so for the DEQ as well, with C = A."""
     learning_rates: tuple[float, ...] | None = None
     """Adam's, each a lane; falling along a line."""
     seeds: int = 1
@@ -87,6 +88,9 @@ class Faces:
     tolerance: float = 2e-6
     """Of fast: relative residual of the lower level and of its adjoint, those of [REB]'s map with
     its small step; float32 ends at 2e-6."""
+    guard: float | None = 10.0
+    """Of fast: where a residual is more times its tolerance than this, no step is taken, and the
+    kernels go halfway back to the last from which one was; none: every step is taken."""
     epochs: int = 500
     evaluate_every: int = 10
     """Epochs between two evaluations, records and checkpoints."""
@@ -179,6 +183,8 @@ def check(config: Faces, options: dict[str, Any]) -> None:
         raise ValueError(f"--kernels {count} {size}: expected 1 or more, of an odd size")
     if count != 2 and set(config.starts) - {"random"}:
         raise ValueError(f"--starts {' '.join(config.starts)}: differences are --kernels 2 {size}")
+    if config.guard is not None and not 1 <= config.guard < float("inf"):
+        raise ValueError(f"--guard {config.guard}: expected a finite number, 1 or more, or none")
     for name in ("noise", "tolerance"):
         if not 0 <= options[name] < float("inf"):
             raise ValueError(f"--{name} {options[name]}: expected a finite number, 0 or more")
@@ -195,10 +201,16 @@ def check(config: Faces, options: dict[str, Any]) -> None:
 
 
 def stored_kernels(config: Faces, name: str) -> Params | None:
-    """The kernels that a run of before learned. Raises: ValueError where there are none."""
+    """The kernels that a run of before learned; for a DEQ, C = A where it has only bilevel ones.
+
+    Raises: ValueError where there are none.
+    """
     if config.kernels_from is None:
         return None
     path = config.kernels_from / f"kernels-{name}.npz"
+    tied = config.kernels_from / "kernels-bilevel.npz"
+    if name == "deq" and not path.exists() and tied.exists():
+        path = tied
     if not path.exists():
         raise ValueError(f"{path}: not there; --kernels-from wants the --out of a finished run")
     found = {letter: jnp.asarray(x) for letter, x in storage.read_arrays(path).items()}
@@ -208,7 +220,7 @@ def stored_kernels(config: Faces, name: str) -> Params | None:
             f"{path}: {found['A'].shape[0]} kernels {found['A'].shape[1]}x{found['A'].shape[2]}; "
             f"--kernels {count} {size} asks for others"
         )
-    return found
+    return {"C": found["A"]} | found if name == "deq" else found
 
 
 def build(config: Faces, name: str, shape: tuple[int, int]) -> Model:
@@ -243,6 +255,7 @@ def setting(config: Faces, name: str) -> Setting:
         relative_ridge=True,
         preconditioned=False,
         learning_rate=_rates(config, name)[0],
+        guard=None if picard else config.guard,
         hypergradient=hypergradient,
         solver=solver,
     )
@@ -365,7 +378,10 @@ def _learn(
             checkpoints.save(folder, epoch, state)
             spent = np.mean(record["forward_evaluations"]), np.mean(record["adjoint_evaluations"])
             least = min(record["test_loss"])
-            bar.set_postfix_str(f"test loss {least:.5f}, {spent[0]:.0f} + {spent[1]:.0f} products")
+            solved = f"{np.mean(record['solved']):.0%} solved" if epoch else "not begun"
+            bar.set_postfix_str(
+                f"test loss {least:.5f}, {spent[0]:.0f} + {spent[1]:.0f} products, {solved}"
+            )
     place = int(np.argmin(best.loss[: len(own)]))
 
     def of_lane(tree: Params) -> Params:
@@ -421,7 +437,8 @@ def _show(
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
     numbers: dict[str, Any] = {"psnr_noisy_db": None, "ssim_noisy": None}
     rows: dict[str, np.ndarray] = {"true": images.test[:5]}
-    table = ["| | epoch | train loss | test loss | PSNR | SSIM | seconds |", "| --- " * 7 + "|"]
+    table = ["| | epoch | train loss | test loss | PSNR | SSIM | solved | seconds |"]
+    table.append("| --- " * 8 + "|")
     for name, run in runs.items():
         judged = _judge(config, name, run.model)
         learned, before = judged(run.params, test), judged(run.start, test)
@@ -432,10 +449,11 @@ def _show(
             numbers |= noisy
             rows[f"measured\n{noisy['psnr_noisy_db']:.2f} dB"] = np.asarray(learned.f[:5])
             table.append(
-                f"| measured | | | | {noisy['psnr_noisy_db']:.2f} | {noisy['ssim_noisy']:.3f} | |"
+                f"| measured | | | | {noisy['psnr_noisy_db']:.2f} | {noisy['ssim_noisy']:.3f} | | |"
             )
         rows[f"{name}, start\n{before.numbers['psnr_db']:.2f} dB"] = np.asarray(before.u[:5])
         rows[f"{name}\n{found['psnr_db']:.2f} dB"] = np.asarray(learned.u[:5])
+        solved = float(np.mean([r["solved"][run.best] for r in run.records[1:]] or 1))
         seconds = float(sum(np.sum(r["seconds"][:1]) for r in run.records))
         numbers |= {
             f"psnr_{name}_db": found["psnr_db"],
@@ -445,6 +463,7 @@ def _show(
             f"psnr_start_{name}_db": before.numbers["psnr_db"],
             f"residual_{name}": found["residual"],
             f"evaluations_{name}": found["evaluations"],
+            f"solved_{name}": solved,
             f"lane_{name}": run.lane,
             f"epoch_{name}": run.epoch,
             f"diverged_{name}": int(np.sum(run.records[-1]["diverged"])),
@@ -452,7 +471,7 @@ def _show(
         }
         table.append(
             f"| {name} | {run.epoch} | {seen.numbers['loss']:.5f} | {found['loss']:.5f} "
-            f"| {found['psnr_db']:.2f} | {found['ssim']:.3f} | {seconds:.0f} |"
+            f"| {found['psnr_db']:.2f} | {found['ssim']:.3f} | {solved:.0%} | {seconds:.0f} |"
         )
         _keep_kernels(out, name, run, caption)
     plots.save(plots.reconstructions(rows, images.shape, caption), out / "reconstructions.png")
@@ -462,7 +481,13 @@ def _show(
     }
     epochs = [r["epoch"] for r in next(iter(runs.values())).records]
     plots.save(plots.compared_losses(curves, epochs, caption), out / "losses.png")
-    text = "\n".join([f"# Faces: {caption}", "", *table, ""])
+    table += [""] + [
+        f"{name}: no step was taken, as no solve came within {config.guard:g} times its tolerance; "
+        "start from other kernels, or take steps all the same with --guard None\n"
+        for name in runs
+        if config.epochs and not numbers[f"solved_{name}"] and config.guard
+    ]
+    text = "\n".join([f"# Faces: {caption}", "", *table])
     print(text, flush=True)
     common.write(out / "summary.md", text)
     numbers |= {"task": config.task, "kernels": list(config.kernels), "out": str(out)}

@@ -203,7 +203,7 @@ def naive_step(
         optimiser=optimiser,
         step=state.step + 1,
         diverged=state.diverged | ~jnp.isfinite(loss),
-    ), Metrics(loss, one, one, unknown, unknown)
+    ), Metrics(loss, one, one, unknown, unknown, unknown)
 
 
 def _train(

@@ -91,6 +91,7 @@ def trainer(base: Trainer, model: Model, name: str, *, count: int, total_steps: 
             info.calls.hessian_products,
             training.finite(params["tau"] * info.lower_residual / size),
             jnp.minimum(info.adjoint_residual, training.HUGE),  # NaN where it is never known
+            jnp.full_like(info.loss, jnp.nan),
         )
         following = State(
             model.refresh(params | part.gamma),

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from deqbilevel import checkpoints
+from deqbilevel.settings import Budget
 from experiments import common, faces, faces_speed
 
 TINY = {
@@ -32,7 +33,7 @@ def test_it_ends_in_the_numbers_of_both_models(learned):
     for name in ("bilevel", "deq"):
         assert numbers[f"psnr_{name}_db"] > numbers[f"psnr_start_{name}_db"]
         assert 0 < numbers[f"ssim_{name}"] < 1 and numbers[f"diverged_{name}"] == 0
-        assert numbers[f"residual_{name}"] < 3e-6
+        assert numbers[f"residual_{name}"] < 3e-6 and numbers[f"solved_{name}"] == 1
         with np.load(out / f"kernels-{name}.npz") as kernels:
             assert set(kernels) == ({"A"} if name == "bilevel" else {"A", "C"})
         assert np.asarray(Image.open(out / f"kernels-{name}.png").convert("L")).std() > 10
@@ -78,6 +79,17 @@ def test_the_epoch_of_least_training_loss_is_shown(tmp_path):
     assert again == numbers
 
 
+def test_no_step_is_taken_from_what_is_not_solved(tmp_path, monkeypatch):
+    monkeypatch.setattr(faces, "Budget", lambda *counts: Budget(2, 2))
+    options = TINY | {"models": ("deq",), "out": tmp_path}
+    numbers = faces.main(faces.Faces(**options))
+    assert numbers["solved_deq"] == 0 and numbers["diverged_deq"] == 0
+    assert numbers["psnr_deq_db"] == pytest.approx(numbers["psnr_start_deq_db"], abs=1e-4)
+    assert "deq: no step was taken" in (tmp_path / "summary.md").read_text()
+    taken = faces.main(faces.Faces(**options | {"guard": None, "fresh": True}))
+    assert taken["solved_deq"] == 0 and taken["psnr_deq_db"] != numbers["psnr_deq_db"]
+
+
 def test_kernels_of_one_task_deblur_as_they_are(learned, tmp_path):
     out, _ = learned
     options = TINY | {"models": ("deq",), "epochs": 0, "task": "deblurring", "blur": 3}
@@ -87,6 +99,10 @@ def test_kernels_of_one_task_deblur_as_they_are(learned, tmp_path):
     for letter in "AC":
         ours, theirs = (np.load(folder / "kernels-deq.npz")[letter] for folder in (out, tmp_path))
         np.testing.assert_array_equal(ours, theirs)
+    (tmp_path / "kernels-bilevel.npz").write_bytes((out / "kernels-bilevel.npz").read_bytes())
+    (tmp_path / "kernels-deq.npz").unlink()
+    tied = faces.stored_kernels(faces.Faces(**options | {"kernels_from": tmp_path}), "deq")
+    np.testing.assert_array_equal(tied["C"], tied["A"])
     with pytest.raises(SystemExit, match=r"2 kernels 3x3; --kernels 3 3 asks"):
         faces.main(faces.Faces(out=tmp_path, **options | {"kernels": (3, 3)}))
 
@@ -110,6 +126,7 @@ def test_the_published_iteration_reaches_the_same_reconstructions(learned, tmp_p
         ({"learning_rates": (0.0,)}, "--learning-rates 0.0: expected above 0"),
         ({"models": ()}, "expected bilevel, deq or both"),
         ({"kernels_from": Path("nowhere")}, "not there; --kernels-from wants"),
+        ({"guard": 0.5}, "--guard 0.5: expected a finite number, 1 or more"),
         ({"noise": -1.0}, "--noise -1.0"),
     ],
 )

@@ -1,5 +1,9 @@
 """The normalised convolutional regulariser, and the model of faces that is made of it."""
 
+import sys
+from dataclasses import dataclass
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +20,7 @@ from deqbilevel.solvers import (
     limited_memory_bfgs,
     symmetric_solve,
 )
+from deqbilevel.types import pytree
 
 SHAPE = (7, 6)
 PIXELS = SHAPE[0] * SHAPE[1]
@@ -291,6 +296,48 @@ def test_newton_goes_back_to_momentum_where_its_steps_do_not_converge():
     assert bool(right.converged) and bool(wrong.converged)
     assert int(right.evaluations) < int(wrong.evaluations)
     np.testing.assert_allclose(u_wrong, u, atol=1e-2)
+
+
+@pytree
+@dataclass(frozen=True)
+class Diagonal:
+    """diag(d) as the Jacobian of a map."""
+
+    d: Any
+    symmetric = True
+
+    def apply(self, v):
+        return self.d * v
+
+    @property
+    def transpose(self):
+        return self
+
+    def preconditioner(self):
+        return lambda r: r / self.d
+
+
+def test_newton_shortens_a_step_that_is_too_long(monkeypatch):
+    """With a Jacobian of a third, steps are three times too long: half of one is taken, and brings
+    the residual down to half; if all are refused, momentum has to go the whole of a long way."""
+    d, b = jnp.logspace(-4, 0, 20), normal(3, 1, 20).astype(jnp.float32)
+
+    def solved(least):
+        monkeypatch.setattr(sys.modules[newton.__module__], "LEAST", least)
+
+        def G(u):
+            return u - d * (u - b)
+
+        def linearised(u):
+            return G(u), Diagonal(d / 3)
+
+        options = {"tolerance": 1e-5, "max_evaluations": 3000}
+        return jax.jit(lambda: newton_solve(G, linearised, 0 * b, **options)[:2])()
+
+    (u, few), (_, many) = solved(0.25), solved(1.0)
+    assert bool(few.converged) and bool(many.converged)
+    assert int(few.evaluations) < 100 and int(many.evaluations) > 2 * int(few.evaluations)
+    np.testing.assert_allclose(d * (u - b), 0 * b, atol=1e-4)
 
 
 def test_newton_keeps_to_its_budget_and_lanes_apart():

@@ -100,6 +100,34 @@ def test_any_scalar_can_be_learned(model: models.Model) -> None:
     assert abs(float(after.params["gamma"]) - 0.5) == pytest.approx(1e-2, rel=1e-2)
 
 
+def test_a_guarded_step_goes_halfway_back_where_a_solve_fails(model: models.Model) -> None:
+    """The same as unguarded where both are solved; no gradient and no divergence where not."""
+    plain = SETTINGS["accurate"]
+    order, keys = jnp.arange(10)[None], jax.random.split(jax.random.key(3), 1)
+
+    def trained(setting: settings.Setting, params: dict) -> tuple:
+        trainer = training.trainer(model, setting, total_steps=8, batch_size=10)
+        first, metrics = trainer.steps(trainer.init(params), TRAIN, order, keys)
+        return trainer, first, metrics.solved[0]
+
+    params = params_of(model, LANES[0])
+    _, expected, solved = trained(plain, params)
+    trainer, found, _ = trained(plain._replace(guard=2.0), params)
+    assert solved == 1
+    np.testing.assert_allclose(found.params["A"], expected.params["A"], atol=1e-7)
+    np.testing.assert_array_equal(found.solved["A"], params["A"])
+    for worse in (1e3, 1e30):  # slow, and without a finite value
+        spoiled = found.params | {"A": worse * found.params["A"]}
+        lost = jax.tree.map(jnp.copy, found._replace(params=spoiled))
+        back, metrics = trainer.steps(lost, TRAIN, order, keys)
+        assert metrics.solved[0] == 0 and not back.diverged
+        halfway = (spoiled["A"] + params["A"]) / 2
+        np.testing.assert_allclose(back.params["A"], halfway, rtol=1e-6)
+        np.testing.assert_array_equal(back.solved["A"], params["A"])
+        for new, old in zip(*map(jax.tree.leaves, (back.optimiser, found.optimiser)), strict=True):
+            np.testing.assert_array_equal(new, old)
+
+
 @pytest.mark.parametrize(("name", "each", "width"), [("bilevel", 2, 2), ("deq", 2, 1)])
 def test_a_lane_of_a_sharded_run_equals_it_alone(name: str, each: int, width: int) -> None:
     """To rounding: batched and single matrix products sum in different orders. Denoising, whose

@@ -2,9 +2,11 @@
 
 For u = G(u, params, f) with A(u) = I - dG/du, a step solves A(u) s = G(u) - u by a preconditioned
 Krylov method up to a part of its right-hand side (inexact Newton: Dembo, Eisenstat and Steihaug,
-SIAM J. Numer. Anal. 19, 1982), and goes to u + s. Far from the fixed point of a map that saturates,
-such as one with sigma = tanh, Newton's steps are too long and go in circles; the way there is left
-to a gradient method with momentum. At u*, and with g = dl/du there,
+SIAM J. Numer. Anal. 19, 1982), and goes to u + t s, with t = 1 or as much less as it takes for the
+residual to fall (Eisenstat and Walker, SIAM J. Optim. 4, 1994). Far from the fixed point of a map
+that saturates, such as one with sigma = tanh, steps are too long and go in circles; the way there
+is left to a gradient method with momentum, which alone does not do for a DEQ: there it may turn
+away from a fixed point that it has come near to. At u*, and with g = dl/du there,
 
     dl/dparams = (dG/dparams)^T w,    A^T w = g                                     [REB] 2.3
 
@@ -22,11 +24,15 @@ from jaxtyping import Array, Bool, Float, Int
 from deqbilevel.hypergradients.base import as_cotangent, no_info
 from deqbilevel.solvers import bicgstab, optimized_gradient, symmetric_solve
 from deqbilevel.solvers.base import any_lane, floor_tolerance, relative_residual
-from deqbilevel.types import FixedPointMap, Info, Params, Solve
+from deqbilevel.types import FixedPointMap, Info, Params, Solve, Solver
 
-START = 0.03
+START, AGAIN = 0.05, 0.1
 """Momentum hands over to Newton where the residual is this part of what it began with; measured on
-faces, where 0.15 is too early for kernels that have learned to deblur."""
+faces, where 0.15 is too early for kernels that have learned to deblur. The second after a step that
+was refused."""
+
+LEAST = 0.25
+"""The least t: a step that needs less is refused."""
 
 FORCING = 0.02
 """Newton's systems are solved to this part of their right-hand side; 0.1 takes more steps, 0.001
@@ -70,13 +76,20 @@ def linear_solve(
     return precondition(y), info
 
 
+MOMENTUM, NEWTON, SHORTER = range(3)
+"""What is done next: a descent, a step, or the same step with half its t."""
+
+
 class _State(NamedTuple):
     u: Array
     image: Array
     A: Any
     residual: Float[Array, ""]
-    converges: Bool[Array, ""]
-    """Whether Newton's steps are taken: not before momentum has come near enough."""
+    s: Array
+    t: Float[Array, ""]
+    way: Int[Array, ""]
+    goal: Float[Array, ""]
+    """Of the descent, as a part of the residual that it begins with."""
     evaluations: Int[Array, ""]
     active: Bool[Array, ""]
 
@@ -92,10 +105,11 @@ def newton_solve(
     """u = G(u) from u0: [batch, pixels]: `(u, info, A)` with A the Jacobian at that u.
 
     `optimized_gradient` goes on until the residual is `START` of what it was, Newton's steps until
-    it meets the tolerance; one that does not halve it is not taken, and momentum goes on from where
-    it began. So G should be a gradient step or close to one. Evaluations are those of G, linearised
-    or not, and products with A; the budget may be passed by the last of them. Residual and
-    tolerance are as in `iterate`. Raises ValueError for a budget below 1.
+    it meets the tolerance. A step is taken with the first t of 1, 1/2 and 1/4 by which the residual
+    falls by t/2 of what it is; with none, momentum goes on from where it began. So G should be a
+    gradient step or close to one. Evaluations are those of G, linearised or not, and products with
+    A; the budget may be passed by the last of them. Residual and tolerance are as in `iterate`.
+    Raises ValueError for a budget below 1.
     """
     if isinstance(max_evaluations, int) and max_evaluations < 1:
         raise ValueError(f"max_evaluations={max_evaluations}: expected 1 or more evaluations")
@@ -103,7 +117,7 @@ def newton_solve(
 
     momentum = optimized_gradient()
 
-    def descend(state: _State) -> tuple[Array, Int[Array, ""]]:
+    def descend(state: _State) -> tuple[Array, Array, Int[Array, ""]]:
         """On from u by momentum."""
         left = max_evaluations - state.evaluations - 1
         step, start = momentum.scheme(G, state.u)
@@ -116,50 +130,78 @@ def newton_solve(
         def body(carry: Any) -> Any:
             k, inner, _, residual, goal = carry
             inner, u, residual = step(k, inner)
-            return k + 1, inner, u, residual, jnp.where(k == 0, START * residual, goal)
+            return k + 1, inner, u, residual, jnp.where(k == 0, state.goal * residual, goal)
 
         k, _, u, _, _ = jax.lax.while_loop(
             unfinished, body, (jnp.array(0), start, state.u, unknown, unknown)
         )
-        return u, k
+        return u, state.s, k
 
-    def newton_step(state: _State) -> tuple[Array, Int[Array, ""]]:
+    def newton_step(state: _State) -> tuple[Array, Array, Int[Array, ""]]:
         left = max_evaluations - state.evaluations - 1
         s, info = linear_solve(
             state.A, state.image - state.u, tolerance=FORCING, max_evaluations=left
         )
-        return state.u + s, info.evaluations
+        return state.u + s, s, info.evaluations
+
+    def shorter(state: _State) -> tuple[Array, Array, Int[Array, ""]]:
+        return state.u + state.t * state.s, state.s, jnp.array(0)
 
     def body(state: _State) -> _State:
-        u, spent = jax.lax.cond(state.converges, newton_step, descend, state)
+        u, s, spent = jax.lax.switch(state.way, (descend, newton_step, shorter), state)
         image, A = linearised(u)
         residual = relative_residual(image, u)
-        accepted = ~state.converges | (residual <= 0.5 * state.residual)
+        falls = residual <= (1 - 0.5 * state.t) * state.residual
+        accepted = jnp.isfinite(residual) & ((state.way == MOMENTUM) | falls)
         evaluations = state.evaluations + spent + 1
         left = evaluations + 1 < max_evaluations
-        goes_on = left & (residual > tolerance)
-        found = _State(u, image, A, residual, jnp.array(True), evaluations, goes_on)
+        one = jnp.ones_like(state.t)
+        found = _State(
+            *(u, image, A, residual, s, one),
+            way=jnp.array(NEWTON),
+            goal=AGAIN * one,
+            evaluations=evaluations,
+            active=left & (residual > tolerance),
+        )
+        refused = 0.5 * state.t < LEAST
         back = state._replace(
-            converges=jnp.array(False), evaluations=evaluations, active=left & state.converges
+            s=s,
+            t=jnp.where(refused, one, 0.5 * state.t),
+            way=jnp.where(refused, MOMENTUM, SHORTER),
+            evaluations=evaluations,
+            active=left & (state.way != MOMENTUM),
         )
         # Conditionals, as a selection would read both Jacobians.
-        accepted &= jnp.isfinite(residual)
         found = jax.lax.cond(accepted, lambda: found, lambda: back)
         return jax.lax.cond(state.active, lambda: found, lambda: state)
 
-    none = _zeros(lambda: linearised(u0)[1])
+    one = jnp.ones((), u0.dtype)
     start = _State(
-        u0,
-        u0,
-        none,
-        jnp.asarray(jnp.inf, u0.dtype),
-        jnp.array(False),
-        jnp.array(0),
-        jnp.array(True),
+        u=u0,
+        image=u0,
+        A=_zeros(lambda: linearised(u0)[1]),
+        residual=jnp.inf * one,
+        s=jnp.zeros_like(u0),
+        t=one,
+        way=jnp.array(MOMENTUM),
+        goal=START * one,
+        evaluations=jnp.array(0),
+        active=jnp.array(True),
     )
     end = jax.lax.while_loop(lambda state: any_lane(state.active), body, start)
     info = Info(end.evaluations, end.residual, end.residual <= tolerance)
     return end.u, info, end.A
+
+
+def newton_solver(*, tolerance: Any = 1e-3, max_evaluations: Any = 300) -> Solver:
+    """`newton_solve` as a `Solver`: of a `models.At`, whose map puts its Jacobian together."""
+
+    def solve(G: Any, u0: Array) -> tuple[Array, Info]:
+        limits = {"tolerance": tolerance, "max_evaluations": max_evaluations}
+        u, info, _ = newton_solve(G, G.linearised, u0, **limits)
+        return u, info
+
+    return solve
 
 
 def _zeros(function: Callable[[], Any]) -> Any:
