@@ -134,9 +134,11 @@ class Storage(NamedTuple):
     def recover(self, lanes: Iterable[Lane]) -> tuple["Progress", list[str]]:
         """As `look`, and mended for a study that goes on.
 
-        A torn last line of the log is cut off, pictures that cannot be read are emptied, and
-        `results.zarr` is made to agree with the log. For one process, before the others look.
+        A torn last line of the log is cut off, pictures that cannot be read are emptied, states
+        of lanes that are finished are removed, and `results.zarr` is made to agree with the log.
+        For one process, before the others look.
         """
+        lanes = list(lanes)
         progress, problems = self.look(lanes)
         if self.log.exists():
             os.truncate(self.log, self.log.read_bytes().rfind(b"\n") + 1)
@@ -144,6 +146,9 @@ class Storage(NamedTuple):
             place = tuple(v.index(x) for v, x in zip(self.axes.values(), cell, strict=False))
             for name in self.pictures:
                 self._group()[name][place] = np.nan
+        for lane in lanes:
+            if progress.done[self.key(lane)] == self.epochs:
+                self.path("states", lane).unlink(missing_ok=True)
         self._rewrite(progress.records)
         return progress, problems
 

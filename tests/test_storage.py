@@ -43,6 +43,15 @@ def test_lanes_go_on_where_their_state_is(tmp_path: Path) -> None:
     assert [int(epochs.sel(lane)) for lane in LANES[:4]] == [2, 1, 1, 1]
 
 
+def test_a_lane_killed_between_its_last_record_and_the_end_leaves_no_state(tmp_path: Path) -> None:
+    store = stored(tmp_path)
+    left = state(store, LANES[0], 1)
+    progress, problems = store.look(LANES)
+    assert left.exists() and progress.done[store.key(LANES[0])] == 2 and not problems
+    store.recover(LANES)
+    assert not left.exists()
+
+
 def test_a_torn_line_is_cut_off_and_a_broken_one_named(tmp_path: Path) -> None:
     store = stored(tmp_path, epochs=0)
     lines = store.log.read_bytes().splitlines(keepends=True)
