@@ -97,8 +97,14 @@ def transfer(c: Filters, shape: tuple[int, ...]) -> Array:
 
 def padded_grid(shape: tuple[int, int], filters: tuple[int, int]) -> tuple[int, int]:
     """The images' shape with a margin for filters of a size, and small prime factors."""
-    fast = cast(Callable[[int], int], next_fast_len)  # typed as without a value
-    return fast(shape[0] + filters[0] - 1), fast(shape[1] + filters[1] - 1)
+    return _fast_grid((shape[0] + filters[0] - 1, shape[1] + filters[1] - 1))
+
+
+def _fast_grid(shape: tuple[int, int]) -> tuple[int, int]:
+    """A shape at least as large whose transforms are fast: those of rows are of real numbers, and
+    want smaller prime factors."""
+    fast = cast(Callable[..., int], next_fast_len)  # typed as without a value
+    return fast(shape[0]), fast(shape[1], real=True)
 
 
 def multiplied(symbol: Array, v: Images, shape: tuple[int, int], grid: tuple[int, int]) -> Images:
@@ -163,27 +169,32 @@ def _patch_adjoint(c: Filters, z: Features) -> Array:
     return x
 
 
-def _circular(c: Filters, x: Array) -> Features:
-    spectrum = jnp.fft.rfft2(x) * transfer(c, x.shape[-2:])[:, None]
-    return jnp.fft.irfft2(spectrum, x.shape[-2:])
+def _circular(c: Filters, x: Array, grid: tuple[int, int] | None = None) -> Features:
+    """On a grid, which zeros fill up; by default the image's own."""
+    grid = grid or x.shape[-2:]
+    spectrum = jnp.fft.rfft2(x, grid) * transfer(c, grid)[:, None]
+    return jnp.fft.irfft2(spectrum, grid)
 
 
-def _circular_adjoint(c: Filters, z: Features) -> Array:
-    spectrum = jnp.sum(jnp.fft.rfft2(z) * jnp.conj(transfer(c, z.shape[-2:]))[:, None], axis=0)
-    return jnp.fft.irfft2(spectrum, z.shape[-2:])
+def _circular_adjoint(c: Filters, z: Features, grid: tuple[int, int] | None = None) -> Array:
+    grid = grid or z.shape[-2:]
+    spectrum = jnp.sum(jnp.fft.rfft2(z, grid) * jnp.conj(transfer(c, grid))[:, None], axis=0)
+    return jnp.fft.irfft2(spectrum, grid)
 
 
 def _fft(c: Filters, x: Array) -> Features:
     height, width = _valid_size(x, c)
     top, left = (size - 1 - size // 2 for size in c.shape[1:])
-    return _circular(c, x)[..., top : top + height, left : left + width]
+    z = _circular(c, x, _fast_grid(x.shape[-2:]))
+    return z[..., top : top + height, left : left + width]
 
 
 def _fft_adjoint(c: Filters, z: Features) -> Array:
     above = [size - 1 - size // 2 for size in c.shape[1:]]
     below = [size // 2 for size in c.shape[1:]]
-    margins = ((0, 0), (0, 0), (above[0], below[0]), (above[1], below[1]))
-    return _circular_adjoint(c, jnp.pad(z, margins))
+    extended = jnp.pad(z, ((0, 0), (0, 0), (above[0], below[0]), (above[1], below[1])))
+    height, width = extended.shape[-2:]
+    return _circular_adjoint(c, extended, _fast_grid((height, width)))[:, :height, :width]
 
 
 VALID: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
