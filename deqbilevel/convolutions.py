@@ -100,7 +100,7 @@ def padded_grid(shape: tuple[int, int], filters: tuple[int, int]) -> tuple[int, 
     return _fast_grid((shape[0] + filters[0] - 1, shape[1] + filters[1] - 1))
 
 
-def _fast_grid(shape: tuple[int, int]) -> tuple[int, int]:
+def _fast_grid(shape: tuple[int, ...]) -> tuple[int, int]:
     """A shape at least as large whose transforms are fast: those of rows are of real numbers, and
     want smaller prime factors."""
     fast = cast(Callable[..., int], next_fast_len)  # typed as without a value
@@ -169,14 +169,14 @@ def _patch_adjoint(c: Filters, z: Features) -> Array:
     return x
 
 
-def _circular(c: Filters, x: Array, grid: tuple[int, int] | None = None) -> Features:
-    """On a grid, which zeros fill up; by default the image's own."""
+def _circular(c: Filters, x: Array, grid: tuple[int, ...] = ()) -> Features:
+    """On a grid, which zeros fill up; without one, on the image's own."""
     grid = grid or x.shape[-2:]
     spectrum = jnp.fft.rfft2(x, grid) * transfer(c, grid)[:, None]
     return jnp.fft.irfft2(spectrum, grid)
 
 
-def _circular_adjoint(c: Filters, z: Features, grid: tuple[int, int] | None = None) -> Array:
+def _circular_adjoint(c: Filters, z: Features, grid: tuple[int, ...] = ()) -> Array:
     grid = grid or z.shape[-2:]
     spectrum = jnp.sum(jnp.fft.rfft2(z, grid) * jnp.conj(transfer(c, grid))[:, None], axis=0)
     return jnp.fft.irfft2(spectrum, grid)

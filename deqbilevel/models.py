@@ -20,8 +20,8 @@ from deqbilevel.convolutions import multiplied, padded_grid
 from deqbilevel.operators import Operator
 from deqbilevel.regularizers import dense, normalised
 from deqbilevel.regularizers.normalised import Normalised
-from deqbilevel.stencils import Stencil
-from deqbilevel.types import FixedPointMap, Images, Info, Params, Solve, Solver, pytree
+from deqbilevel.stencils import Factored, Stencil
+from deqbilevel.types import At, FixedPointMap, Images, Info, Params, Solve, Solver, pytree
 
 TASKS: dict[str, str] = {
     "denoising": "identity",
@@ -44,21 +44,6 @@ ACTIVATIONS: dict[str, Callable[[float], potentials.PiecewiseQuadratic]] = {
 
 def _unchanged(params: Params) -> Params:
     return params
-
-
-class At(NamedTuple):
-    """A map at its params and f: u -> G(u), and its Jacobian where it puts that together."""
-
-    G: Any
-    params: Params
-    f: Array
-
-    def __call__(self, u: Array) -> Array:
-        return self.G(u, self.params, self.f)
-
-    def linearised(self, u: Array) -> tuple[Array, Any]:
-        """See `hypergradients.newton.LinearisedMap`."""
-        return self.G.linearised(u, self.params, self.f)
 
 
 class Model(NamedTuple):
@@ -134,10 +119,10 @@ FLOOR = 1e-3
 @pytree
 @dataclass(frozen=True)
 class StepJacobian:
-    """I - dG/du = tau (lam K^T K + gamma N'(u)) of a gradient step, see `hypergradients.newton`."""
+    """I - dG/du = tau (lam K^T K + gamma N'(u)) of a gradient step, see `solvers.newton`."""
 
     K: Operator
-    N: Stencil
+    N: Stencil | Factored
     tau: Any
     lam: Any
     gamma: Any
@@ -158,9 +143,10 @@ class StepJacobian:
         """r -> Q B^{-1} Q r, about (I - dG/du)^{-1} r.
 
         Q^{-2} is the diagonal, with that of N' at least 0, and B the circular convolution nearest
-        to Q (I - dG/du) Q: T. Chan, SIAM J. Sci. Stat. Comput. 9 (1988). K^T K is taken as the
-        convolution that it is for one pixel in the middle. Where K is the identity B is left out:
-        its transforms cost more than the products that they save, as measured.
+        to Q (I - dG/du) Q, or of a `Factored` about so: T. Chan, SIAM J. Sci. Stat. Comput. 9
+        (1988). K^T K is taken as the convolution that it is for one pixel in the middle. Where K is
+        the identity B is left out: its transforms cost more than the products that they save, as
+        measured.
         """
         height, width = shape = self.N.shape
         middle = height // 2, width // 2

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from deqbilevel import hypergradients
-from deqbilevel.hypergradients.newton import newton, newton_solver
-from deqbilevel.solvers import ADJOINTS, DESCENTS, SOLVERS, anderson
+from deqbilevel.solvers import ADJOINTS, DESCENTS, SOLVERS, anderson, newton
 from deqbilevel.solvers.base import floor_tolerance
 from deqbilevel.types import Adjoint, FixedPointMap, Info, Solve, Solver
 
@@ -57,11 +56,12 @@ class Setting(NamedTuple):
     window: int = 5
     """Residuals that Anderson mixes; decides shapes, so one of a compiled program."""
     hypergradient: str = "anderson"
-    """One of `hypergradients.METHODS`; or newton, which solves the lower level too, for a map that
-    puts its Jacobian together: `models.convolutional` with few taps, zeros beyond the border."""
+    """One of `hypergradients.METHODS`; or preconditioned, for a map that puts its Jacobian
+    together: `models.convolutional`."""
     solver: str = "anderson"
     """Of the lower level: that, one of `solvers.SOLVERS`, or for a gradient step on an energy one
-    of `solvers.DESCENTS`; window and ridge are Anderson's."""
+    of `solvers.DESCENTS`; or newton, for a map that puts its Jacobian together. Window and ridge
+    are Anderson's."""
 
     def of(self, params: Mapping[str, Any]) -> "Setting":
         """The setting of one run, whose `params` may have a ridge and tolerances of their own."""
@@ -113,27 +113,19 @@ class Setting(NamedTuple):
                     "another setting, or one of the implicit methods"
                 )
             budget = self.budget
-        if name == "newton":
-            return lambda G: newton(
-                G,
-                tolerance=self.forward_tolerance,
-                max_evaluations=budget.forward,
-                adjoint_tolerance=self.adjoint_tolerance,
-                adjoint_max_evaluations=budget.adjoint,
-            )
         options = {"tolerance": self.adjoint_tolerance, "max_evaluations": budget.adjoint}
-        return lambda G: hypergradients.METHODS[name](G, self.forward(budget), **options)
+        own = {"preconditioned": hypergradients.preconditioned}
+        method = {**hypergradients.METHODS, **own}[name]
+        return lambda G: method(G, self.forward(budget), **options)
 
     def evaluation(self) -> Solver:
         """The lower-level solver of the reported test loss."""
         return self._lower_level(self.evaluation_tolerance, self.evaluation_budget)
 
     def _lower_level(self, tolerance: Any, max_evaluations: Any) -> Solver:
-        if self.hypergradient == "newton":
-            return newton_solver(tolerance=tolerance, max_evaluations=max_evaluations)
         if self.solver == "anderson":
             return anderson(**self._options(tolerance, max_evaluations))
-        solver = {**SOLVERS, **DESCENTS}[self.solver]
+        solver = {**SOLVERS, **DESCENTS, "newton": newton}[self.solver]
         return solver(tolerance=tolerance, max_evaluations=max_evaluations)
 
     def _options(self, tolerance: Any, max_evaluations: Any) -> dict[str, Any]:

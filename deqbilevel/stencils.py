@@ -1,17 +1,71 @@
-"""Stencils: products of two convolutions with a diagonal between them, put together."""
+"""C^T diag(d) A, two banks of convolutions and a diagonal: as a stencil, or in its factors."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
+from deqbilevel.convolutions import Bank, transfer
 from deqbilevel.types import Images, pytree
 
 Kernels = Float[Array, "kernels rows columns"]
 Symbol = Complex[Array, "batch height half_width"]
 Features = Float[Array, "kernels batch height width"]
+
+
+@pytree
+@dataclass(frozen=True)
+class Factored:
+    """C^T diag(d) A for kernels that are too large for a `Stencil`: a product makes features."""
+
+    A: Any
+    C: Any
+    """Kernels; A itself where symmetric."""
+    d: Any
+    """Features."""
+    bank: Bank = field(metadata={"static": True})
+    symmetric: bool = field(metadata={"static": True})
+    """Whether C = A."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of an image."""
+        return self.d.shape[2], self.d.shape[3]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Of a kernel."""
+        return self.A.shape[1], self.A.shape[2]
+
+    @property
+    def diagonal(self) -> Images:
+        """sum_i c_k[i] a_k[i] d_k[x + i - m], with m the middle of a kernel; for an image that is
+        continued by its reflection, but for what meets its border twice."""
+        return self.bank.adjoint(self.C * self.A, self.d)
+
+    @property
+    def transpose(self) -> "Factored":
+        """A^T diag(d) C."""
+        return replace(self, A=self.C, C=self.A)
+
+    def symbol(self, scale: Images, grid: tuple[int, int]) -> Symbol:
+        """Of about the circular convolution nearest to diag(scale) C^T diag(d) A diag(scale)
+
+            sum_k conj(C_k(w)) A_k(w) mean_x scale[x]^2 d_k[x]
+
+        with the transfer functions of the kernels: as if the scale varied little in a kernel, and
+        without the border. Real and at least 0 where symmetric with d at least 0.
+        """
+        squares = scale.reshape(-1, *self.shape) ** 2
+        mean = jnp.mean(squares * self.d, axis=(2, 3))
+        products = jnp.conj(transfer(self.C, grid)) * transfer(self.A, grid)
+        return jnp.einsum("kb,kij->bij", mean, products)
+
+    def apply(self, v: Images) -> Images:
+        """The product with each image."""
+        return self.bank.adjoint(self.C, self.d * self.bank.apply(self.A, v))
 
 
 @pytree

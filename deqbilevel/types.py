@@ -39,6 +39,21 @@ class FixedPointMap(Protocol):
     def __call__(self, u: Array, params: Params, f: Array) -> Array: ...
 
 
+class At(NamedTuple):
+    """A map at its params and f: u -> G(u), and its Jacobian where it puts that together."""
+
+    G: Any
+    params: Params
+    f: Array
+
+    def __call__(self, u: Array) -> Array:
+        return self.G(u, self.params, self.f)
+
+    def linearised(self, u: Array) -> tuple[Array, Any]:
+        """See `hypergradients.preconditioned.LinearisedMap`."""
+        return self.G.linearised(u, self.params, self.f)
+
+
 Solver = Callable[[Callable[[Array], Array], Array], tuple[Array, Info]]
 """`solve(G_of_u, u0) -> (u, info)`, on a whole batch at once."""
 

@@ -86,8 +86,11 @@ class Faces:
     """published: Picard iteration, 1000 evaluations (4000 and a quarter of the step for deblurring)
     forwards and backwards; fast: the same fixed points in a small part of that."""
     tolerance: float = 2e-6
-    """Of fast: relative residual of the lower level and of its adjoint, those of [REB]'s map with
-    its small step; float32 ends at 2e-6."""
+    """Of fast: relative residual of the lower level, that of [REB]'s map with its small step;
+    float32 ends at 2e-6."""
+    adjoint_tolerance: float = 2e-6
+    """Of fast: residual of the adjoint relative to the gradient of the loss. That relative to its
+    solution is some hundred times smaller."""
     guard: float | None = 10.0
     """Of fast: where a residual is more times its tolerance than this, no step is taken, and the
     kernels go halfway back to the last from which one was; none: every step is taken."""
@@ -185,7 +188,7 @@ def check(config: Faces, options: dict[str, Any]) -> None:
         raise ValueError(f"--starts {' '.join(config.starts)}: differences are --kernels 2 {size}")
     if config.guard is not None and not 1 <= config.guard < float("inf"):
         raise ValueError(f"--guard {config.guard}: expected a finite number, 1 or more, or none")
-    for name in ("noise", "tolerance"):
+    for name in ("noise", "tolerance", "adjoint_tolerance"):
         if not 0 <= options[name] < float("inf"):
             raise ValueError(f"--{name} {options[name]}: expected a finite number, 0 or more")
     for rate in config.learning_rates or ():
@@ -236,17 +239,15 @@ def build(config: Faces, name: str, shape: tuple[int, int]) -> Model:
 
 def setting(config: Faces, name: str) -> Setting:
     """How the lower level and its adjoint are solved."""
-    tied = models.MODELS[name]
     picard = config.setting == "published"
     count = 4000 if config.task == "deblurring" else 1000
     budget = Budget(count, count) if picard else Budget(300, 200)
-    fast = ("limited_memory_bfgs", "conjugate_gradient") if tied else ("anderson", "bicgstab")
+    fast = "limited_memory_bfgs" if models.MODELS[name] else "anderson"
     if config.kernels[1] <= STENCIL:
-        fast = fast[0], "newton"
-    solver, hypergradient = ("picard", "picard") if picard else fast
+        fast = "newton"
     return Setting(
         forward_tolerance=None if picard else config.tolerance,
-        adjoint_tolerance=None if picard else config.tolerance,
+        adjoint_tolerance=None if picard else config.adjoint_tolerance,
         budget=budget,
         limit=budget,
         evaluation_tolerance=None if picard else config.tolerance,
@@ -256,8 +257,8 @@ def setting(config: Faces, name: str) -> Setting:
         preconditioned=False,
         learning_rate=_rates(config, name)[0],
         guard=None if picard else config.guard,
-        hypergradient=hypergradient,
-        solver=solver,
+        hypergradient="picard" if picard else "preconditioned",
+        solver="picard" if picard else fast,
     )
 
 

@@ -23,11 +23,11 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from deqbilevel import data, loop, losses, models, training
-from deqbilevel.hypergradients.newton import LinearisedMap, linear_solve, newton_solve
 from deqbilevel.models import Model
 from deqbilevel.settings import Budget, Setting
 from deqbilevel.solvers import ADJOINTS
-from deqbilevel.types import Params
+from deqbilevel.solvers.newton import linear_solve
+from deqbilevel.types import At, Params
 from experiments import common, faces
 from experiments.faces import Faces
 
@@ -148,28 +148,20 @@ def _epoch(model: Model, how: Setting, params: Params, truth: Array) -> Callable
 
 def _residuals(model: Model, how: Setting, params: Params, truth: Array) -> dict[str, float]:
     """Of the forward and the adjoint solve, each found in float32 and judged in float64."""
-    G, budget = model.G, how.budget
+    budget = how.budget
 
     @jax.jit
     def solved(params: Params, truth: Array) -> tuple[Array, Array, Array, Array]:
         f = models.measure(model.K, truth, params["noise"], loop.keys(0)[2])
-        if how.hypergradient == "newton" and isinstance(G, LinearisedMap):
-            linearised = G.linearised
-            u, _, A = newton_solve(
-                lambda u: G(u, params, f),
-                lambda u: linearised(u, params, f),
-                model.start(f),
-                tolerance=None,
-                max_evaluations=budget.forward,
-            )
-            g = jax.grad(losses.mean_squared_error)(u, truth)
-            w, _ = linear_solve(A.transpose, g, tolerance=None, max_evaluations=budget.adjoint)
-            return f, u, g, w
-        u, _ = how.forward(budget)(lambda u: G(u, params, f), model.start(f))
+        at, u0 = At(model.G, params, f), model.start(f)
+        u, _ = how.forward(budget)(at, u0)
         g = jax.grad(losses.mean_squared_error)(u, truth)
-        _, vjp = jax.vjp(lambda u: G(u, params, f), u)
-        adjoint = ADJOINTS[how.hypergradient](tolerance=None, max_evaluations=budget.adjoint)
-        w, _ = adjoint(lambda w: vjp(w)[0], g)
+        limits = {"tolerance": None, "max_evaluations": budget.adjoint}
+        if how.hypergradient == "preconditioned":
+            _, A = at.linearised(u)
+            return f, u, g, linear_solve(A.transpose, g, **limits)[0]
+        _, vjp = jax.vjp(at, u)
+        w, _ = ADJOINTS[how.hypergradient](**limits)(lambda w: vjp(w)[0], g)
         return f, u, g, w
 
     found = jax.block_until_ready(solved(params, truth))

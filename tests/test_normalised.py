@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +11,18 @@ import pytest
 from helpers import dense, float64, normal
 
 from deqbilevel import hypergradients, losses, models, operators, settings, training
-from deqbilevel.hypergradients.newton import linear_solve, newton, newton_solve
+from deqbilevel.convolutions import multiplied
 from deqbilevel.regularizers import normalised
 from deqbilevel.solvers import (
     anderson,
     conjugate_gradient,
     gmres,
     limited_memory_bfgs,
+    newton,
     symmetric_solve,
 )
-from deqbilevel.types import pytree
+from deqbilevel.solvers.newton import linear_solve
+from deqbilevel.types import At, pytree
 
 SHAPE = (7, 6)
 PIXELS = SHAPE[0] * SHAPE[1]
@@ -171,12 +173,42 @@ def test_the_stencil_is_the_jacobian(rows, columns, tied):
         np.testing.assert_allclose(stencil.diagonal[i], np.diag(exact), rtol=1e-10)
 
 
-@pytest.mark.parametrize(("size", "boundary"), [(7, "zero"), (3, "circular")])
-def test_a_jacobian_that_is_not_put_together_is_refused(size, boundary):
-    N = normalised.normalised_bank((7, 7), boundary)
-    params = N.init(normal(0, 2, size, size), iterations=1)
-    with pytest.raises(ValueError, match=f"boundary '{boundary}' and kernels {size}x{size}"):
-        N.linearised(jnp.zeros((1, 49)), params)
+@float64
+@pytest.mark.parametrize(("size", "boundary"), [(6, "zero"), (3, "circular"), (3, "reflecting")])
+def test_in_its_factors_it_is_the_jacobian(size, boundary):
+    """That of kernels with many taps, or of another boundary."""
+    N = normalised.normalised_bank(SHAPE, boundary)
+    u, symmetric = 0.02 * normal(2, 2, PIXELS), N.init(normal(0, 3, size, size))
+    untied = N.init(normal(0, 3, size, size), normal(1, 3, size, size))
+    for params in (symmetric, untied):
+        image, factored = jax.jit(N.linearised)(u, params)
+        assert factored.symmetric == ("C" not in params) and factored.shape == SHAPE
+        np.testing.assert_allclose(image, N.gradient(u, params), rtol=1e-12, atol=1e-12)
+        found = jax.jacobian(lambda u, params=params: N.gradient(u, params))(u)
+        for i in range(2):
+            exact = np.asarray(found[i, :, i])
+            for product, of in ((factored.apply, exact), (factored.transpose.apply, exact.T)):
+                np.testing.assert_allclose(matrix(product, i), of, rtol=1e-10, atol=1e-10)
+            inner = np.s_[1:-1] if boundary == "reflecting" else np.s_[:]
+            diagonals = (x.reshape(SHAPE) for x in (factored.diagonal[i], np.diag(exact)))
+            one, other = (np.asarray(x)[inner, inner] for x in diagonals)
+            np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+@float64
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_symbol_of_the_factors_is_that_of_the_convolution_that_they_are(tied):
+    """Where all slopes are the same, around the border, with a constant scale."""
+    N = normalised.normalised_bank(SHAPE, "circular")
+    params = N.init(kernels(0), None if tied else kernels(1), eps=1e6)
+    _, factored = N.linearised(normal(2, 1, PIXELS), params)
+    symbol = factored.symbol(jnp.full((1, PIXELS), 2.0), SHAPE)
+    v = normal(3, 1, PIXELS)
+    found = multiplied(symbol, v, SHAPE, SHAPE)
+    np.testing.assert_allclose(found, 4 * factored.apply(v), rtol=1e-9, atol=1e-14)
+    if tied:
+        assert np.all(np.abs(symbol.imag) < 1e-12 * np.abs(symbol).max())
+        assert np.all(symbol.real > -1e-12 * np.abs(symbol).max())
 
 
 def problem(*, tied, K=None):
@@ -258,8 +290,9 @@ def test_newton_finds_the_fixed_point_and_the_hypergradient_of_the_other_ways(ti
     slow = hypergradients.fixed_point(
         model.G, anderson(ridge=0.0, relative=True, **options), gmres(**options)
     )
-    tight = {"adjoint_tolerance": 1e-13, "adjoint_max_evaluations": 500}
-    fast = newton(model.G, tolerance=1e-13, max_evaluations=1000, **tight)
+    solver = newton(tolerance=1e-13, max_evaluations=1000)
+    tight = {"tolerance": 1e-13, "max_evaluations": 500}
+    fast = hypergradients.preconditioned(model.G, solver, **tight)
 
     def gradients(solve):
         def loss(params, f, probe):
@@ -279,6 +312,15 @@ def test_newton_finds_the_fixed_point_and_the_hypergradient_of_the_other_ways(ti
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-6, atol=1e-10)
 
 
+class Linearised(NamedTuple):
+    """What Newton's method solves, from u -> G(u) and a Jacobian."""
+
+    linearised: Any
+
+    def __call__(self, u):
+        return self.linearised(u)[0]
+
+
 def test_newton_goes_back_to_momentum_where_its_steps_do_not_converge():
     """A Jacobian ten times too small makes steps ten times too long."""
     model, params, f, _ = problem(tied=True)
@@ -290,9 +332,9 @@ def test_newton_goes_back_to_momentum_where_its_steps_do_not_converge():
             return image, models.StepJacobian(A.K, A.N, scale * A.tau, A.lam, A.gamma)
 
         options = {"tolerance": 1e-5, "max_evaluations": 3000}
-        return newton_solve(lambda u: model.G(u, params, f), linearised, model.start(f), **options)
+        return newton(**options)(Linearised(linearised), model.start(f))
 
-    (u, right, _), (u_wrong, wrong, _) = solved(1.0), solved(0.1)
+    (u, right), (u_wrong, wrong) = solved(1.0), solved(0.1)
     assert bool(right.converged) and bool(wrong.converged)
     assert int(right.evaluations) < int(wrong.evaluations)
     np.testing.assert_allclose(u_wrong, u, atol=1e-2)
@@ -325,14 +367,11 @@ def test_newton_shortens_a_step_that_is_too_long(monkeypatch):
     def solved(least):
         monkeypatch.setattr(sys.modules[newton.__module__], "LEAST", least)
 
-        def G(u):
-            return u - d * (u - b)
-
         def linearised(u):
-            return G(u), Diagonal(d / 3)
+            return u - d * (u - b), Diagonal(d / 3)
 
         options = {"tolerance": 1e-5, "max_evaluations": 3000}
-        return jax.jit(lambda: newton_solve(G, linearised, 0 * b, **options)[:2])()
+        return jax.jit(lambda: newton(**options)(Linearised(linearised), 0 * b))()
 
     (u, few), (_, many) = solved(0.25), solved(1.0)
     assert bool(few.converged) and bool(many.converged)
@@ -345,14 +384,9 @@ def test_newton_keeps_to_its_budget_and_lanes_apart():
 
     @jax.jit
     def solved(lam, tolerance):
-        given = params | {"lam": lam}
-        u, info, A = newton_solve(
-            lambda u: model.G(u, given, f),
-            lambda u: model.G.linearised(u, given, f),
-            model.start(f),
-            tolerance=tolerance,
-            max_evaluations=30,
-        )
+        at = At(model.G, params | {"lam": lam}, f)
+        u, info = newton(tolerance=tolerance, max_evaluations=30)(at, model.start(f))
+        _, A = at.linearised(u)
         w, _ = linear_solve(A, f, tolerance=1e-3, max_evaluations=20)
         return u, info, w
 
@@ -366,10 +400,10 @@ def test_newton_keeps_to_its_budget_and_lanes_apart():
     assert int(together[1].evaluations[2]) in (29, 30)
     np.testing.assert_array_equal(together[1].converged, [True, True, False])
     with pytest.raises(ValueError, match="max_evaluations=0"):
-        newton_solve(lambda u: u, lambda u: (u, None), f, max_evaluations=0)
+        newton(max_evaluations=0)(At(model.G, params, f), f)
 
 
-def test_newton_wants_a_map_that_puts_its_jacobian_together():
-    setting = settings.SETTINGS["fast"]._replace(hypergradient="newton")
+def test_the_preconditioned_adjoint_wants_a_map_that_puts_its_jacobian_together():
+    setting = settings.SETTINGS["fast"]._replace(hypergradient="preconditioned")
     with pytest.raises(ValueError, match=r"take the one of models\.convolutional"):
         setting.differentiable(setting.budget)(lambda u, params, f: u)

@@ -14,8 +14,8 @@ from deqbilevel.hypergradients.base import no_info
 from deqbilevel.hypergradients.derivative_free import finite_differences, gaussian_smoothing
 from deqbilevel.hypergradients.implicit import check_symmetric, fixed_point
 from deqbilevel.hypergradients.minimiser import minimiser
-from deqbilevel.hypergradients.newton import newton
 from deqbilevel.hypergradients.nonsmooth import primal_dual_start, primal_dual_step, single_level
+from deqbilevel.hypergradients.preconditioned import preconditioned
 from deqbilevel.hypergradients.shine import shine
 from deqbilevel.hypergradients.unrolled import forward, piggyback, truncated, unrolled
 from deqbilevel.solvers import ADJOINTS, SYMMETRIC
@@ -31,9 +31,9 @@ __all__ = [
     "forward",
     "gaussian_smoothing",
     "minimiser",
-    "newton",
     "no_info",
     "piggyback",
+    "preconditioned",
     "primal_dual_start",
     "primal_dual_step",
     "shine",

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel.convolutions import Bank, Boundary, Method, bank
 from deqbilevel.potentials import LogCosh
-from deqbilevel.stencils import Stencil, assembled
+from deqbilevel.stencils import Factored, Stencil, assembled
 from deqbilevel.types import Images, Params
 
 SCALE = 2.7300944
@@ -54,27 +54,24 @@ class Normalised(NamedTuple):
 
         return _some_at_a_time(of_images, len(A), u)
 
-    def linearised(self, u: Images, params: Params) -> tuple[Images, "Stencil"]:
-        """N(u) and its Jacobian in u, put together.
-
-        Raises: ValueError for another boundary than "zero", or kernels of more than 25 taps.
-        """
+    def linearised(self, u: Images, params: Params) -> tuple[Images, Stencil | Factored]:
+        """N(u) and its Jacobian in u: a stencil of small kernels and zeros beyond the border, else
+        in its factors."""
         A, C = normalised(params)
-        if self.boundary != "zero" or A[0].size > STENCIL_TAPS:
-            raise ValueError(
-                f"boundary {self.boundary!r} and kernels {A.shape[1]}x{A.shape[2]}: a Jacobian is "
-                f"put together for 'zero' and up to {STENCIL_TAPS} taps; take another method than "
-                "newton"
-            )
-        sigma = params["phi"].derivative
+        sigma, tied = params["phi"].derivative, "C" not in params
+        small = self.boundary == "zero" and A[0].size <= STENCIL_TAPS
 
-        def of_images(u: Images) -> tuple[Images, "Stencil"]:
-            z = self.bank.apply(A, u)
-            features, slopes = jax.jvp(sigma, (z,), (jnp.ones_like(z),))
-            jacobian = assembled(A, C if "C" in params else None, slopes)
-            return self.bank.adjoint(C, features), jacobian
+        def slopes(z: Array) -> tuple[Array, Array]:
+            return jax.jvp(sigma, (z,), (jnp.ones_like(z),))
 
-        return _some_at_a_time(of_images, len(A), u)
+        def of_images(u: Images) -> tuple[Images, Stencil]:
+            features, d = slopes(self.bank.apply(A, u))
+            return self.bank.adjoint(C, features), assembled(A, None if tied else C, d)
+
+        if small:
+            return _some_at_a_time(of_images, len(A), u)
+        features, d = slopes(self.bank.apply(A, u))
+        return self.bank.adjoint(C, features), Factored(A, C, d, self.bank, tied)
 
     def energy(self, u: Images, params: Params) -> Float[Array, " batch"]:
         """R(u) of each image. Raises: ValueError if the regulariser is untied, as it has none."""

@@ -25,6 +25,7 @@ from deqbilevel.solvers.line_search import (
 )
 from deqbilevel.solvers.momentum import nesterov, optimized_gradient
 from deqbilevel.solvers.neumann import jacobian_free, neumann
+from deqbilevel.solvers.newton import newton
 from deqbilevel.solvers.picard import picard
 from deqbilevel.types import Adjoint, Info, Solver
 
@@ -49,6 +50,7 @@ __all__ = [
     "minres",
     "nesterov",
     "neumann",
+    "newton",
     "nonlinear_conjugate_gradient",
     "normal_conjugate_gradient",
     "optimized_gradient",

@@ -1,17 +1,12 @@
-"""Newton's method for a map whose Jacobian is put together, and the implicit hypergradient from it.
+"""Newton's method for a map whose Jacobian is put together.
 
-For u = G(u, params, f) with A(u) = I - dG/du, a step solves A(u) s = G(u) - u by a preconditioned
+For u = G(u) with A(u) = I - dG/du, a step solves A(u) s = G(u) - u by a preconditioned
 Krylov method up to a part of its right-hand side (inexact Newton: Dembo, Eisenstat and Steihaug,
 SIAM J. Numer. Anal. 19, 1982), and goes to u + t s, with t = 1 or as much less as it takes for the
 residual to fall (Eisenstat and Walker, SIAM J. Optim. 4, 1994). Far from the fixed point of a map
 that saturates, such as one with sigma = tanh, steps are too long and go in circles; the way there
 is left to a gradient method with momentum, which alone does not do for a DEQ: there it may turn
-away from a fixed point that it has come near to. At u*, and with g = dl/du there,
-
-    dl/dparams = (dG/dparams)^T w,    A^T w = g                                     [REB] 2.3
-
-as in `implicit`; but A has been put together at u* already, and gives cheap products and a
-preconditioner to the solve for w.
+away from a fixed point that it has come near to.
 """
 
 from collections.abc import Callable
@@ -21,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from deqbilevel.hypergradients.base import as_cotangent, no_info
-from deqbilevel.solvers import bicgstab, optimized_gradient, symmetric_solve
 from deqbilevel.solvers.base import any_lane, floor_tolerance, relative_residual
-from deqbilevel.types import FixedPointMap, Info, Params, Solve, Solver
+from deqbilevel.solvers.krylov import bicgstab, symmetric_solve
+from deqbilevel.solvers.momentum import optimized_gradient
+from deqbilevel.types import Info, Solver
 
 START, AGAIN = 0.05, 0.1
 """Momentum hands over to Newton where the residual is this part of what it began with; measured on
@@ -55,8 +50,13 @@ class Jacobian(Protocol):
         ...
 
 
-Linearised = Callable[[Array], tuple[Array, Jacobian]]
-"""u -> G(u) and A(u)."""
+@runtime_checkable
+class Linearised(Protocol):
+    """u -> G(u), and G(u) with A(u): a `types.At` of a `LinearisedMap`."""
+
+    def __call__(self, u: Array) -> Array: ...
+
+    def linearised(self, u: Array) -> tuple[Array, Jacobian]: ...
 
 
 def linear_solve(
@@ -94,15 +94,19 @@ class _State(NamedTuple):
     active: Bool[Array, ""]
 
 
+def newton(*, tolerance: Any = 1e-3, max_evaluations: Any = 300) -> Solver:
+    """`newton_solve` as a `Solver`, of a `Linearised`."""
+
+    def solve(G: Any, u0: Array) -> tuple[Array, Info]:
+        return newton_solve(G, u0, tolerance=tolerance, max_evaluations=max_evaluations)
+
+    return solve
+
+
 def newton_solve(
-    G: Callable[[Array], Array],
-    linearised: Linearised,
-    u0: Array,
-    *,
-    tolerance: Any = 1e-3,
-    max_evaluations: Any = 300,
-) -> tuple[Array, Info, Jacobian]:
-    """u = G(u) from u0: [batch, pixels]: `(u, info, A)` with A the Jacobian at that u.
+    G: Linearised, u0: Array, *, tolerance: Any = 1e-3, max_evaluations: Any = 300
+) -> tuple[Array, Info]:
+    """u = G(u) from u0: [batch, pixels]: `(u, info)`.
 
     `optimized_gradient` goes on until the residual is `START` of what it was, Newton's steps until
     it meets the tolerance. A step is taken with the first t of 1, 1/2 and 1/4 by which the residual
@@ -149,7 +153,7 @@ def newton_solve(
 
     def body(state: _State) -> _State:
         u, s, spent = jax.lax.switch(state.way, (descend, newton_step, shorter), state)
-        image, A = linearised(u)
+        image, A = G.linearised(u)
         residual = relative_residual(image, u)
         falls = residual <= (1 - 0.5 * state.t) * state.residual
         accepted = jnp.isfinite(residual) & ((state.way == MOMENTUM) | falls)
@@ -179,7 +183,7 @@ def newton_solve(
     start = _State(
         u=u0,
         image=u0,
-        A=_zeros(lambda: linearised(u0)[1]),
+        A=_zeros(lambda: G.linearised(u0)[1]),
         residual=jnp.inf * one,
         s=jnp.zeros_like(u0),
         t=one,
@@ -190,18 +194,7 @@ def newton_solve(
     )
     end = jax.lax.while_loop(lambda state: any_lane(state.active), body, start)
     info = Info(end.evaluations, end.residual, end.residual <= tolerance)
-    return end.u, info, end.A
-
-
-def newton_solver(*, tolerance: Any = 1e-3, max_evaluations: Any = 300) -> Solver:
-    """`newton_solve` as a `Solver`: of a `models.At`, whose map puts its Jacobian together."""
-
-    def solve(G: Any, u0: Array) -> tuple[Array, Info]:
-        limits = {"tolerance": tolerance, "max_evaluations": max_evaluations}
-        u, info, _ = newton_solve(G, G.linearised, u0, **limits)
-        return u, info
-
-    return solve
+    return end.u, info
 
 
 def _zeros(function: Callable[[], Any]) -> Any:
@@ -215,78 +208,3 @@ def _zeros(function: Callable[[], Any]) -> Any:
 
     shapes = jax.eval_shape(leaves)
     return jax.tree.unflatten(structures[0], [jnp.zeros(x.shape, x.dtype) for x in shapes])
-
-
-@runtime_checkable
-class LinearisedMap(FixedPointMap, Protocol):
-    """A map that puts its Jacobian together."""
-
-    def linearised(self, u: Array, params: Params, f: Array) -> tuple[Array, Jacobian]:
-        """G(u) and I - dG/du."""
-        ...
-
-
-def newton(
-    G: FixedPointMap,
-    *,
-    tolerance: Any = 1e-3,
-    max_evaluations: Any = 300,
-    adjoint_tolerance: Any = 1e-3,
-    adjoint_max_evaluations: Any = 100,
-) -> Solve:
-    """`solve(params, f, u0, probe) -> (u, info)`, with the conventions of `implicit.fixed_point`.
-
-    Forwards `newton_solve`, and backwards `linear_solve`: a residual norm(A^T w - g) relative
-    to about that of g. The derivative with respect to params and f goes image by image, so that
-    what it needs of each stays in the cache: G must treat the images of a batch apart. Raises
-    ValueError for a map that is no `LinearisedMap`.
-    """
-    if not isinstance(G, LinearisedMap):
-        raise ValueError(
-            "hypergradient 'newton': the map does not put its Jacobian together; take the one of "
-            "models.convolutional, or another method such as conjugate_gradient, gmres or bicgstab"
-        )
-    linearised = G.linearised
-
-    # What may be traced is an argument, for the backward pass of a vmapped solve.
-    @jax.custom_vjp
-    def run(params: Params, f: Array, u0: Array, probe: Info, limits: Any) -> tuple[Array, Info]:
-        return forward(params, f, u0, limits)[:2]
-
-    def forward(params: Params, f: Array, u0: Array, limits: Any) -> tuple[Array, Info, Jacobian]:
-        return newton_solve(
-            lambda u: G(u, params, f),
-            lambda u: linearised(u, params, f),
-            u0,
-            tolerance=limits[0],
-            max_evaluations=limits[1],
-        )
-
-    def run_forward(params: Params, f: Array, u0: Array, probe: Info, limits: Any) -> Any:
-        u, info, A = forward(params, f, u0, limits)
-        return (u, info), (params, f, u, probe, limits, A)
-
-    def run_backward(saved: Any, cotangent: tuple[Array, Info]) -> Any:
-        params, f, u, probe, limits, A = saved
-        w, info = linear_solve(
-            A.transpose, cotangent[0], tolerance=limits[2], max_evaluations=limits[3]
-        )
-
-        def of_image(total: Params, image: tuple[Array, Array, Array]) -> tuple[Params, Array]:
-            u, f, w = (x[None] for x in image)
-            _, pull = jax.vjp(lambda params, f: G(u, params, f), params, f)
-            d_params, d_f = pull(w)
-            return jax.tree.map(jnp.add, total, d_params), d_f[0]
-
-        zero = jax.tree.map(jnp.zeros_like, params)
-        d_params, d_f = jax.lax.scan(of_image, zero, (u, f, w))
-        return d_params, d_f, None, as_cotangent(info, probe), None
-
-    run.defvjp(run_forward, run_backward)
-
-    def solve(params: Params, f: Array, u0: Array, probe: Info | None = None) -> tuple[Array, Info]:
-        probe = no_info(u0.dtype) if probe is None else probe
-        limits = (tolerance, max_evaluations, adjoint_tolerance, adjoint_max_evaluations)
-        return run(params, f, u0, probe, limits)
-
-    return solve
