@@ -7,7 +7,7 @@ Bilevel learning (tied, C = A) and a deep equilibrium model (untied) differ in t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -139,7 +139,7 @@ class StepJacobian:
     def transpose(self) -> "StepJacobian":
         return replace(self, N=self.N.transpose)
 
-    def preconditioner(self) -> Callable[[Images], Images]:
+    def preconditioner(self) -> "Preconditioner":
         """r -> Q B^{-1} Q r, about (I - dG/du)^{-1} r.
 
         Q^{-2} is the diagonal, with that of N' at least 0, and B the circular convolution nearest
@@ -157,9 +157,9 @@ class StepJacobian:
 
         diagonal = fidelity[middle] + weight * jnp.maximum(self.N.diagonal, 0)
         Q = jnp.maximum(diagonal, FLOOR * jnp.max(diagonal, axis=1, keepdims=True)) ** -0.5
-        if isinstance(self.K, operators.Identity):
-            return lambda r: Q**2 * r
         grid = padded_grid(shape, self.N.size)
+        if isinstance(self.K, operators.Identity):
+            return Preconditioner(Q, None, shape, grid)
         placed = jnp.pad(fidelity, [(0, n - m) for n, m in zip(grid, shape, strict=True)])
         convolution = jnp.fft.rfft2(jnp.roll(placed, (-middle[0], -middle[1]), (0, 1)))
         mean = jnp.mean(Q**2, axis=1)[:, None, None]
@@ -169,7 +169,25 @@ class StepJacobian:
             inverse = 1 / jnp.maximum(symbol.real, least)
         else:
             inverse = jnp.conj(symbol) / jnp.maximum(jnp.abs(symbol), least) ** 2
-        return lambda r: Q * multiplied(inverse, Q * r, shape, grid)
+        return Preconditioner(Q, inverse, shape, grid)
+
+
+@pytree
+@dataclass(frozen=True)
+class Preconditioner:
+    """r -> Q B^{-1} Q r with a diagonal Q and a circular convolution B, or Q Q r without one."""
+
+    Q: Any
+    inverse: Any
+    """The symbol of B^{-1} on a grid; None without."""
+    shape: tuple[int, int] = field(metadata={"static": True})
+    """Of an image."""
+    grid: tuple[int, int] = field(metadata={"static": True})
+
+    def __call__(self, r: Images) -> Images:
+        if self.inverse is None:
+            return self.Q**2 * r
+        return self.Q * multiplied(self.inverse, self.Q * r, self.shape, self.grid)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from deqbilevel import hypergradients
-from deqbilevel.solvers import ADJOINTS, DESCENTS, SOLVERS, anderson, newton
+from deqbilevel.solvers import ADJOINTS, DESCENTS, LINEARISED, SOLVERS, anderson
 from deqbilevel.solvers.base import floor_tolerance
 from deqbilevel.types import Adjoint, FixedPointMap, Info, Solve, Solver
 
@@ -60,8 +60,8 @@ class Setting(NamedTuple):
     together: `models.convolutional`."""
     solver: str = "anderson"
     """Of the lower level: that, one of `solvers.SOLVERS`, or for a gradient step on an energy one
-    of `solvers.DESCENTS`; or newton, for a map that puts its Jacobian together. Window and ridge
-    are Anderson's."""
+    of `solvers.DESCENTS`, or for a map that puts its Jacobian together of `solvers.LINEARISED`.
+    Window and ridge are Anderson's."""
 
     def of(self, params: Mapping[str, Any]) -> "Setting":
         """The setting of one run, whose `params` may have a ridge and tolerances of their own."""
@@ -125,7 +125,7 @@ class Setting(NamedTuple):
     def _lower_level(self, tolerance: Any, max_evaluations: Any) -> Solver:
         if self.solver == "anderson":
             return anderson(**self._options(tolerance, max_evaluations))
-        solver = {**SOLVERS, **DESCENTS, "newton": newton}[self.solver]
+        solver = {**SOLVERS, **DESCENTS, **LINEARISED}[self.solver]
         return solver(tolerance=tolerance, max_evaluations=max_evaluations)
 
     def _options(self, tolerance: Any, max_evaluations: Any) -> dict[str, Any]:

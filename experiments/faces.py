@@ -242,9 +242,7 @@ def setting(config: Faces, name: str) -> Setting:
     picard = config.setting == "published"
     count = 4000 if config.task == "deblurring" else 1000
     budget = Budget(count, count) if picard else Budget(300, 200)
-    fast = "limited_memory_bfgs" if models.MODELS[name] else "anderson"
-    if config.kernels[1] <= STENCIL:
-        fast = "newton"
+    fast = "newton" if config.kernels[1] <= STENCIL else "preconditioned_anderson"
     return Setting(
         forward_tolerance=None if picard else config.tolerance,
         adjoint_tolerance=None if picard else config.adjoint_tolerance,

@@ -14,11 +14,13 @@ from deqbilevel import hypergradients, losses, models, operators, settings, trai
 from deqbilevel.convolutions import multiplied
 from deqbilevel.regularizers import normalised
 from deqbilevel.solvers import (
+    LINEARISED,
     anderson,
     conjugate_gradient,
     gmres,
     limited_memory_bfgs,
     newton,
+    preconditioned_anderson,
     symmetric_solve,
 )
 from deqbilevel.solvers.newton import linear_solve
@@ -284,13 +286,14 @@ def test_what_preconditions_is_the_inverse_where_pixels_do_not_mix(K):
 
 @float64
 @pytest.mark.parametrize(("tied", "K"), [(True, None), (False, operators.diagonal_blur(SHAPE, 3))])
-def test_newton_finds_the_fixed_point_and_the_hypergradient_of_the_other_ways(tied, K):
+@pytest.mark.parametrize("name", LINEARISED)
+def test_it_finds_the_fixed_point_and_the_hypergradient_of_the_other_ways(name, tied, K):
     model, params, f, truth = problem(tied=tied, K=K)
     options = {"tolerance": 1e-13, "max_evaluations": 5000}
     slow = hypergradients.fixed_point(
         model.G, anderson(ridge=0.0, relative=True, **options), gmres(**options)
     )
-    solver = newton(tolerance=1e-13, max_evaluations=1000)
+    solver = LINEARISED[name](tolerance=1e-13, max_evaluations=1000)
     tight = {"tolerance": 1e-13, "max_evaluations": 500}
     fast = hypergradients.preconditioned(model.G, solver, **tight)
 
@@ -379,28 +382,44 @@ def test_newton_shortens_a_step_that_is_too_long(monkeypatch):
     np.testing.assert_allclose(d * (u - b), 0 * b, atol=1e-4)
 
 
-def test_newton_keeps_to_its_budget_and_lanes_apart():
-    model, params, f, _ = problem(tied=True)
+@float64
+@pytest.mark.parametrize("name", LINEARISED)
+def test_it_keeps_to_its_budget_and_lanes_apart(name):
+    model, params, f, truth = problem(tied=True)
 
     @jax.jit
-    def solved(lam, tolerance):
-        at = At(model.G, params | {"lam": lam}, f)
-        u, info = newton(tolerance=tolerance, max_evaluations=30)(at, model.start(f))
-        _, A = at.linearised(u)
-        w, _ = linear_solve(A, f, tolerance=1e-3, max_evaluations=20)
-        return u, info, w
+    def solved(lam, tolerance, evaluations, products):
+        solver = LINEARISED[name](tolerance=tolerance, max_evaluations=evaluations)
+        adjoint = {"tolerance": tolerance, "max_evaluations": products}
+        solve = hypergradients.preconditioned(model.G, solver, **adjoint)
+
+        def loss(lam, probe):
+            u, info = solve(params | {"lam": lam}, f, model.start(f), probe)
+            return losses.mean_squared_error(u, truth), (u, info)
+
+        gradient, found = jax.grad(loss, (0, 1), has_aux=True)(lam, hypergradients.no_info(float))
+        return *found, *gradient
 
     lam, tolerance = jnp.array([18.0, 60.0, 18.0]), jnp.array([1e-3, 1e-5, 0.0])
-    together = jax.jit(jax.vmap(solved))(lam, tolerance)
+    evaluations, products = jnp.array([30, 30, 12]), jnp.array([50, 50, 7])
+    lanes = lam, tolerance, evaluations, products
+    u, info, slope, adjoint = jax.jit(jax.vmap(solved))(*lanes)
     for i in range(3):
-        alone = solved(lam[i], tolerance[i])
-        np.testing.assert_array_equal(together[1].evaluations[i], alone[1].evaluations)
-        np.testing.assert_allclose(together[0][i], alone[0], atol=1e-5)
-        np.testing.assert_allclose(together[2][i], alone[2], rtol=1e-3, atol=1e-3)
-    assert int(together[1].evaluations[2]) in (29, 30)
-    np.testing.assert_array_equal(together[1].converged, [True, True, False])
+        alone = solved(*(x[i] for x in lanes))
+        np.testing.assert_array_equal(info.evaluations[i], alone[1].evaluations)
+        np.testing.assert_array_equal(adjoint.evaluations[i], alone[3].evaluations)
+        np.testing.assert_allclose(u[i], alone[0], rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(slope[i], alone[2], rtol=1e-7)
+    assert int(info.evaluations[2]) in (11, 12) and adjoint.evaluations[2] == 7
+    np.testing.assert_array_equal(info.converged, [True, True, False])
     with pytest.raises(ValueError, match="max_evaluations=0"):
-        newton(max_evaluations=0)(At(model.G, params, f), f)
+        LINEARISED[name](max_evaluations=0)(At(model.G, params, f), f)
+
+
+def test_windows_of_preconditioned_mixing_are_checked():
+    for wrong in ({"window": 0}, {"refresh": 0}):
+        with pytest.raises(ValueError, match=r"=0.*expected 1 or more evaluations"):
+            preconditioned_anderson(**wrong)
 
 
 def test_the_preconditioned_adjoint_wants_a_map_that_puts_its_jacobian_together():

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from jaxtyping import Array
 
-from deqbilevel.solvers.anderson import anderson
+from deqbilevel.solvers.anderson import anderson, preconditioned_anderson
 from deqbilevel.solvers.barzilai_borwein import barzilai_borwein
 from deqbilevel.solvers.broyden import broyden
 from deqbilevel.solvers.dense import dense
@@ -32,6 +32,7 @@ from deqbilevel.types import Adjoint, Info, Solver
 __all__ = [
     "ADJOINTS",
     "DESCENTS",
+    "LINEARISED",
     "LINE_SEARCHES",
     "SOLVERS",
     "SYMMETRIC",
@@ -55,6 +56,7 @@ __all__ = [
     "normal_conjugate_gradient",
     "optimized_gradient",
     "picard",
+    "preconditioned_anderson",
     "symmetric_solve",
 ]
 
@@ -76,6 +78,11 @@ SOLVERS: Mapping[str, Callable[..., Solver]] = MappingProxyType(
     {"picard": picard, "anderson": anderson, "broyden": broyden}
 )
 """Every fixed-point solver; each takes at least `tolerance` and `max_evaluations`."""
+
+LINEARISED: Mapping[str, Callable[..., Solver]] = MappingProxyType(
+    {"newton": newton, "preconditioned_anderson": preconditioned_anderson}
+)
+"""Those of a map that puts its Jacobian together, see `newton.Linearised`."""
 
 DESCENTS: Mapping[str, Callable[..., Solver]] = MappingProxyType(
     {

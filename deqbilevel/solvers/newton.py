@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from deqbilevel.solvers.base import any_lane, floor_tolerance, relative_residual
+from deqbilevel.solvers.base import any_lane, floor_tolerance, relative_residual, zeros_of
 from deqbilevel.solvers.krylov import bicgstab, symmetric_solve
 from deqbilevel.solvers.momentum import optimized_gradient
 from deqbilevel.types import Info, Solver
@@ -183,7 +183,7 @@ def newton_solve(
     start = _State(
         u=u0,
         image=u0,
-        A=_zeros(lambda: G.linearised(u0)[1]),
+        A=zeros_of(lambda: G.linearised(u0)[1]),
         residual=jnp.inf * one,
         s=jnp.zeros_like(u0),
         t=one,
@@ -195,16 +195,3 @@ def newton_solve(
     end = jax.lax.while_loop(lambda state: any_lane(state.active), body, start)
     info = Info(end.evaluations, end.residual, end.residual <= tolerance)
     return end.u, info
-
-
-def _zeros(function: Callable[[], Any]) -> Any:
-    """Zeros in the form of what the function returns, which is not computed."""
-    structures = []
-
-    def leaves() -> list[Array]:
-        found, structure = jax.tree.flatten(function())
-        structures.append(structure)
-        return found
-
-    shapes = jax.eval_shape(leaves)
-    return jax.tree.unflatten(structures[0], [jnp.zeros(x.shape, x.dtype) for x in shapes])
