@@ -119,7 +119,7 @@ FLOOR = 1e-3
 @pytree
 @dataclass(frozen=True)
 class StepJacobian:
-    """I - dG/du = tau (lam K^T K + gamma N'(u)) of a gradient step, see `solvers.newton`."""
+    """I - dG/du = tau (lam K^T K + gamma N'(u)) of a gradient step, see `linearised`."""
 
     K: Operator
     N: Stencil | Factored

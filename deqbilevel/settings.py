@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from deqbilevel import hypergradients
-from deqbilevel.solvers import ADJOINTS, DESCENTS, LINEARISED, SOLVERS, anderson
+from deqbilevel import hypergradients, linearised
+from deqbilevel.solvers import ADJOINTS, DESCENTS, SOLVERS, anderson
 from deqbilevel.solvers.base import floor_tolerance
 from deqbilevel.types import Adjoint, FixedPointMap, Info, Solve, Solver
 
@@ -60,7 +60,7 @@ class Setting(NamedTuple):
     together: `models.convolutional`."""
     solver: str = "anderson"
     """Of the lower level: that, one of `solvers.SOLVERS`, or for a gradient step on an energy one
-    of `solvers.DESCENTS`, or for a map that puts its Jacobian together of `solvers.LINEARISED`.
+    of `solvers.DESCENTS`, or for a map that puts its Jacobian together of `linearised.SOLVERS`.
     Window and ridge are Anderson's."""
 
     def of(self, params: Mapping[str, Any]) -> "Setting":
@@ -125,7 +125,7 @@ class Setting(NamedTuple):
     def _lower_level(self, tolerance: Any, max_evaluations: Any) -> Solver:
         if self.solver == "anderson":
             return anderson(**self._options(tolerance, max_evaluations))
-        solver = {**SOLVERS, **DESCENTS, **LINEARISED}[self.solver]
+        solver = {**SOLVERS, **DESCENTS, **linearised.SOLVERS}[self.solver]
         return solver(tolerance=tolerance, max_evaluations=max_evaluations)
 
     def _options(self, tolerance: Any, max_evaluations: Any) -> dict[str, Any]:

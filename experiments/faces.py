@@ -55,7 +55,8 @@ LAM, TAU = 18.1560, 1 / 800
 """[REB]'s published settings for faces; 1/800 is below 1/L, L = lam + c^2 sup phi'' = 763.5."""
 
 STENCIL = 3
-"""Kernels up to this size have a Jacobian of few enough diagonals to be put together: 25."""
+"""Kernels up to this size take Newton's method: their Jacobian has few diagonals, 25, and its
+products are cheap."""
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from deqbilevel import data, loop, losses, models, training
+from deqbilevel.linearised import linear_solve
 from deqbilevel.models import Model
 from deqbilevel.settings import Budget, Setting
 from deqbilevel.solvers import ADJOINTS
-from deqbilevel.solvers.newton import linear_solve
 from deqbilevel.types import At, Params
 from experiments import common, faces
 from experiments.faces import Faces

@@ -12,7 +12,6 @@ LAYERS = [
     [
         "operators",
         "convolutions",
-        "stencils",
         "potentials",
         "losses",
         "solvers",
@@ -20,6 +19,7 @@ LAYERS = [
         "storage",
         "checkpoints",
     ],
+    ["stencils", "linearised"],
     ["maps", "regularizers", "hypergradients", "data", "plots"],
     ["settings", "models", "bilevel", "pretrained"],
     ["training", "algorithms", "grids", "conditions"],

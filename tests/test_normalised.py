@@ -12,18 +12,16 @@ from helpers import dense, float64, normal
 
 from deqbilevel import hypergradients, losses, models, operators, settings, training
 from deqbilevel.convolutions import multiplied
+from deqbilevel.linearised import SOLVERS, linear_solve, newton
 from deqbilevel.regularizers import normalised
 from deqbilevel.solvers import (
-    LINEARISED,
     anderson,
     conjugate_gradient,
     gmres,
     limited_memory_bfgs,
-    newton,
     preconditioned_anderson,
     symmetric_solve,
 )
-from deqbilevel.solvers.newton import linear_solve
 from deqbilevel.types import At, pytree
 
 SHAPE = (7, 6)
@@ -286,14 +284,14 @@ def test_what_preconditions_is_the_inverse_where_pixels_do_not_mix(K):
 
 @float64
 @pytest.mark.parametrize(("tied", "K"), [(True, None), (False, operators.diagonal_blur(SHAPE, 3))])
-@pytest.mark.parametrize("name", LINEARISED)
+@pytest.mark.parametrize("name", SOLVERS)
 def test_it_finds_the_fixed_point_and_the_hypergradient_of_the_other_ways(name, tied, K):
     model, params, f, truth = problem(tied=tied, K=K)
     options = {"tolerance": 1e-13, "max_evaluations": 5000}
     slow = hypergradients.fixed_point(
         model.G, anderson(ridge=0.0, relative=True, **options), gmres(**options)
     )
-    solver = LINEARISED[name](tolerance=1e-13, max_evaluations=1000)
+    solver = SOLVERS[name](tolerance=1e-13, max_evaluations=1000)
     tight = {"tolerance": 1e-13, "max_evaluations": 500}
     fast = hypergradients.preconditioned(model.G, solver, **tight)
 
@@ -383,13 +381,13 @@ def test_newton_shortens_a_step_that_is_too_long(monkeypatch):
 
 
 @float64
-@pytest.mark.parametrize("name", LINEARISED)
+@pytest.mark.parametrize("name", SOLVERS)
 def test_it_keeps_to_its_budget_and_lanes_apart(name):
     model, params, f, truth = problem(tied=True)
 
     @jax.jit
     def solved(lam, tolerance, evaluations, products):
-        solver = LINEARISED[name](tolerance=tolerance, max_evaluations=evaluations)
+        solver = SOLVERS[name](tolerance=tolerance, max_evaluations=evaluations)
         adjoint = {"tolerance": tolerance, "max_evaluations": products}
         solve = hypergradients.preconditioned(model.G, solver, **adjoint)
 
@@ -413,7 +411,7 @@ def test_it_keeps_to_its_budget_and_lanes_apart(name):
     assert int(info.evaluations[2]) in (11, 12) and adjoint.evaluations[2] == 7
     np.testing.assert_array_equal(info.converged, [True, True, False])
     with pytest.raises(ValueError, match="max_evaluations=0"):
-        LINEARISED[name](max_evaluations=0)(At(model.G, params, f), f)
+        SOLVERS[name](max_evaluations=0)(At(model.G, params, f), f)
 
 
 def test_windows_of_preconditioned_mixing_are_checked():

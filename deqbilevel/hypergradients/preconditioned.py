@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from deqbilevel.hypergradients.base import as_cotangent, no_info
-from deqbilevel.solvers.newton import Jacobian, linear_solve
+from deqbilevel.linearised import Jacobian, linear_solve
 from deqbilevel.types import At, FixedPointMap, Info, Params, Solve, Solver
 
 

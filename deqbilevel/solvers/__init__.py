@@ -25,14 +25,12 @@ from deqbilevel.solvers.line_search import (
 )
 from deqbilevel.solvers.momentum import nesterov, optimized_gradient
 from deqbilevel.solvers.neumann import jacobian_free, neumann
-from deqbilevel.solvers.newton import newton
 from deqbilevel.solvers.picard import picard
 from deqbilevel.types import Adjoint, Info, Solver
 
 __all__ = [
     "ADJOINTS",
     "DESCENTS",
-    "LINEARISED",
     "LINE_SEARCHES",
     "SOLVERS",
     "SYMMETRIC",
@@ -51,7 +49,6 @@ __all__ = [
     "minres",
     "nesterov",
     "neumann",
-    "newton",
     "nonlinear_conjugate_gradient",
     "normal_conjugate_gradient",
     "optimized_gradient",
@@ -78,11 +75,6 @@ SOLVERS: Mapping[str, Callable[..., Solver]] = MappingProxyType(
     {"picard": picard, "anderson": anderson, "broyden": broyden}
 )
 """Every fixed-point solver; each takes at least `tolerance` and `max_evaluations`."""
-
-LINEARISED: Mapping[str, Callable[..., Solver]] = MappingProxyType(
-    {"newton": newton, "preconditioned_anderson": preconditioned_anderson}
-)
-"""Those of a map that puts its Jacobian together, see `newton.Linearised`."""
 
 DESCENTS: Mapping[str, Callable[..., Solver]] = MappingProxyType(
     {

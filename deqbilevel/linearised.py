@@ -1,4 +1,4 @@
-"""Newton's method for a map whose Jacobian is put together.
+"""Solvers for a map that puts its Jacobian together: of its linear systems, and Newton's method.
 
 For u = G(u) with A(u) = I - dG/du, a step solves A(u) s = G(u) - u by a preconditioned
 Krylov method up to a part of its right-hand side (inexact Newton: Dembo, Eisenstat and Steihaug,
@@ -9,16 +9,21 @@ is left to a gradient method with momentum, which alone does not do for a DEQ: t
 away from a fixed point that it has come near to.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from deqbilevel.solvers import (
+    bicgstab,
+    optimized_gradient,
+    preconditioned_anderson,
+    symmetric_solve,
+)
 from deqbilevel.solvers.base import any_lane, floor_tolerance, relative_residual, zeros_of
-from deqbilevel.solvers.krylov import bicgstab, symmetric_solve
-from deqbilevel.solvers.momentum import optimized_gradient
 from deqbilevel.types import Info, Solver
 
 START, AGAIN = 0.05, 0.1
@@ -195,3 +200,9 @@ def newton_solve(
     end = jax.lax.while_loop(lambda state: any_lane(state.active), body, start)
     info = Info(end.evaluations, end.residual, end.residual <= tolerance)
     return end.u, info
+
+
+SOLVERS: Mapping[str, Callable[..., Solver]] = MappingProxyType(
+    {"newton": newton, "preconditioned_anderson": preconditioned_anderson}
+)
+"""Those of a `Linearised`; each takes at least `tolerance` and `max_evaluations`."""
