@@ -1,6 +1,5 @@
 """The normalised convolutional regulariser, and the model of faces that is made of it."""
 
-import sys
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import dense, float64, normal
 
-from deqbilevel import hypergradients, losses, models, operators, settings, training
+from deqbilevel import hypergradients, linearised, losses, models, operators, settings, training
 from deqbilevel.convolutions import multiplied
 from deqbilevel.linearised import SOLVERS, linear_solve, newton
 from deqbilevel.regularizers import normalised
@@ -328,12 +327,12 @@ def test_newton_goes_back_to_momentum_where_its_steps_do_not_converge():
 
     @jax.jit
     def solved(scale):
-        def linearised(u):
+        def ten_times_too_long(u):
             image, A = model.G.linearised(u, params, f)
             return image, models.StepJacobian(A.K, A.N, scale * A.tau, A.lam, A.gamma)
 
         options = {"tolerance": 1e-5, "max_evaluations": 3000}
-        return newton(**options)(Linearised(linearised), model.start(f))
+        return newton(**options)(Linearised(ten_times_too_long), model.start(f))
 
     (u, right), (u_wrong, wrong) = solved(1.0), solved(0.1)
     assert bool(right.converged) and bool(wrong.converged)
@@ -366,13 +365,13 @@ def test_newton_shortens_a_step_that_is_too_long(monkeypatch):
     d, b = jnp.logspace(-4, 0, 20), normal(3, 1, 20).astype(jnp.float32)
 
     def solved(least):
-        monkeypatch.setattr(sys.modules[newton.__module__], "LEAST", least)
+        monkeypatch.setattr(linearised, "LEAST", least)
 
-        def linearised(u):
+        def three_times_too_long(u):
             return u - d * (u - b), Diagonal(d / 3)
 
         options = {"tolerance": 1e-5, "max_evaluations": 3000}
-        return jax.jit(lambda: newton(**options)(Linearised(linearised), 0 * b))()
+        return jax.jit(lambda: newton(**options)(Linearised(three_times_too_long), 0 * b))()
 
     (u, few), (_, many) = solved(0.25), solved(1.0)
     assert bool(few.converged) and bool(many.converged)

@@ -71,11 +71,11 @@ def preconditioned_anderson(
         alpha = argmin ||sum_i alpha_i P r_i||^2  subject to  sum_i alpha_i = 1
 
     for a G that is `linearised.Linearised`; P is the preconditioner of its Jacobian, made anew
-    every `refresh` evaluations, when the mixing begins anew as well. A map with a small step, far from contracting,
-    becomes one that goes about as far in all directions. On faces deblurred with two kernels 11x11
-    it takes 37 evaluations to 2e-6 where `anderson` takes 281 (a DEQ), 47 where L-BFGS takes 147
-    (bilevel learning). A window of 10 with mixing 0.5 is as good there, and takes half as many
-    again for a DEQ that has learned to deblur.
+    every `refresh` evaluations, when the mixing begins anew as well. A map with a small step, far
+    from contracting, becomes one that goes about as far in all directions. On faces deblurred with
+    two kernels 11x11 it takes 37 evaluations to 2e-6 where `anderson` takes 281 (a DEQ), 47 where
+    L-BFGS takes 147 (bilevel learning). A window of 10 with mixing 0.5 is as good there, and takes
+    half as many again for a DEQ that has learned to deblur.
 
     Stops as `anderson` does, by the residual of G, and returns the last G(u): [batch, pixels].
     Raises ValueError for a window or a refresh or a budget below 1.
