@@ -173,7 +173,7 @@ def test_the_stencil_is_the_jacobian(rows, columns, tied):
 
 
 @float64
-@pytest.mark.parametrize(("size", "boundary"), [(6, "zero"), (3, "circular"), (3, "reflecting")])
+@pytest.mark.parametrize(("size", "boundary"), [(6, "zero"), (3, "reflecting")])
 def test_in_its_factors_it_is_the_jacobian(size, boundary):
     """That of kernels with many taps, or of another boundary."""
     N = normalised.normalised_bank(SHAPE, boundary)
@@ -283,16 +283,12 @@ def test_what_preconditions_is_the_inverse_where_pixels_do_not_mix(K):
 
 @float64
 @pytest.mark.parametrize(("tied", "K"), [(True, None), (False, operators.diagonal_blur(SHAPE, 3))])
-@pytest.mark.parametrize("name", SOLVERS)
-def test_it_finds_the_fixed_point_and_the_hypergradient_of_the_other_ways(name, tied, K):
+def test_they_find_the_fixed_point_and_the_hypergradient_of_the_other_ways(tied, K):
     model, params, f, truth = problem(tied=tied, K=K)
     options = {"tolerance": 1e-13, "max_evaluations": 5000}
     slow = hypergradients.fixed_point(
         model.G, anderson(ridge=0.0, relative=True, **options), gmres(**options)
     )
-    solver = SOLVERS[name](tolerance=1e-13, max_evaluations=1000)
-    tight = {"tolerance": 1e-13, "max_evaluations": 500}
-    fast = hypergradients.preconditioned(model.G, solver, **tight)
 
     def gradients(solve):
         def loss(params, f, probe):
@@ -302,14 +298,22 @@ def test_it_finds_the_fixed_point_and_the_hypergradient_of_the_other_ways(name, 
         probe = hypergradients.no_info(float)
         return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(params, f, probe)
 
-    (expected, (u_expected, many)), (found, (u, few)) = gradients(slow), gradients(fast)
-    assert bool(few.converged) and int(few.evaluations) < int(many.evaluations)
-    np.testing.assert_allclose(u, u_expected, atol=1e-9)
-    adjoint = found[2]
-    assert 0 < float(adjoint.evaluations) < 150 and float(adjoint.residual) < 1e-12
-    for name in ("A", "lam") if tied else ("A", "C", "lam"):
-        np.testing.assert_allclose(found[0][name], expected[0][name], rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(found[1], expected[1], rtol=1e-6, atol=1e-10)
+    expected, (u_expected, many) = gradients(slow)
+    for solver in SOLVERS.values():
+        fast = hypergradients.preconditioned(
+            model.G,
+            solver(tolerance=1e-13, max_evaluations=1000),
+            tolerance=1e-13,
+            max_evaluations=500,
+        )
+        found, (u, few) = gradients(fast)
+        assert bool(few.converged) and int(few.evaluations) < int(many.evaluations)
+        np.testing.assert_allclose(u, u_expected, atol=1e-9)
+        adjoint = found[2]
+        assert 0 < float(adjoint.evaluations) < 150 and float(adjoint.residual) < 1e-12
+        for name in ("A", "lam") if tied else ("A", "C", "lam"):
+            np.testing.assert_allclose(found[0][name], expected[0][name], rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-6, atol=1e-10)
 
 
 class Linearised(NamedTuple):

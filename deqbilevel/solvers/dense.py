@@ -15,8 +15,9 @@ def dense(*, tolerance: Any = 1e-3, max_evaluations: Any = 1, largest: int = 409
     """(I - J) w = g by the LU decomposition of the matrix of each image: the oracle.
 
     The matrices are [batch, pixels, pixels], from a product for each pixel whatever the budget; J
-    mixes no images. One more product gives the residual. A singular matrix gives w = 0 and an
-    infinite residual. Raises ValueError for images of more than `largest` pixels.
+    mixes no images. One more product gives the residual. A matrix that is singular, or so but for
+    rounding, gives w = 0 and an infinite residual. Raises ValueError for images of more than
+    `largest` pixels.
     """
 
     def adjoint(vjp: Callable[[Array], Array], g: Array) -> tuple[Array, Info]:
@@ -33,7 +34,12 @@ def dense(*, tolerance: Any = 1e-3, max_evaluations: Any = 1, largest: int = 409
         def step(k: Array, state: tuple[()]) -> tuple[Any, Array, Array]:
             eye = jnp.eye(pixels, dtype=g.dtype)
             columns = jax.vmap(product, out_axes=2)(eye)
-            w = jnp.linalg.solve(eye - columns, g.reshape(len(g), pixels, 1)).reshape(g.shape)
+            b = g.reshape(len(g), pixels, 1)
+            w = jnp.linalg.solve(eye - columns, b)
+            # Of a matrix that is singular but for rounding, w is as long as that allows.
+            size = [jnp.linalg.norm(x, axis=(1, 2), keepdims=True) for x in (eye - columns, w, b)]
+            lost = size[0] * size[1] > 0.1 / jnp.finfo(g.dtype).eps * size[2]
+            w = jnp.where(lost, jnp.nan, w).reshape(g.shape)
             return (), w, relative_residual(vjp(w) + g, w)
 
         w, info = iterate(step, (), jnp.zeros_like(g), tolerance=tolerance, max_evaluations=1)
