@@ -24,7 +24,7 @@ from deqbilevel.solvers import (
     symmetric_solve,
 )
 from deqbilevel.solvers.base import any_lane, floor_tolerance, relative_residual, zeros_of
-from deqbilevel.types import Info, Solver
+from deqbilevel.types import FixedPointMap, Info, Params, Solver
 
 START, AGAIN = 0.05, 0.1
 """Momentum hands over to Newton where the residual is this part of what it began with; measured on
@@ -52,6 +52,15 @@ class Jacobian(Protocol):
 
     def preconditioner(self) -> Callable[[Array], Array]:
         """r -> about A^{-1} r; symmetric and positive definite if A is."""
+        ...
+
+
+@runtime_checkable
+class LinearisedMap(FixedPointMap, Protocol):
+    """A map that puts its Jacobian together."""
+
+    def linearised(self, u: Array, params: Params, f: Array) -> tuple[Array, Jacobian]:
+        """G(u) and I - dG/du."""
         ...
 
 

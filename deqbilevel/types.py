@@ -50,7 +50,7 @@ class At(NamedTuple):
         return self.G(u, self.params, self.f)
 
     def linearised(self, u: Array) -> tuple[Array, Any]:
-        """See `hypergradients.preconditioned.LinearisedMap`."""
+        """See `linearised.LinearisedMap`."""
         return self.G.linearised(u, self.params, self.f)
 
 

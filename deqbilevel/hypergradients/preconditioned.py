@@ -7,24 +7,15 @@ For u* = G(u*, params, f), A = I - dG/du there and g = dl/du,
 as in `implicit`; but A gives cheap products and a preconditioner to the solve for w.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from deqbilevel.hypergradients.base import as_cotangent, no_info
-from deqbilevel.linearised import Jacobian, linear_solve
+from deqbilevel.linearised import LinearisedMap, linear_solve
 from deqbilevel.types import At, FixedPointMap, Info, Params, Solve, Solver
-
-
-@runtime_checkable
-class LinearisedMap(FixedPointMap, Protocol):
-    """A map that puts its Jacobian together."""
-
-    def linearised(self, u: Array, params: Params, f: Array) -> tuple[Array, Jacobian]:
-        """G(u) and I - dG/du."""
-        ...
 
 
 def preconditioned(

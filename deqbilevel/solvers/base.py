@@ -142,6 +142,7 @@ def iterate(
 
 def zeros_of(function: Callable[[], Any]) -> Any:
     """Zeros in the form of what the function returns, which is not computed."""
+    # The structure apart: classes whose fields are checked to be arrays cannot hold mere shapes.
     structures = []
 
     def leaves() -> list[Array]:
