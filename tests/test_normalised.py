@@ -173,7 +173,7 @@ def test_the_stencil_is_the_jacobian(rows, columns, tied):
 
 
 @float64
-@pytest.mark.parametrize(("size", "boundary"), [(6, "zero"), (3, "reflecting")])
+@pytest.mark.parametrize(("size", "boundary"), [(6, "zero"), (3, "circular"), (3, "reflecting")])
 def test_in_its_factors_it_is_the_jacobian(size, boundary):
     """That of kernels with many taps, or of another boundary."""
     N = normalised.normalised_bank(SHAPE, boundary)

@@ -34,10 +34,10 @@ def dense(*, tolerance: Any = 1e-3, max_evaluations: Any = 1, largest: int = 409
         def step(k: Array, state: tuple[()]) -> tuple[Any, Array, Array]:
             eye = jnp.eye(pixels, dtype=g.dtype)
             columns = jax.vmap(product, out_axes=2)(eye)
-            b = g.reshape(len(g), pixels, 1)
-            w = jnp.linalg.solve(eye - columns, b)
+            matrix, b = eye - columns, g.reshape(len(g), pixels, 1)
+            w = jnp.linalg.solve(matrix, b)
             # Of a matrix that is singular but for rounding, w is as long as that allows.
-            size = [jnp.linalg.norm(x, axis=(1, 2), keepdims=True) for x in (eye - columns, w, b)]
+            size = [jnp.linalg.norm(x, axis=(1, 2), keepdims=True) for x in (matrix, w, b)]
             lost = size[0] * size[1] > 0.1 / jnp.finfo(g.dtype).eps * size[2]
             w = jnp.where(lost, jnp.nan, w).reshape(g.shape)
             return (), w, relative_residual(vjp(w) + g, w)
