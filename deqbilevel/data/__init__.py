@@ -5,12 +5,21 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from deqbilevel.data.base import DataError, Images
+from deqbilevel.data.fingerprint import changes, fingerprint
 from deqbilevel.data.folder import load_folder, load_whole
 from deqbilevel.data.idx import load_idx, load_idx_labels, read_labelled
 from deqbilevel.data.shipped import load_faces, load_photographs
 from deqbilevel.data.tfds import SPLITS, load_celeb_a, load_tfds, write_mnist
 
-__all__ = ["DataError", "Images", "load", "load_idx_labels", "prepare"]
+__all__ = [
+    "DataError",
+    "Images",
+    "changes",
+    "fingerprint",
+    "load",
+    "load_idx_labels",
+    "prepare",
+]
 
 FORMS = {
     "sample": "sample",
