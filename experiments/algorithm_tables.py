@@ -9,6 +9,7 @@ import numpy as np
 from deqbilevel import algorithms, plots
 from deqbilevel.plots.algorithms import HEIGHTS
 from experiments import algorithm_peers, common
+from experiments.drawing import draw
 
 DOUBLE_LOOP = (*algorithms.DOUBLE_LOOP, *algorithm_peers.DOUBLE_LOOP)
 
@@ -48,15 +49,15 @@ def report(
     text = "\n".join(lines)
     print(text, flush=True)
     common.write(out / "summary.md", text + "\n")
+    result = {problem: numbers}
+    common.write(out / "result.json", json.dumps(result, indent=1))
     seeds = options["seeds"]
     lines_are = f"medians of {seeds} seeds, areas from the least to the greatest; " * (seeds > 1)
     caption = f"{about}; {lines_are}dashed: single-loop methods"
     points = [row | {"calls": np.sum(row["calls"])} for row in rows]
     single = [m for m in methods if m not in DOUBLE_LOOP]
-    figure = plots.algorithm_figure(points, caption, single=single, title=problem)
-    plots.save(figure, out / "courses.png")
-    result = {problem: numbers}
-    common.write(out / "result.json", json.dumps(result, indent=1))
+    path = out / "courses.png"
+    draw(path, plots.algorithm_figure, points, caption, single=single, title=problem)
     return result
 
 

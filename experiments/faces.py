@@ -43,6 +43,7 @@ from deqbilevel.regularizers import normalised
 from deqbilevel.settings import Budget, Setting
 from deqbilevel.types import Params
 from experiments import common
+from experiments.drawing import draw
 
 START = {
     "random": normalised.uniform,
@@ -474,13 +475,11 @@ def _show(
             f"| {found['psnr_db']:.2f} | {found['ssim']:.3f} | {solved:.0%} | {seconds:.0f} |"
         )
         _keep_kernels(out, name, run, caption)
-    plots.save(plots.reconstructions(rows, images.shape, caption), out / "reconstructions.png")
     curves = {
         name: {s: [r[f"{s}_loss"][run.best] for r in run.records] for s in ("train", "test")}
         for name, run in runs.items()
     }
     epochs = [r["epoch"] for r in next(iter(runs.values())).records]
-    plots.save(plots.compared_losses(curves, epochs, caption), out / "losses.png")
     table += [""] + [
         f"{name}: no step was taken, as no solve came within {config.guard:g} times its tolerance; "
         "start from other kernels, or take steps all the same with --guard None\n"
@@ -492,6 +491,8 @@ def _show(
     common.write(out / "summary.md", text)
     numbers |= {"task": config.task, "kernels": list(config.kernels), "out": str(out)}
     common.write(out / "result.json", json.dumps(common.plain(numbers), indent=1))
+    draw(out / "reconstructions.png", plots.reconstructions, rows, images.shape, caption)
+    draw(out / "losses.png", plots.compared_losses, curves, epochs, caption)
     return numbers
 
 
@@ -504,7 +505,7 @@ def _keep_kernels(out: Path, name: str, run: Run, caption: str) -> None:
         label = "A" if letter == "A" else "C, of C^T"
         stages[f"{label}, start"] = np.asarray(run.start[letter])
         stages[f"{label}, learned"] = kernels[letter]
-    plots.save(plots.kernel_figure(stages, f"{name}: {caption}"), out / f"kernels-{name}.png")
+    draw(out / f"kernels-{name}.png", plots.kernel_figure, stages, f"{name}: {caption}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from deqbilevel.pretrained import Learned
 from deqbilevel.regularizers import convolutional
 from deqbilevel.types import Solver
 from experiments import common
+from experiments.drawing import draw
 from experiments.filter_tasks import Picture, Task
 
 Reconstruct = Callable[[int, str], Array]
@@ -205,7 +206,7 @@ def _draw(outcome: Outcome, reconstruct: Reconstruct, lane: int, out: Path) -> N
         }
         joined = {text: _joined(outcome.records, name) for name, text in names.items()}
         text = caption + "a line for each seed"
-        plots.save(plots.course_figure(joined, text), out / "course.png")
+        draw(out / "course.png", plots.course_figure, joined, text)
 
 
 def _draw_filters(outcome: Outcome, lane: int, caption: str, out: Path) -> None:
@@ -215,7 +216,7 @@ def _draw_filters(outcome: Outcome, lane: int, caption: str, out: Path) -> None:
 
     stages = {"before": of_lane(outcome.before), "after": of_lane(outcome.after)}
     text = caption + "ordered by effective strength e^(beta_0 + beta_k) ||c_k||, which is given"
-    plots.save(plots.filter_figure(stages, text), out / "filters.png")
+    draw(out / "filters.png", plots.filter_figure, stages, text)
 
 
 def _draw_pictures(
@@ -235,9 +236,8 @@ def _draw_pictures(
         f"reconstructed\nSNR {snr[1]:.2f} dB": found,
     }
     text = f"{caption}{name}, reconstructed to convergence"
-    figure = plots.profile_figure(shown, true.shape[0] // 2, text)
-    plots.save(figure, out / "reconstruction.png")
+    draw(out / "reconstruction.png", plots.profile_figure, shown, true.shape[0] // 2, text)
     first = outcome.task.groups[0]
     rows = {"training": first.truth[:8] * 2 - 1}
-    figure = plots.reconstructions(rows, first.shape, caption + "training images")
-    plots.save(figure, out / "patches.png")
+    text = caption + "training images"
+    draw(out / "patches.png", plots.reconstructions, rows, first.shape, text)

@@ -27,6 +27,7 @@ from deqbilevel.potentials import Quadratic
 from deqbilevel.regularizers import convolutional
 from deqbilevel.solvers import picard
 from experiments import common
+from experiments.drawing import draw
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,6 @@ def _compare(config: GradientAccuracy) -> dict[str, Any]:
         "angle between the hypergradient where gradient descent stops and the exact one, by the "
         "norm of the lower-level gradient at the stop"
     )
-    figure = plots.map_figure(maps, np.asarray(values), ("$c_1$", "$c_0$"), caption)
-    plots.save(figure, config.out / "figure_5_1.png")
     numbers = {
         "angle_deg_median": medians,
         "angle_deg_most": most,
@@ -124,6 +123,8 @@ def _compare(config: GradientAccuracy) -> dict[str, Any]:
         "out": str(config.out),
     }
     common.write(config.out / "result.json", json.dumps(numbers, indent=1))
+    path, labels = config.out / "figure_5_1.png", ("$c_1$", "$c_0$")
+    draw(path, plots.map_figure, maps, np.asarray(values), labels, caption)
     return numbers
 
 

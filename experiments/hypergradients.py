@@ -29,6 +29,7 @@ from tqdm import tqdm
 from deqbilevel import hypergradients, plots
 from deqbilevel.solvers import DESCENTS, SOLVERS
 from experiments import common, hypergradient_estimates
+from experiments.drawing import draw
 from experiments.hypergradient_cases import (
     PROBLEMS,
     Case,
@@ -204,6 +205,8 @@ def _show(
     table = "\n".join(lines)
     print(table, flush=True)
     common.write(out / "summary.md", table)
+    result = numbers | ({"estimates": rates} if followed else {})
+    common.write(out / "result.json", json.dumps(result, indent=1))
     setup = (
         f"{config.images} digits of {config.size}x{config.size} pixels, {config.features} dense "
         "features; error against the exact gradient in float64"
@@ -212,15 +215,13 @@ def _show(
         f"{setup}; lower level by {config.solver}, time the median of the rounds, memory the "
         "temporary memory of the program"
     )
-    plots.save(plots.method_figure(rows, caption), out / "methods.png")
+    draw(out / "methods.png", plots.method_figure, rows, caption)
     if followed:
         caption = (
             f"lower level by T steps of gradient descent from zero; {setup}; rho: the contraction "
             "of a step at the minimiser; dashed: growth as T, the bound of reverse mode"
         )
-        plots.save(plots.estimate_figure(followed, caption), out / "estimates.png")
-    result = numbers | ({"estimates": rates} if followed else {})
-    common.write(out / "result.json", json.dumps(result, indent=1))
+        draw(out / "estimates.png", plots.estimate_figure, followed, caption)
     return numbers
 
 

@@ -44,6 +44,7 @@ from deqbilevel.settings import Setting
 from deqbilevel.training import Metrics, State, Trainer
 from deqbilevel.types import Images, Info, Params
 from experiments import common
+from experiments.drawing import draw
 
 MEASURED = 1000
 """Test images that are reconstructed, at most."""
@@ -159,15 +160,16 @@ def _main(config: Naive, stack: contextlib.ExitStack) -> dict[str, Any]:
             shown = [np.asarray(u[: config.pictures]) for u in found[:-1]]
             courses[f"{name},\n{way.replace('_', ' ')}"] = shown
     given = {"truth $u$": truth, "data $f$": f}
-    figure = plots.iterate_figure(
+    common.write(out / "result.json", json.dumps(numbers, indent=1))
+    draw(
+        out / "figure_7.png",
+        plots.iterate_figure,
         {label: np.asarray(x[: config.pictures]) for label, x in given.items()},
         courses,
         [*(f"$u^{{{k}}}$" for k in counts), "$u^*$"],
         images.shape,
         _caption(config, images.source),
     )
-    plots.save(figure, out / "figure_7.png")
-    common.write(out / "result.json", json.dumps(numbers, indent=1))
     return numbers | {"out": str(out)}
 
 

@@ -47,6 +47,7 @@ from deqbilevel.models import Model
 from deqbilevel.regularizers.networks import Network, convex, denoiser
 from deqbilevel.types import Info, Params, Solver
 from experiments import common
+from experiments.drawing import draw
 
 Task = Literal["inpainting", "deblurring"]
 Name = Literal["bilevel", "deq", "degrad", "deprox", "convex", "plug_and_play"]
@@ -379,17 +380,18 @@ def _show(
             numbers[task][row["model"]] = {
                 name: x for name, x in row.items() if name not in ("task", "model")
             }
+    table = "\n".join(lines)
+    print(f"\n{table}", flush=True)
+    common.write(out / "summary.md", table)
+    common.write(out / "result.json", json.dumps(numbers, indent=1))
+    for task in config.tasks:
         pictures = _pictures([run for run in runs if run.task == task], images, out)
         caption = (
             f"{task}, tau {config.tau:g}, lam {config.lam:g}, epochs: {config.epochs}, "
             f"{len(images.train)} training images; {images.source}"
         )
-        figure = plots.reconstructions(pictures, images.shape, caption)
-        plots.save(figure, out / f"reconstructions-{task}.png")
-    table = "\n".join(lines)
-    print(f"\n{table}", flush=True)
-    common.write(out / "summary.md", table)
-    common.write(out / "result.json", json.dumps(numbers, indent=1))
+        path = out / f"reconstructions-{task}.png"
+        draw(path, plots.reconstructions, pictures, images.shape, caption)
     return numbers
 
 

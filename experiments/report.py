@@ -9,16 +9,16 @@ from deqbilevel import grids, plots, results
 from deqbilevel.data import Images
 from deqbilevel.storage import Lane
 from experiments import common
+from experiments.drawing import draw
 
 
 def present(dataset: xr.Dataset, rows: list[dict[str, Any]], out: Path) -> None:
     """Print the table of a study, and draw its figures and summary."""
     table = results.table(rows)
     print(table, flush=True)
-    figures = plots.figures(dataset)
-    for name, figure in figures.items():
-        plots.save(figure, out / f"{name}.png")
-    common.write(out / "summary.md", _summary(dataset.attrs["caption"], table, list(figures)))
+    drawn = plots.drawings(dataset)
+    there = [name for name, figure in drawn.items() if draw(out / f"{name}.png", figure)]
+    common.write(out / "summary.md", _summary(dataset.attrs["caption"], table, there))
 
 
 def caption(options: dict[str, Any], grid: list[Lane], images: Images) -> str:

@@ -20,6 +20,7 @@ from jaxtyping import Array
 
 from deqbilevel import hypergradients, operators, plots, potentials
 from experiments import common
+from experiments.drawing import draw
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def main(config: SmoothProximal) -> dict[str, Any]:
         title: {label: np.asarray(x) for label, x in lines.items()}
         for title, lines in panels.items()
     }
-    figure = plots.function_figure(np.asarray(y), curves, ("y", "minimiser"), "")
-    plots.save(figure, config.out / "figure_4_1.png")
+    path, axes = config.out / "figure_4_1.png", ("y", "minimiser")
+    draw(path, plots.function_figure, np.asarray(y), curves, axes, "")
     errors = {label: float(jnp.abs(x - exact).max()) for label, x in left.items()}
     return {"largest_error": errors, "out": str(config.out)}
 

@@ -32,6 +32,7 @@ from deqbilevel import (
 from deqbilevel.data import Images
 from deqbilevel.models import Model
 from experiments import common, train_algorithms
+from experiments.drawing import draw
 
 LARGEST = 128 * 128
 """Pixels of an image, of which a dense A has the square."""
@@ -177,10 +178,10 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
             )
 
     caption = _caption(config, images, records[-1])
-    _draw(out, model, setting, state.params, test[:6], picture_key, caption)
-    plots.save(plots.loss_curves(records, caption), out / "losses.png")
     numbers = _headline(model, state, records, test, picture_key, out)
     common.write(out / "result.json", json.dumps(common.plain(numbers), indent=1))
+    _draw(out, model, setting, state.params, test[:6], picture_key, caption)
+    draw(out / "losses.png", plots.loss_curves, records, caption)
     return numbers
 
 
@@ -249,7 +250,8 @@ def _draw(
     u, _ = model.reconstruct(setting.evaluation(), params, f)
     rows = {"true u": truth, "measurement f": f, "K u*": model.K.apply(u), "reconstruction u*": u}
     arrays = {name: np.asarray(row) for name, row in rows.items()}
-    plots.save(plots.reconstructions(arrays, model.shape, caption), out / "reconstructions.png")
+    path = out / "reconstructions.png"
+    draw(path, plots.reconstructions, arrays, model.shape, caption)
 
 
 def _headline(

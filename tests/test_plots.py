@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
@@ -11,6 +12,7 @@ from PIL import Image
 
 from deqbilevel import plots
 from deqbilevel.plots import paper
+from experiments.drawing import draw
 
 DIMS = ("task", "model", "noise", "tau", "gamma", "activation", "epoch")
 PICTURE = ("task", "model", "noise")
@@ -375,3 +377,28 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         plots.save(figure, path)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_no_style_of_a_users_reaches_a_figure(tmp_path):
+    rc = {"text.usetex": True, "font.family": "no such font", "figure.figsize": (1, 1)}
+    with matplotlib.rc_context(rc):
+        for name, figure in plots.figures(RESULTS["single"]).items():
+            plots.save(figure, tmp_path / f"{name}.png")
+            assert not any(text.get_usetex() for text in figure.texts)
+        assert matplotlib.rcParams["text.usetex"]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_error_of_as_many_methods_as_there_are(count):
+    point = {"relative_error": 0.1, "budget": 10, "seconds": 0.1, "peak_mb": 1.0}
+    rows = [{"problem": "filters", "method": f"m{i}"} | point for i in range(count)]
+    figure = plots.method_figure(rows, CAPTION)
+    assert [len(axes.lines) for axes in figure.axes] == 3 * [count]
+
+
+def test_a_figure_that_cannot_be_drawn_costs_itself_and_a_warning(tmp_path, capsys):
+    assert not draw(tmp_path / "no.png", plots.reconstructions, {}, SHAPE, CAPTION)
+    assert "no.png was not drawn (ValueError: rows: there is no picture" in capsys.readouterr().err
+    assert draw(tmp_path / "yes.png", plots.loss_curves, [], CAPTION)
+    assert [path.name for path in tmp_path.iterdir()] == ["yes.png"]

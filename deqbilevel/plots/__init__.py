@@ -13,6 +13,7 @@ from deqbilevel.plots.filters import (
 from deqbilevel.plots.hypergradients import estimate_figure, method_figure
 from deqbilevel.plots.naive import iterate_figure
 from deqbilevel.plots.paper import (
+    drawings,
     figure_1,
     figure_5,
     figure_6,
@@ -25,6 +26,7 @@ __all__ = [
     "algorithm_figure",
     "compared_losses",
     "course_figure",
+    "drawings",
     "estimate_figure",
     "figure_1",
     "figure_5",

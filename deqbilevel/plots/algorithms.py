@@ -7,7 +7,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from deqbilevel.plots.base import new_figure, note
+from deqbilevel.plots.base import new_figure, note, styled
 
 AXES = {"calls": "oracle calls", "seconds": "seconds"}
 """What the courses are drawn against."""
@@ -22,6 +22,7 @@ HEIGHTS = {
 """What can be drawn; the first two on a logarithmic scale."""
 
 
+@styled
 def algorithm_figure(
     rows: Sequence[dict[str, Any]],
     caption: str,

@@ -1,11 +1,13 @@
 """What every figure is made of: a page with a caption, grids of pictures, curves. None is shown."""
 
+import functools
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
+import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -13,8 +15,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 Rows = dict[str, Float[np.ndarray, "pictures pixels"]]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
+def styled(draw: Callable[P, T]) -> Callable[P, T]:
+    """The function under matplotlib's own style: a user's may ask for what is not there (LaTeX)."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+@styled
 def save(figure: Figure, path: str | Path) -> None:
     """Writes the figure as PNG at 150 dpi; a reader of `path` never sees half a file.
 
@@ -50,6 +67,7 @@ def note(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, color="0.45", fontsize=8, **middle)
 
 
+@styled
 def picture_grid(
     blocks: dict[str, Rows], shape: tuple[int, int], title: str, caption: str
 ) -> Figure:

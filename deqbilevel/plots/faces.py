@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from deqbilevel.plots.base import curve, finish, new_figure
+from deqbilevel.plots.base import curve, finish, new_figure, styled
 
 
+@styled
 def kernel_figure(
     stages: Mapping[str, Float[np.ndarray, "kernels rows columns"]],
     caption: str,
@@ -38,6 +39,7 @@ def kernel_figure(
     return figure
 
 
+@styled
 def compared_losses(
     curves: Mapping[str, Mapping[str, Sequence[float]]], epochs: Sequence[int], caption: str
 ) -> Figure:

@@ -8,12 +8,13 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from deqbilevel.plots.base import new_figure
+from deqbilevel.plots.base import new_figure, styled
 
 Picture = Float[np.ndarray, "height width"]
 Stage = tuple[Float[np.ndarray, "filters rows columns"], Float[np.ndarray, " filters"]]
 
 
+@styled
 def filter_figure(
     stages: Mapping[str, Stage],
     caption: str,
@@ -43,6 +44,7 @@ def filter_figure(
     return figure
 
 
+@styled
 def profile_figure(pictures: Mapping[str, Picture], row: int, caption: str) -> Figure:
     """Pictures on [0, 1] beside each other under their labels, and their values along a row."""
     height, width = next(iter(pictures.values())).shape
@@ -68,6 +70,7 @@ def profile_figure(pictures: Mapping[str, Picture], row: int, caption: str) -> F
     return figure
 
 
+@styled
 def course_figure(
     course: Mapping[str, Float[np.ndarray, "iterations lanes"]], caption: str
 ) -> Figure:
@@ -85,6 +88,7 @@ def course_figure(
     return figure
 
 
+@styled
 def map_figure(
     maps: Mapping[str, Float[np.ndarray, "rows columns"]],
     values: Float[np.ndarray, " points"],
@@ -109,6 +113,7 @@ def map_figure(
     return figure
 
 
+@styled
 def function_figure(
     x: Float[np.ndarray, " points"],
     panels: Mapping[str, Mapping[str, Float[np.ndarray, " points"]]],

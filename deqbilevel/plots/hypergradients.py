@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from deqbilevel.plots.base import new_figure
+from deqbilevel.plots.base import new_figure, styled
 
 QUANTITIES = {
     "budget": "budget of the lower level",
@@ -19,6 +19,7 @@ QUANTITIES = {
 """What the error can be drawn against."""
 
 
+@styled
 def method_figure(
     rows: Sequence[dict[str, Any]],
     caption: str,
@@ -32,7 +33,7 @@ def method_figure(
     methods = list(dict.fromkeys(row["method"] for row in rows))
     figure = new_figure(2.0 + 3.3 * len(quantities), 3.4 * len(problems), "", caption)
     panels = figure.subplots(len(problems), len(quantities), squeeze=False, sharey="row")
-    colours = mpl.colormaps["tab20"](np.linspace(0, 1, max(len(methods), 2)))
+    colours = mpl.colormaps["tab20"](np.linspace(0, 1, max(len(methods), 2)))[: len(methods)]
     for line, problem in zip(panels, problems, strict=True):
         for axes, quantity in zip(line, quantities, strict=True):
             for method, colour in zip(methods, colours, strict=True):
@@ -50,6 +51,7 @@ def method_figure(
     return figure
 
 
+@styled
 def estimate_figure(rows: Sequence[dict[str, Any]], caption: str) -> Figure:
     """Relative error of each estimate against the lower-level iterations T, and below it divided by
     rho^T; a column for each problem.

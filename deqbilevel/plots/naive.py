@@ -8,7 +8,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from deqbilevel.plots.base import new_figure, note
+from deqbilevel.plots.base import new_figure, note, styled
 
 Pictures = Float[np.ndarray, "pictures pixels"]
 
@@ -16,6 +16,7 @@ SIZE = 0.8
 """Of a picture, in inches, with the gap to the next."""
 
 
+@styled
 def iterate_figure(
     given: Mapping[str, Pictures],
     courses: Mapping[str, Sequence[Pictures]],

@@ -5,6 +5,8 @@ the study's own axes, epoch), NaN where a run does not exist or is not that far.
 where `diverged` holds at its last epoch.
 """
 
+from collections.abc import Callable
+from functools import partial
 from math import ceil
 from typing import Any, Literal
 
@@ -16,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from deqbilevel.plots.base import curve, finish, new_figure, note, picture_grid
+from deqbilevel.plots.base import curve, finish, new_figure, note, picture_grid, styled
 from deqbilevel.results import final, others
 
 NAMES = {"bilevel": "bilevel", "deq": "DEQ"}
@@ -49,6 +51,7 @@ def _model_patches(models: list[str]) -> list[Patch]:
     return [Patch(facecolor=COLOURS[name], alpha=0.8, label=NAMES[name]) for name in models]
 
 
+@styled
 def figure_1(results: xr.Dataset, threshold: float = 0.5) -> Figure:
     """Boxes of the final test loss per task and model, of runs below the threshold.
 
@@ -98,6 +101,7 @@ def figure_1(results: xr.Dataset, threshold: float = 0.5) -> Figure:
     return figure
 
 
+@styled
 def reconstruction_figure(results: xr.Dataset, task: str) -> Figure:
     """Pictures of the best run of each model, a block for each of at most 3 noise levels.
 
@@ -156,6 +160,7 @@ def _panels(results: xr.Dataset, title: str, caption: str) -> tuple[Figure, dict
     return figure, panels
 
 
+@styled
 def figure_5(results: xr.Dataset) -> Figure:
     """The best test loss at each epoch over the runs that did not diverge, a panel per task.
 
@@ -189,6 +194,7 @@ def figure_5(results: xr.Dataset) -> Figure:
     return figure
 
 
+@styled
 def figure_6(results: xr.Dataset, cap_seconds: float | None = None) -> Figure:
     """How many runs reach how many epochs within a time cap, a panel per task.
 
@@ -231,10 +237,16 @@ def figure_6(results: xr.Dataset, cap_seconds: float | None = None) -> Figure:
     return figure
 
 
-def figures(results: xr.Dataset) -> dict[str, Figure]:
-    """The figures of the paper by name, `figure_2` to `figure_4` where their task is present."""
-    drawn = {"figure_1": figure_1(results)}
+def drawings(results: xr.Dataset) -> dict[str, Callable[[], Figure]]:
+    """How to draw each figure of the paper, by name; `figure_2` to `figure_4` where their task is
+    present."""
+    drawn: dict[str, Callable[[], Figure]] = {"figure_1": partial(figure_1, results)}
     for name, task in RECONSTRUCTION_FIGURES.items():
         if task in _coordinate(results, "task"):
-            drawn[name] = reconstruction_figure(results, task)
-    return drawn | {"figure_5": figure_5(results), "figure_6": figure_6(results)}
+            drawn[name] = partial(reconstruction_figure, results, task)
+    return drawn | {"figure_5": partial(figure_5, results), "figure_6": partial(figure_6, results)}
+
+
+def figures(results: xr.Dataset) -> dict[str, Figure]:
+    """The figures of the paper by name, see `drawings`."""
+    return {name: draw() for name, draw in drawings(results).items()}

@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from deqbilevel.plots.base import Rows, curve, finish, new_figure, picture_grid
+from deqbilevel.plots.base import Rows, curve, finish, new_figure, picture_grid, styled
 
 
 def reconstructions(rows: Rows, shape: tuple[int, int], caption: str) -> Figure:
@@ -21,6 +21,7 @@ def reconstructions(rows: Rows, shape: tuple[int, int], caption: str) -> Figure:
     return picture_grid({"": rows}, shape, "", caption)
 
 
+@styled
 def loss_curves(records: list[dict[str, Any]], caption: str) -> Figure:
     """Train and test loss against the epoch, from dicts with epoch, train_loss and test_loss."""
     figure = new_figure(6.0, 3.8, "", caption)
