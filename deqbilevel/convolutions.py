@@ -20,10 +20,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from scipy.fft import next_fast_len
 
+from deqbilevel.checks import Registry, known, pixels
+
 Boundary = Literal["circular", "zero", "reflecting"]
 Method = Literal["direct", "patch", "fft"]
 
-_PAD = {"circular": "wrap", "zero": "constant", "reflecting": "symmetric"}
+PAD: Registry[str] = Registry(
+    "boundary", {"circular": "wrap", "zero": "constant", "reflecting": "symmetric"}
+)
+"""The modes of `jnp.pad` by what is beyond the border of an image."""
 
 DIRECT_TAPS = 64
 """Up to so many taps in all filters together `direct` is fastest, as measured on two cores."""
@@ -51,8 +56,13 @@ def bank(
 ) -> Bank:
     """Convolutions of images of a shape; without a method, the one for the filters' size.
 
-    Both functions raise ValueError for filters larger than the image.
+    Raises: ValueError for an unknown boundary or method, and a shape without pixels. Both functions
+    raise ValueError for filters larger than the image.
     """
+    known("boundary", boundary, PAD)
+    if method is not None:
+        known("method", method, VALID)
+    pixels(shape)
 
     def chosen(c: Filters) -> Method:
         if c.shape[1] > shape[0] or c.shape[2] > shape[1]:
@@ -120,7 +130,7 @@ def _extend(x: Array, c: Filters, boundary: Boundary) -> Array:
     below = [size // 2 for size in c.shape[1:]]
     # The filter is flipped over its centre: what it reaches above is its lower half.
     margins = ((0, 0), (above[0], below[0]), (above[1], below[1]))
-    return jnp.pad(x, margins, mode=_PAD[boundary])
+    return jnp.pad(x, margins, mode=PAD[boundary])
 
 
 def _slices(x: Array, c: Filters, height: int, width: int) -> list[Array]:
@@ -197,9 +207,12 @@ def _fft_adjoint(c: Filters, z: Features) -> Array:
     return _circular_adjoint(c, extended, _fast_grid((height, width)))[:, :height, :width]
 
 
-VALID: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
-    "direct": (_direct, _direct_adjoint),
-    "patch": (_patch, _patch_adjoint),
-    "fft": (_fft, _fft_adjoint),
-}
+VALID: Registry[tuple[Callable[..., Array], Callable[..., Array]]] = Registry(
+    "method",
+    {
+        "direct": (_direct, _direct_adjoint),
+        "patch": (_patch, _patch_adjoint),
+        "fft": (_fft, _fft_adjoint),
+    },
+)
 """The valid part of the convolution of an extended image, and its adjoint."""

@@ -6,6 +6,7 @@ import dm_pix
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from deqbilevel.checks import Registry
 from deqbilevel.types import Images
 
 Loss = Callable[[Images, Images], Float[Array, ""]]
@@ -43,5 +44,10 @@ def quantised(u: Images) -> Images:
     return jnp.round(255 * jnp.clip(u, 0, 1)) / 255
 
 
-LOSSES: dict[str, Loss] = {"mean_squared_error": mean_squared_error}
+LOSSES: Registry[Loss] = Registry(
+    "loss",
+    {
+        "mean_squared_error": mean_squared_error,
+    },
+)
 """Every upper-level loss. The shared property tests walk this table."""

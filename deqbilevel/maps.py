@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from deqbilevel.checks import Registry
 from deqbilevel.operators import Operator
 from deqbilevel.types import FixedPointMap, Images, Params
 
@@ -98,9 +99,12 @@ def naive_objective(G: FixedPointMap) -> Callable[[Params, Images, Array], Float
     return objective
 
 
-MAPS: dict[str, Callable[[Operator, Regularizer], FixedPointMap]] = {
-    "gradient_step": gradient_step,
-    "proximal_step": proximal_step,
-    "preconditioned_step": preconditioned_step,
-}
+MAPS: Registry[Callable[[Operator, Regularizer], FixedPointMap]] = Registry(
+    "map",
+    {
+        "gradient_step": gradient_step,
+        "proximal_step": proximal_step,
+        "preconditioned_step": preconditioned_step,
+    },
+)
 """Every map. The shared property tests walk this table."""

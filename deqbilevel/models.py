@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import maps, operators, potentials
+from deqbilevel.checks import Registry
+from deqbilevel.checks import known as known
 from deqbilevel.convolutions import multiplied, padded_grid
 from deqbilevel.operators import Operator
 from deqbilevel.regularizers import dense, normalised
@@ -23,22 +25,34 @@ from deqbilevel.regularizers.normalised import Normalised
 from deqbilevel.stencils import Factored, Stencil
 from deqbilevel.types import At, FixedPointMap, Images, Info, Params, Solve, Solver, pytree
 
-TASKS: dict[str, str] = {
-    "denoising": "identity",
-    "inpainting": "row_mask",
-    "deblurring": "diagonal_blur",
-}
+TASKS: Registry[str] = Registry(
+    "task",
+    {
+        "denoising": "identity",
+        "inpainting": "row_mask",
+        "deblurring": "diagonal_blur",
+    },
+)
 """The tasks of [REB] 4 and the names of their forward operators."""
 
-MODELS: dict[str, bool] = {"bilevel": True, "deq": False}
+MODELS: Registry[bool] = Registry(
+    "model",
+    {
+        "bilevel": True,
+        "deq": False,
+    },
+)
 """The models and whether their regulariser is tied."""
 
-ACTIVATIONS: dict[str, Callable[[float], potentials.PiecewiseQuadratic]] = {
-    "identity": lambda threshold: potentials.identity(),
-    "relu": lambda threshold: potentials.relu(),
-    "softshrink": potentials.softshrink,
-    "clipping": potentials.clipping,
-}
+ACTIVATIONS: Registry[Callable[[float], potentials.PiecewiseQuadratic]] = Registry(
+    "activation",
+    {
+        "identity": lambda threshold: potentials.identity(),
+        "relu": lambda threshold: potentials.relu(),
+        "softshrink": potentials.softshrink,
+        "clipping": potentials.clipping,
+    },
+)
 """The activations of [REB] 3.2, built for a threshold (the study takes tau for it)."""
 
 
@@ -92,8 +106,6 @@ def build(task: str, model: str, shape: tuple[int, int], features: int | None = 
     `features` is the number of rows of A; None: as many as pixels, as in the paper.
     Raises: ValueError for an unknown task or model.
     """
-    known("task", task, TASKS)
-    known("model", model, MODELS)
     K = operators.OPERATORS[TASKS[task]](shape)
     return assemble(K, tied=MODELS[model], shape=shape, features=features)
 
@@ -260,15 +272,8 @@ def hyperparameters(
     if activation is None:
         return jax.tree.map(jnp.float32, scalars)
     threshold = tau if threshold is None else threshold
-    phi = ACTIVATIONS[known("activation", activation, ACTIVATIONS)](threshold)
+    phi = ACTIVATIONS[activation](threshold)
     return jax.tree.map(jnp.float32, scalars | {"phi": phi})
-
-
-def known(what: str, name: str, names: dict) -> str:
-    """The name, if it is one of `names`. Raises: ValueError that lists them."""
-    if name not in names:
-        raise ValueError(f"{what} {name!r}: expected one of {', '.join(names)}")
-    return name
 
 
 def measure(K: Operator, u: Images, noise: Float[Array, ""], key: PRNGKeyArray) -> Images:

@@ -20,6 +20,7 @@ import numpy as np
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from deqbilevel.checks import Registry
 from deqbilevel.types import pytree
 
 
@@ -196,10 +197,13 @@ def _taps(
     return jnp.asarray(kernel[rows, columns], jnp.float32), offsets
 
 
-CONVOLUTIONS: dict[str, Callable[..., CircularConvolution | ZeroPaddedConvolution]] = {
-    "circular": circular_convolution,
-    "zero": zero_padded_convolution,
-}
+CONVOLUTIONS: Registry[Callable[..., CircularConvolution | ZeroPaddedConvolution]] = Registry(
+    "boundary",
+    {
+        "circular": circular_convolution,
+        "zero": zero_padded_convolution,
+    },
+)
 """The convolutions by what is outside the image."""
 
 
@@ -212,8 +216,6 @@ def diagonal_blur(
 
     Raises: ValueError for another boundary, or a kernel that is larger than the image.
     """
-    if boundary not in CONVOLUTIONS:
-        raise ValueError(f"boundary {boundary!r}: expected one of {', '.join(CONVOLUTIONS)}")
     return CONVOLUTIONS[boundary](np.eye(size) / size, shape)
 
 
@@ -229,10 +231,13 @@ def norm(K: Operator, pixels: int, key: PRNGKeyArray, iterations: int = 100) -> 
     return jnp.linalg.norm(K.apply(u))
 
 
-OPERATORS: dict[str, Callable[[tuple[int, int]], Operator]] = {
-    "identity": lambda shape: Identity(),
-    "row_mask": lambda shape: row_mask(shape, -(-shape[0] // 3)),
-    "diagonal_blur": diagonal_blur,
-    "diagonal_blur_zero": partial(diagonal_blur, boundary="zero"),
-}
+OPERATORS: Registry[Callable[[tuple[int, int]], Operator]] = Registry(
+    "operator",
+    {
+        "identity": lambda shape: Identity(),
+        "row_mask": lambda shape: row_mask(shape, -(-shape[0] // 3)),
+        "diagonal_blur": diagonal_blur,
+        "diagonal_blur_zero": partial(diagonal_blur, boundary="zero"),
+    },
+)
 """Every operator, built for an image shape. The shared property tests walk this table."""

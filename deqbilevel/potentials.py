@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from deqbilevel.checks import Registry
 from deqbilevel.types import pytree
 
 Scalar = Float[Array, ""] | float
@@ -600,20 +601,23 @@ class PowerSum:
         return jnp.where(kept, jnp.sign(z) * x, 0)
 
 
-POTENTIALS: dict[str, Callable[[], Potential]] = {
-    "identity": identity,
-    "relu": relu,
-    "softshrink": lambda: softshrink(0.5),
-    "clipping": clipping,
-    "quadratic": Quadratic,
-    "corner_rounded": CornerRounded,
-    "rounded_half": RoundedPower,
-    "fair": Fair,
-    "log_cosh": LogCosh,
-    "log_sum": LogSum,
-    "log_root": LogRoot,
-    "geman_mcclure": GemanMcClure,
-    "welsch": Welsch,
-    "power_sum": PowerSum,
-}
+POTENTIALS: Registry[Callable[[], Potential]] = Registry(
+    "potential",
+    {
+        "identity": identity,
+        "relu": relu,
+        "softshrink": lambda: softshrink(0.5),
+        "clipping": clipping,
+        "quadratic": Quadratic,
+        "corner_rounded": CornerRounded,
+        "rounded_half": RoundedPower,
+        "fair": Fair,
+        "log_cosh": LogCosh,
+        "log_sum": LogSum,
+        "log_root": LogRoot,
+        "geman_mcclure": GemanMcClure,
+        "welsch": Welsch,
+        "power_sum": PowerSum,
+    },
+)
 """Every potential, at example parameters. The shared property tests walk this table."""

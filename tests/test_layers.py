@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "deqbilevel"
 LAYERS = [
-    ["types", "lanes"],
+    ["types", "lanes", "arrays", "checks"],
     [
         "operators",
         "convolutions",

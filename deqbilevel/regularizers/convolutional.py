@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.fft import idctn
 
+from deqbilevel.checks import Registry
 from deqbilevel.convolutions import Bank, Boundary, Method, bank, multiplied, transfer
 from deqbilevel.types import Images, Params
 
@@ -167,9 +168,12 @@ def init(
     }
 
 
-BASES: dict[str, Callable[[int, int], Float[np.ndarray, "filters rows columns"]]] = {
-    "cosines": cosines,
-    "cosines_and_constant": lambda rows, columns: cosines(rows, columns, constant=True),
-    "differences": differences,
-}
+BASES: Registry[Callable[[int, int], Float[np.ndarray, "filters rows columns"]]] = Registry(
+    "basis",
+    {
+        "cosines": cosines,
+        "cosines_and_constant": lambda rows, columns: cosines(rows, columns, constant=True),
+        "differences": differences,
+    },
+)
 """Sets of filters of a size; those that a user brings are as good."""

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
+from deqbilevel.checks import Registry
 from deqbilevel.types import Images, Params
 
 Scalar = Float[Array, ""]
@@ -232,11 +233,14 @@ def convex(shape: Shape, *, channels: int = 8, size: int = 5) -> Network:
     )
 
 
-NETWORKS: dict[str, Callable[[Shape], Network]] = {
-    "affine": affine,
-    "denoiser": denoiser,
-    "convex": convex,
-}
+NETWORKS: Registry[Callable[[Shape], Network]] = Registry(
+    "network",
+    {
+        "affine": affine,
+        "denoiser": denoiser,
+        "convex": convex,
+    },
+)
 """Every network, built for an image shape. The shared property tests walk this table."""
 
 

@@ -1,0 +1,120 @@
+"""What is given by hand, checked: names, numbers, counts and shapes. Imports nothing of ours.
+
+Each raises a ValueError that names what was given and what was expected. Values are looked at only
+where they are concrete, so that a check may stand where a number can be traced.
+"""
+
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+Value = TypeVar("Value")
+
+
+def known(what: str, name: Any, names: Iterable[str]) -> Any:
+    """The name, if it is one of `names`."""
+    names = list(names)
+    if name not in names:
+        raise ValueError(f"{what} {name!r}: expected one of {', '.join(names)}")
+    return name
+
+
+class Registry(dict[str, Value]):
+    """Things by name; to look up a name that is none of them is a ValueError that lists them."""
+
+    def __init__(self, what: str, things: Mapping[str, Value]) -> None:
+        super().__init__(things)
+        self.what = what
+
+    def __missing__(self, name: Any) -> Value:
+        return self[known(self.what, name, self)]
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    above: float | int | None = None,
+    least: float | int | None = None,
+    most: float | int | None = None,
+) -> Any:
+    """The number, or the array of numbers, if all are real, finite in float32 and in range.
+
+    What is too small for float32 is zero there, and so not above zero.
+    """
+    if traced(value):
+        return value
+    limits = [] if above is None else [f"above {above:g}"]
+    limits += [] if least is None else [f"{least:g} or more"]
+    limits += [] if most is None else [f"at most {most:g}"]
+    with np.errstate(over="ignore"):
+        given = np.asarray(value)
+        real = jax.numpy.issubdtype(given.dtype, np.integer) or jax.numpy.issubdtype(
+            given.dtype, np.floating
+        )
+        x = given.astype(np.float32) if real else np.float32(np.nan)
+    fits = np.isfinite(x)
+    fits &= above is None or x > above
+    fits &= least is None or x >= np.float32(least)
+    fits &= most is None or x <= np.float32(most)
+    if not np.all(fits):
+        raise ValueError(f"{name}={value}: expected {', '.join(['a finite number', *limits])}")
+    return value
+
+
+def whole(name: str, value: Any, *, least: int = 1, most: int = 2**31 - 1) -> int:
+    """The whole number, if it is one of at least `least` and at most `most`."""
+    try:
+        found = operator.index(value)
+    except TypeError:
+        found = least - 1
+    if isinstance(value, bool) or not least <= found <= most:
+        limit = f" and at most {most}" if found > most else ""
+        raise ValueError(f"{name}={value}: expected a whole number, {least} or more{limit}")
+    return found
+
+
+def pixels(shape: Any) -> int:
+    """The number of pixels of images of a shape (height, width)."""
+    if not isinstance(shape, tuple) or len(shape) != 2:
+        raise ValueError(f"shape={shape}: expected the height and the width of an image")
+    height, width = (whole("shape", n) for n in shape)
+    return height * width
+
+
+def traced(x: Any) -> bool:
+    """Whether any leaf has no value yet."""
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(x))
+
+
+def rows(name: str, x: Any, pixels: int | None = None) -> Any:
+    """The images `[batch, pixels]`, if they are at least one, of floating numbers.
+
+    pixels: how many each has to have.
+    """
+    shape, dtype = np.shape(x), np.dtype(getattr(x, "dtype", object))
+    wanted = f"[batch, {'pixels' if pixels is None else pixels}]"
+    if len(shape) != 2 or 0 in shape or pixels not in (None, shape[1]):
+        raise ValueError(f"{name}: of shape {list(shape)}; expected images {wanted}, one or more")
+    if not jax.numpy.issubdtype(dtype, np.floating):
+        raise ValueError(f"{name}: of type {dtype}; expected floating numbers, as of float32")
+    return x
+
+
+def finite(name: str, x: Any) -> Any:
+    """The array, if all its values are finite numbers."""
+    if not traced(x) and not bool(jax.numpy.isfinite(x).all()):
+        raise ValueError(f"{name}: holds values that are not finite; mend them first")
+    return x
+
+
+def alike(**arrays: Any) -> None:
+    """Arrays of one shape, by the names that they are called by."""
+    shapes = {name: np.shape(x) for name, x in arrays.items()}
+    if len(set(shapes.values())) > 1:
+        listed = " and ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        raise ValueError(f"{listed}: expected arrays of one shape")
