@@ -12,12 +12,10 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import skimage.data
-from PIL import Image
 
 from deqbilevel.data import DataError, load, load_idx_labels, prepare, shipped
-from deqbilevel.data.base import to_grey
-from deqbilevel.data.folder import read_grey
 from deqbilevel.data.tfds import write_tfds
+from deqbilevel.pictures import read_grey, to_grey
 
 ROOT = Path(__file__).parents[1]
 TRAIN, TEST = 40, 20
@@ -400,57 +398,6 @@ def test_patches_are_cut_row_major_and_never_twice(tmp_path):
     assert found == [[0, 1, 3, 4], [1, 2, 4, 5], [3, 4, 6, 7], [4, 5, 7, 8]]
     with pytest.raises(DataError, match=r"p.png: 3x3 has 4 places for 2x2 patches, 5 are needed"):
         load(f"images:{tmp_path}", train_size=5, test_size=1, patch=2)
-
-
-def flat(dtype, *pixel):
-    return np.broadcast_to(np.array(pixel, dtype), (4, 5, len(pixel)))
-
-
-@pytest.mark.parametrize(
-    ("name", "pixels", "grey"),
-    [
-        ("grey8.png", flat(np.uint8, 51)[..., 0], 0.2),
-        ("grey8.bmp", flat(np.uint8, 51)[..., 0], 0.2),
-        ("grey8.PGM", flat(np.uint8, 51)[..., 0], 0.2),
-        ("grey16.png", flat(np.uint16, 13107)[..., 0], 0.2),
-        ("grey16.tif", flat(np.uint16, 13107)[..., 0], 0.2),
-        ("float.tiff", flat(np.float32, 0.2)[..., 0], 0.2),
-        ("bit.png", flat(np.bool_, True)[..., 0], 1.0),
-        ("red.png", flat(np.uint8, 255, 0, 0), 0.2125),
-        ("green16.tif", flat(np.uint16, 0, 65535, 0), 0.7154),
-        ("white.jpg", flat(np.uint8, 255, 255, 255), 1.0),
-        ("blue.webp", flat(np.uint8, 0, 0, 255), 0.0721),
-        ("opaque.png", flat(np.uint8, 51, 51, 51, 255), 0.2),
-        ("clear.png", flat(np.uint8, 51, 51, 51, 0), 1.0),
-        ("clear-grey.png", flat(np.uint8, 51, 0), 1.0),
-    ],
-)
-def test_every_kind_of_picture_becomes_grey(tmp_path, name, pixels, grey):
-    save(tmp_path / name, pixels)
-    read = read_grey(tmp_path / name)
-    assert read.shape == (4, 5) and read.dtype == np.float32
-    tolerance = 0.02 if name.endswith("webp") else 1e-6
-    np.testing.assert_allclose(read, 2 * grey - 1, atol=tolerance)
-
-
-@pytest.mark.parametrize(
-    ("name", "write", "says"),
-    [
-        ("text.png", lambda path: path.write_text("hello"), "cannot be read as an image"),
-        ("text.tif", lambda path: path.write_text("hello"), "cannot be read as an image"),
-        ("empty.jpg", lambda path: path.write_bytes(b""), "cannot be read as an image"),
-        ("pages.tif", lambda path: save(path, np.zeros((6, 9, 9), np.uint8)), "array of shape"),
-        ("wide.tif", lambda path: save(path, np.full((9, 9), 2.0)), "float64 values"),
-        ("nan.tif", lambda path: save(path, np.full((9, 9), np.nan)), "float64 values"),
-        ("signed.tif", lambda path: save(path, np.zeros((9, 9), np.int16)), "int16 values"),
-        ("ink.jpg", lambda path: Image.new("CMYK", (9, 9)).save(path), "CMYK"),
-    ],
-)
-def test_unusable_pictures(tmp_path, name, write, says):
-    write(tmp_path / name)
-    with pytest.raises(DataError, match=says) as caught:
-        read_grey(tmp_path / name)
-    assert str(tmp_path / name) in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ LAYERS = [
         "results",
         "storage",
         "checkpoints",
+        "pictures",
     ],
     ["stencils", "linearised"],
     ["maps", "regularizers", "hypergradients", "data", "plots"],

@@ -1,27 +1,31 @@
-"""What every source of images shares: the result, the error, reading and cutting pictures, and
-the checks on the request."""
+"""What every source of images shares: the result, cutting pictures, and the checks on the
+request."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import imageio.v3 as imageio
 import numpy as np
-from jaxtyping import Float, Float32, Shaped, UInt8
-from skimage.color import rgb2gray, rgba2rgb
-from skimage.util import img_as_float32
+from jaxtyping import Float, Float32, UInt8
 
-PLUGINS = {".tif": "tifffile", ".tiff": "tifffile"} | dict.fromkeys(
-    (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm"), "pillow"
-)
-"""What reads a picture file, by its lower-case ending."""
+from deqbilevel.pictures import DataError, Picture, read_grey, to_grey
 
-Picture = Float32[np.ndarray, "height width"]
-"""Grey values in [-1, 1]."""
-
-
-class DataError(ValueError):
-    """Images that cannot be had; the message names the file or argument and what to do."""
+__all__ = [
+    "DataError",
+    "Images",
+    "Picture",
+    "crops",
+    "existing_folder",
+    "first",
+    "from_bytes",
+    "from_pictures",
+    "generator",
+    "middle",
+    "positive",
+    "read_grey",
+    "size",
+    "to_grey",
+]
 
 
 class Images(NamedTuple):
@@ -114,45 +118,6 @@ def from_pictures(train: Sequence[Picture], test: Sequence[Picture], source: str
     train_rows, test_rows = (np.stack([picture.ravel() for picture in of]) for of in (train, test))
     counted = f"{len(train)} + {len(test)} {source}, {height}x{width}"
     return Images(train_rows, test_rows, (height, width), counted)
-
-
-def read_grey(path: Path) -> Picture:
-    """One picture file as grey values in [-1, 1]; transparent parts are laid on white.
-
-    Raises:
-        DataError: not readable, more than one page, CMYK, or values of no known range.
-    """
-    try:
-        pixels = imageio.imread(path, plugin=PLUGINS[path.suffix.lower()])
-    except Exception as error:  # every decoder raises its own kinds
-        raise DataError(f"{path}: cannot be read as an image ({error})") from error
-    channels = pixels.shape[2] if pixels.ndim == 3 else 1
-    if pixels.ndim not in (2, 3) or channels > 4:
-        raise DataError(f"{path}: an array of shape {pixels.shape}, not one grey or RGB picture")
-    if channels == 4 and path.suffix.lower() in (".jpg", ".jpeg"):
-        raise DataError(f"{path}: a CMYK picture; convert it to RGB")
-    fraction = pixels.dtype.kind == "f" and 0 <= pixels.min() <= pixels.max() <= 1
-    if pixels.dtype not in (np.uint8, np.uint16, np.bool_) and not fraction:
-        raise DataError(f"{path}: {pixels.dtype} values, not 8 or 16 bits or floats in [0, 1]")
-    return to_grey(pixels)
-
-
-def to_grey(pixels: Shaped[np.ndarray, "height width *channels"]) -> Picture:
-    """Grey values in [-1, 1] of a picture: bits, 8 or 16 bits, or floats in [0, 1].
-
-    Args:
-        pixels: no axis of channels, or one of: grey; grey, alpha; red, green, blue; red, green,
-            blue, alpha. Transparent parts are laid on white.
-    """
-    unit = img_as_float32(pixels)
-    unit = unit[..., None] if unit.ndim == 2 else unit
-    channels = unit.shape[-1]
-    if channels == 2:
-        unit = unit[..., [0, 0, 0, 1]]
-    if channels in (2, 4):
-        unit = rgba2rgb(unit)
-    grey = unit[..., 0] if channels == 1 else rgb2gray(unit)
-    return np.clip(2 * grey - 1, -1, 1)
 
 
 def middle(

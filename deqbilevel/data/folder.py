@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float
 
 from deqbilevel.data.base import (
-    PLUGINS,
     DataError,
     Images,
     Picture,
@@ -21,6 +20,7 @@ from deqbilevel.data.base import (
     read_grey,
     size,
 )
+from deqbilevel.pictures import ENDINGS
 
 TRAIN_SIZE, TEST_SIZE = 6000, 1000
 TEST_SHARE = 1 / 5
@@ -113,10 +113,10 @@ def split(folder: str | Path, seed: int) -> tuple[list[Path], list[Path]]:
 def pictures(folder: str | Path) -> list[Path]:
     """The picture files of a folder and its subfolders, sorted. Raises: DataError if none."""
     folder = existing_folder(folder)
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in PLUGINS]
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS]
     visible = [path for path in found if path.is_file() and not path.name.startswith(".")]
     if not visible:
-        raise DataError(f"{folder}: no images here ({', '.join(sorted(PLUGINS))})")
+        raise DataError(f"{folder}: no images here ({', '.join(ENDINGS)})")
     return sorted(visible, key=lambda path: path.relative_to(folder).as_posix())
 
 

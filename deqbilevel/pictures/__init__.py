@@ -1,0 +1,39 @@
+"""Picture files as grey values, judged by what a file holds and not by its name.
+
+Read right: grey, palette and RGB pictures of PNG, JPEG, BMP, WebP, GIF, PNM and TIFF files, with
+transparency, turned as they say. Everything else is refused by name: several pages or frames,
+ink (CMYK) and other colour models, and values whose range the file does not tell.
+"""
+
+from pathlib import Path
+
+from deqbilevel.pictures.base import DataError, Picture, to_grey
+from deqbilevel.pictures.by_pillow import FORMATS, TIFF, read_pillow
+from deqbilevel.pictures.by_tifffile import is_tiff, read_tiff
+
+__all__ = ["ENDINGS", "DataError", "Picture", "read_grey", "to_grey"]
+
+ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Of the files of a folder that are taken for pictures, in lower case."""
+
+
+def read_grey(path: str | Path) -> Picture:
+    """One picture file as grey values in [-1, 1].
+
+    Transparent parts are laid on white, also where a file is transparent everywhere. Colour
+    profiles and gamma are left as they are. Pillow keeps 8 of 16 bits of PNG and PNM colours.
+
+    Raises:
+        DataError: naming the file: not readable, or not one grey or RGB picture of known range.
+    """
+    path = Path(path)
+    try:
+        tiff = is_tiff(path)
+        pixels = read_tiff(path) if tiff else None
+        if pixels is None:
+            pixels = read_pillow(path, TIFF if tiff else FORMATS)
+        return to_grey(pixels)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except Exception as error:  # every decoder raises its own kinds
+        raise DataError(f"{path}: cannot be read as an image ({error})") from error
