@@ -1,0 +1,8 @@
+"""Commands: each module with a `main` is run as `python -m experiments.NAME`."""
+
+import sys
+
+if sys.argv[:1] == ["-m"]:  # while one of them is being started: its imports take seconds
+    from experiments import interrupts
+
+    interrupts.end_at_once()

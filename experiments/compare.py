@@ -7,12 +7,13 @@ stopped, and `python -m experiments.watch` shows how far it is.
 """
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -35,7 +36,8 @@ from deqbilevel import (
 )
 from deqbilevel.data import Images
 from deqbilevel.storage import Lane, Storage
-from experiments import common, report
+from experiments import command, common, options, report, sizes
+from experiments.options import once
 
 GRIDS: dict[str, dict[str, Any]] = {
     "quick": {
@@ -63,55 +65,91 @@ Task = Literal["denoising", "inpainting", "deblurring"]
 ModelName = Literal["bilevel", "deq"]
 Activation = Literal["identity", "relu", "softshrink"]
 
+PRESET = options.default("the preset's")
+PRESET_OR_ALL = options.default("the preset's, of paper all")
+SAMPLED = options.only("with an --axis NAME=LOW..HIGH", lambda c: any(".." in x for x in c.axis))
+BY_HAND = options.only("with --coordinator", lambda c: c.coordinator is not None)
+OF_AXES = {
+    "tau": options.tau,
+    "gamma": options.weight,
+    "seed": options.seed,
+    "learning_rate": options.rate,
+    "lam": options.weight,
+    "threshold": options.number(0, 100),
+    "ridge": options.number(above=0),
+    "window": options.whole(1, 1000),
+    "forward_tolerance": options.tolerance,
+    "adjoint_tolerance": options.tolerance,
+    "adam_b1": options.number(0, 0.999999),
+    "adam_b2": options.number(0, 0.999999),
+    "adam_eps": options.number(above=0, most=1),
+}
+"""What the values of an --axis may be."""
+
+LARGEST_GRID = 100_000
+"""Runs of a study, of which the whole one of [REB] has 1350."""
+
 
 @dataclass(frozen=True)
 class Compare:
     """A grid of training runs, its table and the figures of [REB]. Unset options: the preset's."""
 
     preset: Literal["quick", "paper"] = "quick"
+    """Which grid."""
     tasks: tuple[Task, ...] = ("denoising", "inpainting", "deblurring")
     models: tuple[ModelName, ...] = ("bilevel", "deq")
-    noises: tuple[float, ...] | None = None
-    taus: tuple[float, ...] | None = None
-    gammas: tuple[float, ...] | None = None
+    noises: Annotated[tuple[float, ...] | None, options.noise, PRESET] = None
+    """Standard deviations, on images in [-1, 1]."""
+    taus: Annotated[tuple[float, ...] | None, options.tau, PRESET] = None
+    """Step sizes, and thresholds of Softshrink."""
+    gammas: Annotated[tuple[float, ...] | None, options.weight, PRESET] = None
+    """Weights of the regulariser."""
     activations: tuple[Activation, ...] = ("identity", "relu", "softshrink")
-    epochs: int | None = None
-    train_size: int | None = None
-    test_size: int | None = None
-    batch_size: int = 100
-    learning_rate: float | None = None
-    """Adam's; the setting's by default."""
-    setting: Literal["paper", "accurate", "fast"] | None = None
-    data: str = "sample"
+    epochs: Annotated[int | None, options.whole(0), PRESET] = None
+    train_size: Annotated[int | None, options.size, PRESET_OR_ALL] = None
+    """Training images."""
+    test_size: Annotated[int | None, options.size, PRESET_OR_ALL] = None
+    """Test images."""
+    batch_size: Annotated[int, options.size] = 100
+    learning_rate: Annotated[float | None, options.rate, options.default("the setting's")] = None
+    """Adam's."""
+    setting: Annotated[Literal["paper", "accurate", "fast"] | None, PRESET] = None
+    """How the lower level and its adjoint are solved."""
+    data: Annotated[str, options.data] = "sample"
     """sample, idx:DIR, tfds, tfds:DIR or images:DIR."""
-    patch: int = 28
+    patch: Annotated[int, options.side, options.patches] = 28
     """Height and width of the patches of images:DIR."""
-    seed: int = 0
+    seed: Annotated[int, options.seed] = 0
     axis: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A further axis, repeatable: NAME=VALUE,VALUE... or NAME=LOW..HIGH[:log], which is sampled.
     NAME is seed, learning_rate, lam, threshold, ridge, window, forward_tolerance,
     adjoint_tolerance, adam_b1, adam_b2 or adam_eps; where it is sampled, also tau or gamma."""
-    samples: int = 16
+    samples: Annotated[int, options.whole(1, 100_000), SAMPLED] = 16
     """Points at which the axes that are sampled are, for every combination of the others."""
-    sampling: Literal["sobol", "random"] = "sobol"
+    sampling: Annotated[Literal["sobol", "random"], SAMPLED] = "sobol"
     """How those points are drawn, by the seed."""
     keep_parameters: Literal["none", "best", "all"] = "best"
     """Whose final parameters to keep: the best run of each task, model and noise, or of all."""
-    lanes_at_once: int | None = None
-    """Runs that train together on each device; by default 1 on a CPU, else 25 or what fits."""
-    width: int | None = None
-    """Of those, how many under one vmap; by default 1 on a CPU, where more are slower, else all."""
-    cpu_devices: int = 1
+    lanes_at_once: Annotated[
+        int | None, options.whole(1, 10_000), options.default("1 on a CPU, else 25 or what fits")
+    ] = None
+    """Runs that train together on each device."""
+    width: Annotated[
+        int | None, options.whole(1, 10_000), options.default("1 on a CPU, else all")
+    ] = None
+    """Of those, how many under one vmap; more are slower on a CPU."""
+    cpu_devices: Annotated[int, options.whole(1, 256)] = 1
     """Devices to make of a CPU; lanes train side by side on them."""
     distributed: bool = False
     """Join the other processes of a SLURM or MPI job, one for each host; they share --out."""
-    coordinator: str | None = None
+    coordinator: Annotated[str | None, options.default("none")] = None
     """HOST:PORT of process 0, for processes that find each other by hand."""
-    processes: int | None = None
-    process: int | None = None
-    """With --coordinator: how many processes there are, and the number of this one."""
-    out: Path | None = None
-    """Folder of the results; by default runs/compare-PRESET."""
+    processes: Annotated[int | None, options.whole(1, 10_000), BY_HAND] = None
+    """How many processes there are."""
+    process: Annotated[int | None, options.whole(0, 9_999), BY_HAND] = None
+    """The number of this one, from 0."""
+    out: Annotated[Path | None, options.output, options.default("runs/compare-PRESET")] = None
+    """Folder of the results."""
     fresh: bool = False
     """Start anew instead of going on."""
     dry_run: bool = False
@@ -166,6 +204,13 @@ def _axes(texts: Sequence[str]) -> dict[str, list[Any] | grids.Range]:
                 f"--axis {text}: expected {name}=NUMBER,NUMBER... or "
                 f"{name}=LOW..HIGH[:log]: {error}"
             ) from error
+        values = found[name]
+        for value in values[:2] if isinstance(values, grids.Range) else values:
+            why = OF_AXES[name].refused(value)
+            if why is not None:
+                raise ValueError(f"--axis {text}: {value}: {why}")
+        if isinstance(values, list):
+            once(f"--axis {name}", values)
     return found
 
 
@@ -185,6 +230,7 @@ class Work(NamedTuple):
             yield "/".join(map(str, group)), self.built[group[:2]], its_lanes
 
 
+@command.checked
 def main(config: Compare) -> dict[str, Any]:
     """Run what is missing of the study, then its table and figures."""
     begin = time.perf_counter()
@@ -214,16 +260,10 @@ def _prepare(config: Compare, stack: contextlib.ExitStack) -> Work:
     """Check every option, load the images and, but for a dry run, make the folder ours."""
     _join(config)
     options = config.resolved()
-    common.at_least(0, epochs=options["epochs"], seed=config.seed)
-    common.at_least(
-        1,
-        batch_size=config.batch_size,
-        lanes_at_once=config.lanes_at_once,
-        width=config.width,
-        samples=config.samples,
-    )
+    _check_width(config)
     study = _study(config, options)
     axes, drawn = _grid(options)
+    _check_grid(config, axes, options)
     grid = grids.grid(axes, drawn)
     study.hyperparameters(grid[0])  # the grid has checked all but the study's learning rate
     images = data.load(
@@ -233,12 +273,15 @@ def _prepare(config: Compare, stack: contextlib.ExitStack) -> Work:
         patch=config.patch,
         seed=config.seed,
     )
+    measured = config.lanes_at_once is None and jax.default_backend() != "cpu"
+    sizes.dense(config, axes["model"], images, 0 if measured else study.lanes.each)
+    sizes.batch(config, len(images.train))
     built = {
         (task, model): models.build(task, model, images.shape)
         for task in axes["task"]
         for model in axes["model"]
     }
-    if config.lanes_at_once is None and jax.default_backend() != "cpu":
+    if measured:
         largest = max(grid, key=lambda lane: lane["model"] == "deq")
         study = _fill(study, built[largest["task"], largest["model"]], largest, images, config)
     out = Path("runs") / f"compare-{config.preset}" if config.out is None else config.out
@@ -257,6 +300,37 @@ def _prepare(config: Compare, stack: contextlib.ExitStack) -> Work:
     return Work(study, grid, built, images, store)
 
 
+def _check_width(config: Compare) -> None:
+    """Raises ValueError for a width that lanes cannot be divided by."""
+    width, each = config.width, config.lanes_at_once
+    if width is not None and each is not None and each % width:
+        raise ValueError(f"--width {width}: expected a divisor of --lanes-at-once {each}")
+
+
+def _check_grid(config: Compare, axes: Mapping[str, list[Any]], options: dict[str, Any]) -> None:
+    """Raises ValueError for a grid that is too large, or has runs that are equal."""
+    runs = math.prod(len(values) for values in axes.values())
+    if runs > LARGEST_GRID:
+        raise ValueError(
+            f"{runs:,} runs, of {' x '.join(f'{len(v)} {n}s' for n, v in axes.items())}: expected "
+            f"at most {LARGEST_GRID:,}; take fewer values, or fewer --samples"
+        )
+    others = set(config.activations) - {"softshrink"}
+    if "threshold" in options["axes"] and others:
+        raise ValueError(
+            f"--axis threshold with --activations {' '.join(sorted(others))}: no threshold there, "
+            "so that runs would be equal; take --activations softshrink"
+        )
+    if "learning_rate" in options["axes"] and config.learning_rate is not None:
+        raise ValueError("--axis learning_rate and --learning-rate: give one of them")
+    most = settings.SETTINGS[options["setting"]].limit.forward
+    if max(axes.get("window", [1])) > most:
+        raise ValueError(
+            f"--axis window={max(axes['window'])}: expected at most {most}, the evaluations of "
+            f"--setting {options['setting']}"
+        )
+
+
 def _grid(options: dict[str, Any]) -> tuple[dict[str, list[Any]], dict[str, list[float]]]:
     """The axes that are crossed, and the points of those that are sampled."""
     axes = {name: list(options[f"{name}s"]) for name in results.AXES if f"{name}s" in options}
@@ -271,15 +345,29 @@ def _grid(options: dict[str, Any]) -> tuple[dict[str, list[Any]], dict[str, list
 
 def _join(config: Compare) -> None:
     """Make the devices that the options ask for; only before jax is used for the first time."""
-    common.at_least(1, processes=config.processes)
     common.make_cpu_devices(config.cpu_devices)
     by_hand = (config.coordinator, config.processes, config.process)
-    if any(x is not None for x in by_hand):
-        if any(x is None for x in by_hand):
-            raise ValueError("--coordinator, --processes and --process: give all three, or none")
+    if config.coordinator is not None:
+        _check_coordinator(config)
         jax.distributed.initialize(*by_hand)
     elif config.distributed:
         jax.distributed.initialize()
+
+
+def _check_coordinator(config: Compare) -> None:
+    """Raises ValueError for processes that cannot find each other."""
+    if config.processes is None or config.process is None:
+        raise ValueError("--coordinator, --processes and --process: give all three, or none")
+    host, _, port = str(config.coordinator).rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ValueError(f"--coordinator {config.coordinator}: expected HOST:PORT")
+    if config.process >= config.processes:
+        raise ValueError(
+            f"--process {config.process}: expected below --processes {config.processes}, counted "
+            "from 0"
+        )
+    if config.distributed:
+        raise ValueError("--distributed finds the others by itself; leave --coordinator out")
 
 
 def _study(config: Compare, options: dict[str, Any]) -> studies.Study:
@@ -419,6 +507,4 @@ def _pictures(
 
 
 if __name__ == "__main__":
-    numbers = main(tyro.cli(Compare))
-    if jax.process_index() == 0:
-        common.last_line(numbers)
+    command.run(Compare, main)

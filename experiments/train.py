@@ -9,12 +9,11 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from tqdm import tqdm
 
 from deqbilevel import (
@@ -31,11 +30,18 @@ from deqbilevel import (
 )
 from deqbilevel.data import Images
 from deqbilevel.models import Model
-from experiments import common, train_algorithms
+from experiments import command, common, options, sizes, train_algorithms
 from experiments.drawing import draw
 
-LARGEST = 128 * 128
-"""Pixels of an image, of which a dense A has the square."""
+NO_PRODUCTS = (
+    *("unrolled", "checkpointed", "forward", "finite_differences", "shine", "dense"),
+    "jacobian_free",
+)
+"""Ways to a hypergradient whose products are as many as the lower level's, or given otherwise."""
+
+
+def _has_products(config: Any) -> bool:
+    return config.hypergradient not in NO_PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -46,44 +52,52 @@ class Train:
     model: Literal["bilevel", "deq"] = "bilevel"
     """bilevel: C = A; deq: C is learned too."""
     activation: Literal["identity", "relu", "softshrink"] = "relu"
-    tau: float = 0.9
+    tau: Annotated[float, options.tau] = 0.9
     """Step size, and threshold of Softshrink."""
-    gamma: float = 0.1
+    gamma: Annotated[float, options.weight] = 0.1
     """Weight of the regulariser."""
-    lam: float = 1.0
+    lam: Annotated[float, options.weight] = 1.0
     """Weight of the data fidelity."""
-    noise: float = 0.5
+    noise: Annotated[float, options.noise] = 0.5
     """Standard deviation of the noise, on images in [-1, 1]."""
     setting: Literal["paper", "accurate", "fast"] = "paper"
     """How the lower level and its adjoint are solved."""
-    solver: Literal[*solvers.SOLVERS, *solvers.DESCENTS] = "anderson"  # type: ignore[valid-type]
+    solver: Annotated[str, options.among([*solvers.SOLVERS, *solvers.DESCENTS])] = "anderson"
     """Of the lower level; those from gradient_descent on are for bilevel."""
-    hypergradient: Literal[*hypergradients.METHODS] = "anderson"  # type: ignore[valid-type]
+    hypergradient: Annotated[str, options.among(hypergradients.METHODS)] = "anderson"
     """The way to a hypergradient; the implicit ones by the name of their adjoint solver."""
-    products: int | None = None
-    """Of its backward pass, at most: terms of neumann, last evaluations of truncated; the setting's
-    by default."""
-    algorithm: Literal[*algorithms.METHODS] | None = None  # type: ignore[valid-type]
+    products: Annotated[
+        int | None,
+        options.whole(1, 100_000),
+        options.default("the setting's"),
+        options.only(f"without {', '.join(NO_PRODUCTS)} for --hypergradient", _has_products),
+    ] = None
+    """Of its backward pass, at most: terms of neumann, last evaluations of truncated."""
+    algorithm: Annotated[str | None, options.among(algorithms.METHODS), options.default("none")] = (
+        None
+    )
     """An upper-level algorithm in place of the solves from zero: each step goes on where the last
     one with the same image left the lower level. The setting then is that of evaluations only."""
-    epochs: int = 2
-    train_size: int | None = None
-    """Training images; all that there are by default."""
-    test_size: int | None = None
-    batch_size: int = 100
-    learning_rate: float | None = None
-    """Adam's, at the start of its cosine schedule; the setting's by default."""
-    data: str = "sample"
+    epochs: Annotated[int, options.whole(0)] = 2
+    train_size: Annotated[int | None, options.size, options.default("all")] = None
+    """Training images."""
+    test_size: Annotated[int | None, options.size, options.default("all")] = None
+    """Test images."""
+    batch_size: Annotated[int, options.size] = 100
+    learning_rate: Annotated[float | None, options.rate, options.default("the setting's")] = None
+    """Adam's, at the start of its cosine schedule."""
+    data: Annotated[str, options.data] = "sample"
     """sample, faces, idx:DIR, tfds, tfds:DIR or images:DIR."""
-    patch: int = 28
+    patch: Annotated[int, options.side, options.patches] = 28
     """Height and width of the patches of images:DIR."""
-    seed: int = 0
-    out: Path | None = None
-    """Folder of the results; by default one below runs/ that is named by the options."""
+    seed: Annotated[int, options.seed] = 0
+    out: Annotated[Path | None, options.output, options.runs] = None
+    """Folder of the results."""
     fresh: bool = False
     """Start anew instead of going on."""
 
 
+@command.checked
 def main(config: Train) -> dict[str, Any]:
     """Train, resuming where an earlier call stopped; returns the headline numbers."""
     with contextlib.ExitStack() as stack:
@@ -92,8 +106,6 @@ def main(config: Train) -> dict[str, Any]:
 
 def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
     with common.clear_errors():
-        common.at_least(0, epochs=config.epochs, seed=config.seed)
-        common.at_least(1, batch_size=config.batch_size)
         setting = _setting(config)
         rate = setting.learning_rate if config.learning_rate is None else config.learning_rate
         hyperparameters = models.hyperparameters(
@@ -111,13 +123,9 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
             patch=config.patch,
             seed=config.seed,
         )
-        pixels = images.train.shape[1]
-        if pixels > LARGEST:
-            raise ValueError(
-                f"--data {config.data}: images of {pixels} pixels make a dense A of "
-                f"{4 * pixels**2 / 2**30:.1f} GiB; take smaller ones, or experiments.faces, whose "
-                "models are convolutional"
-            )
+        sizes.dense(config, [config.model], images)
+        sizes.batch(config, len(images.train))
+        sizes.hypergradient(config.hypergradient, config.model, images)
         model = models.build(config.task, config.model, images.shape)
         options = common.options_of(config)
         name = f"{config.task}-{config.model}-{config.setting}-{common.digest(options)}"
@@ -188,7 +196,6 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
 def _setting(config: Train) -> settings.Setting:
     """Raises ValueError for a hypergradient or an algorithm that the model or the setting does not
     have."""
-    common.at_least(1, products=config.products)
     setting = settings.SETTINGS[config.setting]._replace(
         solver=config.solver, hypergradient=config.hypergradient
     )
@@ -276,4 +283,4 @@ def _headline(
 
 
 if __name__ == "__main__":
-    common.last_line(main(tyro.cli(Train)))
+    command.run(Train, main)

@@ -1,0 +1,125 @@
+"""The entry point of every command: options in, one line of numbers out, one line for an error.
+
+if __name__ == "__main__":
+    command.run(Train, main)
+"""
+
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, NoReturn
+
+import jax
+import tyro
+
+from experiments import common, interrupts, options
+
+HUGE = 1000
+"""A bound that nobody meets by accident, and that --help need not show."""
+
+
+def run(kind: type, main: Callable[[Any], dict[str, Any] | None]) -> None:
+    """Parse the command line, run the command, and print its headline numbers last.
+
+    Bad input and what the system refuses (a full disk, no memory) end with one line on standard
+    error and status 1, with the traceback under `python -X dev`; Ctrl-C with one line and status
+    130; a reader of our output that went away silently, as other programs do.
+    """
+    interrupts.end_at_once()
+    try:
+        numbers = main(parse(kind))
+        if numbers is not None and jax.process_index() == 0:
+            common.last_line(numbers)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _reader_gone()
+    except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+        if sys.flags.dev_mode or not _for_a_person(error):
+            raise
+        sys.exit(f"error: {_said(error)}")
+
+
+def checked(main: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`main` of a command, which first checks the options as they are declared."""
+
+    @functools.wraps(main)
+    def run(config: Any) -> Any:
+        with common.clear_errors():
+            options.check(config)
+        return main(config)
+
+    return run
+
+
+def parse(kind: type, arguments: Sequence[str] | None = None) -> Any:
+    """The options on a command line, for `main` to check; an empty text is never one."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        for before, text in zip(["", *given], given, strict=False):
+            if text == "" or (text.startswith("--") and text.endswith("=")):
+                name = text[:-1] if text else before
+                raise ValueError(f"{name} '': empty; give it a value, or leave it out")
+        found = tyro.cli(described(kind), args=given, description=kind.__doc__)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    return kind(**{f.name: getattr(found, f.name) for f in dataclasses.fields(found)})
+
+
+def described(kind: type) -> type:
+    """The dataclass of a command with what is declared of its options, for --help to show."""
+    fields = []
+    for option in options.of(kind):
+        hint, names = option.hint, option.get(options.Among)
+        if names:
+            hint = _narrowed(hint, Literal[names.names])
+        hint = Annotated[hint, tyro.conf.arg(help_behavior_hint=functools.partial(_hint, option))]
+        missing = option.default is dataclasses.MISSING
+        field = dataclasses.field() if missing else dataclasses.field(default=option.default)
+        fields.append((option.name, hint, field))
+    return dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True)
+
+
+def _hint(option: options.Option, default: str) -> str:
+    """What --help says after the text of an option: range, default, and where it has an effect."""
+    numbers, words, needs = (
+        option.get(k) for k in (options.Numbers, options.Default, options.Only)
+    )
+    tight = numbers and numbers.high < HUGE
+    parts = [numbers.said if tight else numbers.least] if numbers else []
+    if words:
+        parts.append(f"default: {words.words}")
+    elif option.default is not dataclasses.MISSING:
+        none = option.default in (None, ())
+        parts.append(f"default: {'none' if none else options.shown(option.default)}")
+    parts += [f"only {needs.words}"] if needs else []
+    return f"({'; '.join(parts)})" if parts else "(required)"
+
+
+def _narrowed(hint: Any, names: Any) -> Any:
+    """The type with names in the place of its str."""
+    return {
+        str: names,
+        str | None: names | None,
+        tuple[str, ...]: tuple[names, ...],
+        tuple[str, ...] | None: tuple[names, ...] | None,
+    }[hint]
+
+
+def _for_a_person(error: BaseException) -> bool:
+    """Not what a bug makes of a compiled program."""
+    return not isinstance(error, jax.errors.JaxRuntimeError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _said(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MemoryError | jax.errors.JaxRuntimeError):
+        return f"out of memory ({text}); take less at once: fewer or smaller images, or lanes"
+    return text
+
+
+def _reader_gone() -> NoReturn:
+    """End without another write: what is buffered has nowhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)  # as of a program that SIGPIPE ended
