@@ -45,7 +45,7 @@ class Task(NamedTuple):
     held_out: Group
     """Watched while learning."""
     pictures: dict[str, Picture]
-    """To be reconstructed at the end."""
+    """To be reconstructed at the end, by their path below their folder."""
     cut: Callable[[Picture], Rows] | None
     """picture -> training images, where these are parts of the only picture and of its noise."""
     source: str
@@ -100,6 +100,7 @@ def _folders(
     paths = folder.pictures(image)
     if test_images is not None:
         test_paths = folder.pictures(test_images)
+        folder.check_apart(paths, test_paths)
     else:
         paths, test_paths = folder.split(image, seed)
     streams = [np.random.default_rng((seed, 4 + i)) for i in range(2)]
@@ -107,13 +108,19 @@ def _folders(
         unit = (folder.patches(paths, count, patch, streams[0]) + 1) / 2
         groups = [Group((patch, patch), unit)]
     else:
+        if count > len(paths):
+            raise ValueError(
+                f"--images {count}: {image} has only {len(paths)} pictures to learn from; ask for "
+                f"at most {len(paths)}, or cut patches of them (--patch)"
+            )
         groups = _by_shape([_unit(path) for path in paths[:count]])
     size = patch or PATCH
     held_out = (folder.patches(test_paths, HELD_OUT, size, streams[1]) + 1) / 2
     shown = test_paths if experiment == "natural" else test_paths[:SHOWN]
     taken = f"{size}x{size} patches" if patch else "all"
     source = f"{taken} of {len(paths)} pictures in {image.resolve().name}"
-    pictures = {path.stem: _unit(path) for path in shown}
+    names = folder.names(shown, image if test_images is None else test_images)
+    pictures = {name: _unit(path) for name, path in zip(names, shown, strict=True)}
     return Task(groups, Group((size, size), held_out), pictures, None, source)
 
 

@@ -1,11 +1,13 @@
 """Where images come from: digits by three ways, pictures whole or cut, and every way to fail."""
 
 import gzip
+import inspect
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -163,6 +165,36 @@ def test_wrong_request(request_, says):
         load(**request_)
 
 
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        ({"spec": None}, "None: expected a text, one of sample, idx:DIR"),
+        ({"spec": Path("mnist")}, "expected a text"),
+        ({"train_size": 2.5}, "train_size=2.5: give a whole number"),
+        ({"test_size": "10"}, "test_size='10': give a whole number"),
+        ({"train_size": True}, "train_size=True: give a whole number"),
+        ({"test_size": float("nan")}, "test_size=nan: give a whole number"),
+        ({"patch": None}, "patch=None: give a whole number"),
+        ({"spec": "images:.", "patch": 2.5}, "patch=2.5: give a whole number"),
+        ({"seed": None}, "seed=None: give a whole number"),
+        ({"spec": "faces", "seed": 1.5}, "seed=1.5: give a whole number"),
+        ({"spec": "images:.", "whole": "yes"}, "whole='yes': give True or False"),
+        ({"spec": "photographs", "shape": "ab"}, "shape='ab': give a height and a width"),
+        ({"spec": "photographs", "shape": 9}, "shape=9: give a height and a width"),
+        ({"spec": "photographs", "shape": (9,)}, r"shape=\(9,\): give a height and a width"),
+        ({"spec": "photographs", "shape": (9.5, 9)}, r"shape=\(9.5, 9\): give a height"),
+        ({"spec": "photographs", "shape": (10**6, 10**6)}, "10 images of .* are free; ask for"),
+        ({"spec": "photographs", "train_size": 10**12}, "1000000000000 images of 218x178 take"),
+        ({"spec": "images:~no-such-user/a"}, "'~no-such-user/a': expected a folder"),
+        ({"spec": f"images:{'a' * 5000}"}, "expected a folder .*name too long"),
+        ({"spec": f"tfds:{__file__}"}, "a folder is needed, this is a file"),
+    ],
+)
+def test_wrong_type_or_size_of_a_request(request_, says):
+    with pytest.raises(DataError, match=says):
+        inspect.unwrap(load)(**request_)
+
+
 @pytest.mark.parametrize("dot", "-.")
 @pytest.mark.parametrize("pack", [gzip.compress, bytes])
 @pytest.mark.parametrize("end", ["", ".gz"])
@@ -189,6 +221,8 @@ def test_idx_needs_only_the_images(broken):
 ZEROS = np.zeros((2, 28, 28), np.uint8)
 GOOD = idx(ZEROS)
 PACKED = gzip.compress(GOOD, mtime=0)  # a time would give each test process other test names
+MANY = gzip.compress(idx(ZEROS, shape=(1_200_000, 28, 28)), mtime=0)
+LARGE = gzip.compress(idx(ZEROS, shape=(1, 2**16, 2**16)), mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +238,7 @@ PACKED = gzip.compress(GOOD, mtime=0)  # a time would give each test process oth
         (IMAGES, PACKED[:2], "truncated, the gzip stream ends early"),
         (IMAGES, PACKED + b"more", "damaged gzip stream"),
         (IMAGES, PACKED[:-8] + b"\1\2\3\4" + PACKED[-4:], "damaged gzip stream"),
-        (IMAGES, PACKED[:12] + b"\xff" * 9 + PACKED[21:], "damaged gzip stream"),
+        (IMAGES, PACKED[:12] + b"\xff" * 9 + PACKED[21:], "damaged gzip stream|not an IDX file"),
         (IMAGES, b"<!DOCTYPE html>", "not an IDX file, gzipped or not .begins with 3c 21 44 4f"),
         (IMAGES, idx(ZEROS, kind=7), "not an IDX file"),
         (IMAGES, idx(ZEROS, zeros=b"\0\1"), "not an IDX file"),
@@ -214,6 +248,9 @@ PACKED = gzip.compress(GOOD, mtime=0)  # a time would give each test process oth
         (IMAGES, idx(ZEROS[:, :27]), "images of 27x28, digits are 28x28"),
         (IMAGES, idx(ZEROS[:0]), "holds no images"),
         (IMAGES, idx(ZEROS, shape=(2**32 - 1,) * 3), "truncated"),
+        (IMAGES, MANY, "1200000 images; at most 1048576 are read"),
+        (IMAGES, LARGE, "images of 65536x65536, digits are 28x28"),
+        (LABELS, idx(np.full(TRAIN, 10, np.uint8)), "label 10; the labels of digits are 0 to 9"),
         (LABELS, GOOD, "holds images .3 dimensions., not labels .1."),
         (LABELS, idx(ZEROS[:, 0, 0]), f"2 labels, but {IMAGES} has {TRAIN} images"),
     ],
@@ -225,6 +262,32 @@ def test_malformed_idx(broken, file, content, says):
     with pytest.raises(DataError, match=says) as caught:
         load(f"idx:{broken}")
     assert str(broken if content is None else broken / file) in str(caught.value)
+
+
+def test_no_more_is_unpacked_than_the_header_promises(broken):
+    (broken / IMAGES).write_bytes(gzip.compress(GOOD + bytes(2**25)))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="trailing bytes, 1585 bytes where the header says 1584"):
+        load(f"idx:{broken}")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+@pytest.mark.parametrize(("stem", "side"), [("train", "training"), ("t10k", "test")])
+def test_black_images_are_refused(broken, stem, side):
+    file = broken / f"{stem}-images-idx3-ubyte"
+    black = np.zeros((TRAIN if stem == "train" else TEST, 28, 28), np.uint8)
+    file.write_bytes(idx(black))
+    with pytest.raises(DataError, match=f"idx:{broken}': every pixel of every {side} image is -1"):
+        load(f"idx:{broken}")
+
+
+def test_training_images_of_one_grey_are_refused(tmp_path):
+    for i, name in enumerate(["train/a", "test/b"]):
+        save(tmp_path / f"{name}.png", np.full((8, 8), 40 + i, np.uint8))
+    with pytest.raises(DataError, match=r"every pixel of every training image is -0\.68"):
+        load(f"images:{tmp_path}", whole=True)
 
 
 def test_tfds_equals_idx(digits, prepared):
@@ -307,7 +370,7 @@ def test_prepare_refuses_another_set(broken, prepared):
 
 def test_prepare_refuses_labels_of_no_digit(broken, tmp_path):
     (broken / LABELS).write_bytes(idx(np.full(TRAIN, 10, np.uint8)))
-    with pytest.raises(DataError, match="train label 10"):
+    with pytest.raises(DataError, match=f"{LABELS}: label 10; the labels of digits are 0 to 9"):
         prepare(broken, tmp_path / "out")
 
 
@@ -391,8 +454,8 @@ def test_patches_follow_the_seed(tmp_path):
 
 
 def test_patches_are_cut_row_major_and_never_twice(tmp_path):
-    for split in ("train", "test"):
-        save(tmp_path / split / "p.png", np.arange(9, dtype=np.uint8).reshape(3, 3))
+    save(tmp_path / "train" / "p.png", np.arange(9, dtype=np.uint8).reshape(3, 3))
+    save(tmp_path / "test" / "p.png", np.arange(1, 10, dtype=np.uint8).reshape(3, 3))
     rows = load(f"images:{tmp_path}", train_size=4, test_size=1, patch=2).train
     found = sorted(np.round((rows + 1) * 127.5).astype(int).tolist())
     assert found == [[0, 1, 3, 4], [1, 2, 4, 5], [3, 4, 6, 7], [4, 5, 7, 8]]
@@ -468,7 +531,8 @@ def test_whole_pictures_of_train_and_test_folders(tmp_path):
 
 def test_the_middle_of_whole_pictures(tmp_path):
     numbers = np.arange(5 * 6, dtype=np.uint8).reshape(5, 6)
-    for name in "ab":
+    for name, corner in (("a", 0), ("b", 255)):
+        numbers[0, 0] = corner
         save(tmp_path / f"{name}.png", numbers)
     save(tmp_path / "c.png", numbers[1:4, 1:])
     for rows in whole(tmp_path, shape=(1, 3))[:2]:

@@ -351,13 +351,12 @@ def test_filters_of_pictures_of_several_sizes_in_minibatches(tmp_path: Path) -> 
     rng = np.random.default_rng(0)
     for i, shape in enumerate([(60, 52), (52, 60), (52, 60), (55, 70)]):
         picture = 80 * (np.indices(shape).sum(0) // 13 % 3) + rng.integers(0, 20, shape)
-        Image.fromarray(picture.astype(np.uint8)).save(tmp_path / f"{i}.png")
-    (tmp_path / "test").mkdir()
-    (tmp_path / "test" / "t.png").write_bytes((tmp_path / "3.png").read_bytes())
-    (tmp_path / "3.png").unlink()
+        folder = tmp_path / ("test" if i == 3 else "train")
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(picture.astype(np.uint8)).save(folder / f"{i}.png")
     config = filters.Filters(
-        "natural", image=tmp_path, test_images=tmp_path / "test", images=3, patch=0, batch=3,
-        realisations=2, filters=(3, 2, 2), iterations=6, block=4, beta_0=-7.5,
+        "natural", image=tmp_path / "train", test_images=tmp_path / "test", images=3, patch=0,
+        batch=3, realisations=2, filters=(3, 2, 2), iterations=6, block=4, beta_0=-7.5,
         out=tmp_path / "run",
     )  # fmt: skip
     numbers = filters.main(config)

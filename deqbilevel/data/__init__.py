@@ -1,8 +1,11 @@
 """Grey images in [-1, 1] to learn from, named by a short specification."""
 
 import difflib
+import operator
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 from deqbilevel.data.base import DataError, Images
 from deqbilevel.data.fingerprint import changes, fingerprint
@@ -71,7 +74,98 @@ def load(
         DataError: a `ValueError`; the message names the argument or file and what to do.
     """
     kind, folder = _parsed(spec)
-    _check_cut(kind, patch, whole, shape)
+    _check_numbers(train_size=train_size, test_size=test_size, patch=patch, seed=seed)
+    shape = _check_cut(kind, patch, whole, shape)
+    images = _loaded(kind, folder, train_size, test_size, patch, whole, shape, seed)
+    _check_not_empty(spec, images)
+    return images
+
+
+def prepare(idx_directory: str | Path, tfds_directory: str | Path) -> tuple[int, int]:
+    """Prepares MNIST for tensorflow-datasets from its IDX files, see `tfds.write_mnist`.
+
+    Returns:
+        The numbers of training and test digits.
+
+    Raises:
+        DataError: packages are missing, an IDX file is missing or malformed, or
+            `tfds_directory` holds another `mnist`.
+    """
+    digits = {split: read_labelled(idx_directory, split) for split in SPLITS}
+    return write_mnist(digits, tfds_directory)
+
+
+def _parsed(spec: Any) -> tuple[str, str]:
+    """The kind of data and the folder, which may be empty where the kind has a default."""
+    if not isinstance(spec, str):
+        raise DataError(f"{spec!r}: expected a text, one of {', '.join(FORMS.values())}")
+    kind, colon, folder = spec.partition(":")
+    if kind not in FORMS:
+        raise DataError(_unknown(spec, kind))
+    form = FORMS[kind]
+    if bool(folder) != bool(colon) or (colon and "DIR" not in form):
+        raise DataError(f"{spec!r}: write {form}")
+    if not folder and kind in ("idx", "images"):
+        raise DataError(f"{spec!r}: the folder is missing, write {form}")
+    return kind, folder
+
+
+def _check_numbers(**values: Any) -> None:
+    """Raises `DataError` for what is no whole number; None is left to its default."""
+    for name, value in values.items():
+        if not (_whole(value) or (value is None and name.endswith("size"))):
+            raise DataError(f"{name}={value!r}: give a whole number")
+
+
+def _whole(value: Any) -> bool:
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
+
+
+def _check_cut(kind: str, patch: int, whole: Any, shape: Any) -> tuple[int, int] | None:
+    """The shape; raises `DataError` for a `patch` or a `shape` that these images cannot have."""
+    if not isinstance(whole, bool):
+        raise DataError(f"whole={whole!r}: give True or False")
+    patches = kind == "images" and not whole
+    if patch != 28 and kind in DIGITS:
+        raise DataError(f"patch={patch}: digits are 28x28; only images:DIR has other patches")
+    if patch != 28 and not patches:
+        raise DataError(f"patch={patch}: whole pictures have no patches; give shape to cut them")
+    if shape is None:
+        return None
+    if kind in DIGITS or patches:
+        has = "patches of images:DIR are square, give patch" if patches else "digits are 28x28"
+        raise DataError(f"shape={shape}: {has}; shape is for whole pictures, photographs and faces")
+    pair = isinstance(shape, Sequence) and len(shape) == 2 and all(map(_whole, shape))
+    if not pair or min(shape) < 1:
+        raise DataError(f"shape={shape!r}: give a height and a width, each at least 1")
+    return shape[0], shape[1]
+
+
+def _check_not_empty(spec: str, images: Images) -> None:
+    """Raises `DataError` for black images, and for training images of a single grey."""
+    for side, rows, grey in (("training", images.train, None), ("test", images.test, -1)):
+        least, most = rows.min(), rows.max()
+        if least == most and grey in (None, least):
+            raise DataError(
+                f"{spec!r}: every pixel of every {side} image is {least:g} in [-1, 1]; "
+                "nothing can be learned from these, choose other images"
+            )
+
+
+def _loaded(
+    kind: str,
+    folder: str,
+    train_size: int | None,
+    test_size: int | None,
+    patch: int,
+    whole: bool,
+    shape: tuple[int, int] | None,
+    seed: int,
+) -> Images:
     match kind:
         case "images" if whole:
             return load_whole(folder, train_size, test_size, shape, seed)
@@ -90,49 +184,6 @@ def load(
     with as_file(files(__name__) / "mnist") as shipped:
         name = "MNIST sample that ships with deqbilevel"
         return load_idx(shipped, train_size, test_size, source=name)
-
-
-def prepare(idx_directory: str | Path, tfds_directory: str | Path) -> tuple[int, int]:
-    """Prepares MNIST for tensorflow-datasets from its IDX files, see `tfds.write_mnist`.
-
-    Returns:
-        The numbers of training and test digits.
-
-    Raises:
-        DataError: packages are missing, an IDX file is missing or malformed, or
-            `tfds_directory` holds another `mnist`.
-    """
-    digits = {split: read_labelled(idx_directory, split) for split in SPLITS}
-    return write_mnist(digits, tfds_directory)
-
-
-def _parsed(spec: str) -> tuple[str, str]:
-    """The kind of data and the folder, which may be empty where the kind has a default."""
-    kind, colon, folder = spec.partition(":")
-    if kind not in FORMS:
-        raise DataError(_unknown(spec, kind))
-    form = FORMS[kind]
-    if bool(folder) != bool(colon) or (colon and "DIR" not in form):
-        raise DataError(f"{spec!r}: write {form}")
-    if not folder and kind in ("idx", "images"):
-        raise DataError(f"{spec!r}: the folder is missing, write {form}")
-    return kind, folder
-
-
-def _check_cut(kind: str, patch: int, whole: bool, shape: tuple[int, int] | None) -> None:
-    """Raises `DataError` for a `patch` or a `shape` that these images cannot have."""
-    patches = kind == "images" and not whole
-    if patch != 28 and kind in DIGITS:
-        raise DataError(f"patch={patch}: digits are 28x28; only images:DIR has other patches")
-    if patch != 28 and not patches:
-        raise DataError(f"patch={patch}: whole pictures have no patches; give shape to cut them")
-    if shape is None:
-        return
-    if kind in DIGITS or patches:
-        has = "patches of images:DIR are square, give patch" if patches else "digits are 28x28"
-        raise DataError(f"shape={shape}: {has}; shape is for whole pictures, photographs and faces")
-    if len(shape) != 2 or min(shape) < 1:
-        raise DataError(f"shape={shape}: give a height and a width, each at least 1")
 
 
 def _unknown(spec: str, kind: str) -> str:

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 from jaxtyping import Float, Float32, UInt8
 
-from deqbilevel.pictures import DataError, Picture, read_grey, to_grey
+from deqbilevel.pictures import DataError, Picture, existing_folder, read_grey, to_grey
 
 __all__ = [
     "DataError",
     "Images",
     "Picture",
+    "check_memory",
     "crops",
     "existing_folder",
     "first",
@@ -42,16 +44,6 @@ class Images(NamedTuple):
     test: Float[np.ndarray, "test pixels"]
     shape: tuple[int, int]
     source: str
-
-
-def existing_folder(folder: str | Path) -> Path:
-    """The folder as a path, `~` expanded; raises `DataError` where there is none."""
-    path = Path(folder).expanduser()
-    if not path.exists():
-        raise DataError(f"{path}: there is no such folder")
-    if not path.is_dir():
-        raise DataError(f"{path}: a folder is needed, this is a file")
-    return path
 
 
 def positive(asked: int, split: str) -> int:
@@ -156,14 +148,26 @@ def crops(
         option: sets the shape, for the messages.
 
     Raises:
-        DataError: a picture that cannot be read or is too small for its parts.
+        DataError: a picture that cannot be read or is too small for its parts, or more parts than
+            memory holds.
     """
+    check_memory(count, shape, option)
     order = rng.permutation(len(paths))
     rows = np.empty((count, shape[0] * shape[1]), np.float32)
     for start, picture in enumerate(order[:count]):
         share = rows[start :: len(paths)]
         share[:] = _cut(paths[picture], len(share), shape, rng, option)
     return rows
+
+
+def check_memory(count: int, shape: tuple[int, int], option: str) -> None:
+    """Raises `DataError` for more images of a shape, which the option sets, than memory holds."""
+    needed, free = 4 * count * shape[0] * shape[1], psutil.virtual_memory().available
+    if needed > free:
+        raise DataError(
+            f"{count} images of {size(shape)} take {needed / 2**30:.1f} GiB, {free / 2**30:.1f} "
+            f"are free; ask for fewer (train_size, test_size) or use a smaller {option}"
+        )
 
 
 def _cut(

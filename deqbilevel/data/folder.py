@@ -10,6 +10,7 @@ from deqbilevel.data.base import (
     DataError,
     Images,
     Picture,
+    check_memory,
     crops,
     existing_folder,
     first,
@@ -20,7 +21,18 @@ from deqbilevel.data.base import (
     read_grey,
     size,
 )
-from deqbilevel.pictures import ENDINGS
+from deqbilevel.pictures import check_apart, names, pictures
+
+__all__ = [
+    "check_apart",
+    "load_folder",
+    "load_whole",
+    "names",
+    "patches",
+    "pictures",
+    "read_grey",
+    "split",
+]
 
 TRAIN_SIZE, TEST_SIZE = 6000, 1000
 TEST_SHARE = 1 / 5
@@ -40,14 +52,15 @@ def load_folder(
     gives as many patches as the others, one more or less; no patch is drawn twice.
 
     Args:
-        folder: searched with all its subfolders.
+        folder: searched with all its subfolders, see `pictures`.
         train_size: number of training patches; None: 6000.
         test_size: number of test patches; None: 1000.
         patch: height and width of the patches in pixels.
         seed: at least 0.
 
     Raises:
-        DataError: too few pictures, one that cannot be read or is too small for its patches.
+        DataError: too few pictures, one that cannot be read or is too small for its patches, or
+            one for training and for test.
     """
     folder = existing_folder(folder)
     sizes = [
@@ -81,7 +94,7 @@ def load_whole(
     [REB] learns from 10 of the 20 faces of its journal version and tests on the others.
 
     Args:
-        folder: searched with all its subfolders.
+        folder: searched with all its subfolders, see `pictures`.
         train_size: number of training pictures. None: all of `train/`; without it half of the
             pictures, or what the test leaves of that.
         test_size: number of test pictures; None: the same with `test/`.
@@ -89,10 +102,12 @@ def load_whole(
         seed: at least 0.
 
     Raises:
-        DataError: too few pictures, one that cannot be read, or one of another shape.
+        DataError: too few pictures, one that cannot be read, one of another shape, or one for
+            training and for test.
     """
     folder = existing_folder(folder)
     train, test = _chosen(folder, train_size, test_size, seed)
+    check_apart(train, test)
     pictures = _read_alike(train + test, shape)
     source = f"pictures in {folder.resolve().name}"
     return from_pictures(pictures[: len(train)], pictures[len(train) :], source)
@@ -100,24 +115,19 @@ def load_whole(
 
 def split(folder: str | Path, seed: int) -> tuple[list[Path], list[Path]]:
     """The training and the test pictures of a folder: those in `train/` and `test/` where it has
-    both, else a seeded fifth of them, at least one, is for the test. Raises: DataError."""
+    both, else a seeded fifth of them, at least one, is for the test.
+
+    Raises:
+        DataError: fewer than two pictures, or the same bytes for training and for test.
+    """
     folder = existing_folder(folder)
     apart = _apart(folder)
-    if apart:
-        return apart
-    paths = _shuffled(_several(folder), seed)
-    held_out = max(1, round(TEST_SHARE * len(paths)))
-    return paths[held_out:], paths[:held_out]
-
-
-def pictures(folder: str | Path) -> list[Path]:
-    """The picture files of a folder and its subfolders, sorted. Raises: DataError if none."""
-    folder = existing_folder(folder)
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS]
-    visible = [path for path in found if path.is_file() and not path.name.startswith(".")]
-    if not visible:
-        raise DataError(f"{folder}: no images here ({', '.join(ENDINGS)})")
-    return sorted(visible, key=lambda path: path.relative_to(folder).as_posix())
+    if apart is None:
+        paths = _shuffled(_several(folder), seed)
+        held_out = max(1, round(TEST_SHARE * len(paths)))
+        apart = paths[held_out:], paths[:held_out]
+    check_apart(*apart)
+    return apart
 
 
 def patches(
@@ -183,6 +193,8 @@ def _read_alike(paths: Sequence[Path], shape: tuple[int, int] | None) -> list[Pi
     read: list[Picture] = []
     for path in paths:
         read.append(middle(read_grey(path), shape, path))
+        if len(read) == 1:
+            check_memory(len(paths), read[0].shape, "shape")
         if read[-1].shape != read[0].shape:
             raise DataError(
                 f"{paths[0]} is {size(read[0].shape)} but {path} is {size(read[-1].shape)}: whole "

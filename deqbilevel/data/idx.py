@@ -2,7 +2,9 @@
 
 import gzip
 import math
+import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +15,9 @@ from deqbilevel.data.base import DataError, Images, existing_folder, first, from
 
 STEMS = {"train": "train", "test": "t10k"}
 DIGIT = (28, 28)
+
+MOST = 2**20
+"""Digits of a file; no known set has as many, and a small file can unpack to any number."""
 
 _TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float", 0x0E: "double"}
 _HOLDS = {1: "labels", 3: "images"}
@@ -79,9 +84,6 @@ def read_split(folder: str | Path, split: str) -> Split:
     if images_file is None:
         raise _missing(folder, images_stem, 3)
     images = _read(images_file, 3)
-    if images.shape[1:] != DIGIT:
-        height, width = images.shape[1:]
-        raise DataError(f"{images_file}: images of {height}x{width}, digits are 28x28")
     if labels_file is None:
         return Split(images, None)
     labels = _read(labels_file, 1)
@@ -89,6 +91,8 @@ def read_split(folder: str | Path, split: str) -> Split:
         raise DataError(
             f"{labels_file}: {len(labels)} labels, but {images_file.name} has {len(images)} images"
         )
+    if labels.max() > 9:
+        raise DataError(f"{labels_file}: label {labels.max()}; the labels of digits are 0 to 9")
     return Split(images, labels)
 
 
@@ -106,43 +110,64 @@ def _missing(folder: Path, stem: str, dimensions: int) -> DataError:
     return DataError(f"{folder}: no file named any of {', '.join(_names(stem, dimensions))}")
 
 
-def _unpacked(path: Path) -> bytes:
-    """The bytes of a file, gzipped or not, whatever its name says."""
-    packed = path.read_bytes()
-    if not packed:
+def _read(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
+    """The array of an IDX file, gzipped or not, whatever its name says. No more is unpacked than
+    its header promises, and what that may be is checked before."""
+    size = path.stat().st_size
+    if not size:
         raise DataError(f"{path}: the file is empty")
-    if not packed.startswith(b"\x1f\x8b"):
-        return packed
     try:
-        return gzip.decompress(packed)
+        with path.open("rb") as stored:
+            packed = stored.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if packed else path.open("rb") as file:
+            shape = _shape(path, file.read, dimensions)
+            header, values = 4 + 4 * dimensions, math.prod(shape)
+            if not packed:
+                _check_length(path, size, header + values)
+            _check_shape(path, shape)
+            # One more than there are to be: the end is reached and its checksum compared.
+            data = file.read(values + 1)
     except EOFError as error:
         raise DataError(f"{path}: truncated, the gzip stream ends early") from error
-    except (OSError, zlib.error) as error:
+    except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: damaged gzip stream ({error})") from error
+    _check_length(path, header + len(data), header + values)
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _read(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
-    """The array of an IDX file: zero, zero, type, dimensions, big-endian sizes, values."""
-    data = _unpacked(path)
-    if len(data) < 4:
-        raise DataError(f"{path}: truncated, {len(data)} bytes where the header has at least 4")
-    if data[:2] != b"\0\0" or data[2] not in _TYPES:
+def _shape(path: Path, read: Callable[[int], bytes], dimensions: int) -> tuple[int, ...]:
+    """The header: zero, zero, type, dimensions, big-endian sizes."""
+    start = read(4)
+    if len(start) < 4:
+        raise DataError(f"{path}: truncated, {len(start)} bytes where the header has at least 4")
+    if start[:2] != b"\0\0" or start[2] not in _TYPES:
+        raise DataError(f"{path}: not an IDX file, gzipped or not (begins with {start.hex(' ')})")
+    if start[2] != 0x08:
         raise DataError(
-            f"{path}: not an IDX file, gzipped or not (begins with {data[:4].hex(' ')})"
+            f"{path}: holds {_TYPES[start[2]]} values (type {start[2]:#04x}), not uint8"
         )
-    if data[2] != 0x08:
-        raise DataError(f"{path}: holds {_TYPES[data[2]]} values (type {data[2]:#04x}), not uint8")
-    if data[3] != dimensions:
-        found = f"{_HOLDS.get(data[3], 'an array')} ({data[3]} dimensions)"
+    if start[3] != dimensions:
+        found = f"{_HOLDS.get(start[3], 'an array')} ({start[3]} dimensions)"
         raise DataError(f"{path}: holds {found}, not {_HOLDS[dimensions]} ({dimensions})")
-    header = 4 + 4 * dimensions
-    if len(data) < header:
-        raise DataError(f"{path}: truncated, {len(data)} bytes where the header has {header}")
-    shape = [int.from_bytes(data[i : i + 4], "big") for i in range(4, header, 4)]
-    promised = header + math.prod(shape)
-    if len(data) != promised:
-        fault = "truncated" if len(data) < promised else "trailing bytes"
-        raise DataError(f"{path}: {fault}, {len(data)} bytes where the header says {promised}")
+    sizes = read(4 * dimensions)
+    if len(sizes) < 4 * dimensions:
+        raise DataError(
+            f"{path}: truncated, {4 + len(sizes)} bytes where the header has {4 + 4 * dimensions}"
+        )
+    return struct.unpack(f">{dimensions}I", sizes)
+
+
+def _check_length(path: Path, found: int, promised: int) -> None:
+    if found != promised:
+        fault = "truncated" if found < promised else "trailing bytes"
+        raise DataError(f"{path}: {fault}, {found} bytes where the header says {promised}")
+
+
+def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
+    holds = _HOLDS[len(shape)]
     if shape[0] == 0:
-        raise DataError(f"{path}: holds no {_HOLDS[dimensions]}")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+        raise DataError(f"{path}: holds no {holds}")
+    if shape[0] > MOST:
+        raise DataError(f"{path}: {shape[0]} {holds}; at most {MOST} are read")
+    if shape[1:] not in ((), DIGIT):
+        raise DataError(f"{path}: images of {shape[1]}x{shape[2]}, digits are 28x28")

@@ -25,6 +25,7 @@ from deqbilevel.data.base import (
     middle,
     to_grey,
 )
+from deqbilevel.pictures import folder_path
 
 SPLITS = ("train", "test")
 FORMAT = "array_record"
@@ -124,11 +125,8 @@ def write_mnist(digits: Mapping[str, Labelled], tfds_directory: str | Path) -> t
         The numbers of training and test digits.
 
     Raises:
-        DataError: a label is not 0 to 9, or as `write_tfds`.
+        DataError: as `write_tfds`.
     """
-    for split, (_, labels) in digits.items():
-        if labels.max() > 9:
-            raise DataError(f"{split} label {labels.max()}: the labels of digits are 0 to 9")
     # From arrays the image feature encodes with TensorFlow, from Pillow images without it.
     examples = {
         split: [
@@ -162,7 +160,7 @@ def write_tfds(
     """
     tfds = _tensorflow_datasets()
     counts = len(examples["train"]), len(examples["test"])
-    out = Path(tfds_directory).expanduser()
+    out = folder_path(tfds_directory)
     there = tfds.builder(dataset, data_dir=out)
     if Path(there.data_dir).exists():
         _check_same(there, counts)
@@ -188,7 +186,7 @@ def _read(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The first images of the training and the test split (None: all), uint8[h, w, channels]."""
     tfds = _tensorflow_datasets()
-    data_dir = None if folder is None else Path(folder).expanduser()
+    data_dir = None if folder is None else folder_path(folder)
 
     def read(split: str, size: int | None) -> list[np.ndarray]:
         source = tfds.data_source(dataset.name, split=split, data_dir=data_dir, download=False)

@@ -10,11 +10,19 @@ from pathlib import Path
 from deqbilevel.pictures.base import DataError, Picture, to_grey
 from deqbilevel.pictures.by_pillow import FORMATS, TIFF, read_pillow
 from deqbilevel.pictures.by_tifffile import is_tiff, read_tiff
+from deqbilevel.pictures.in_folder import check_apart, existing_folder, folder_path, names, pictures
 
-__all__ = ["ENDINGS", "DataError", "Picture", "read_grey", "to_grey"]
-
-ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Of the files of a folder that are taken for pictures, in lower case."""
+__all__ = [
+    "DataError",
+    "Picture",
+    "check_apart",
+    "existing_folder",
+    "folder_path",
+    "names",
+    "pictures",
+    "read_grey",
+    "to_grey",
+]
 
 
 def read_grey(path: str | Path) -> Picture:
