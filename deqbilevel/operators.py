@@ -20,7 +20,7 @@ import numpy as np
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from deqbilevel.checks import Registry
+from deqbilevel.checks import Registry, number, pixels, whole
 from deqbilevel.types import pytree
 
 
@@ -71,7 +71,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Convolution:
-    """(K u)[x] = sum_j weights[j] u[x + offsets[j]]: deblurring. A subclass says what u is outside
+    """(K u)[x] = sum_j weights[j] u[x - offsets[j]]: deblurring. A subclass says what u is outside
     the image, and so what the resolvent is.
 
     The support (`offsets`, pairs of rows and columns) is static, so that a sparse kernel costs
@@ -83,9 +83,9 @@ class Convolution:
     shape: tuple[int, int] = field(metadata={"static": True})
 
     padding: ClassVar[Literal["wrap", "constant"]]
-    """The mode of `jnp.pad`; one with which K^T is the correlation at the opposite offsets."""
+    """The mode of `jnp.pad`; one with which K^T is the convolution at the opposite offsets."""
 
-    def _correlate(
+    def _convolve(
         self, u: Float[Array, "*batch pixels"], sign: int
     ) -> Float[Array, "*batch pixels"]:
         height, width = self.shape
@@ -94,15 +94,15 @@ class Convolution:
         x = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach)), mode=self.padding)
         total = jnp.zeros((), u.dtype)
         for weight, (i, j) in zip(self.weights, self.offsets, strict=True):
-            top, left = reach + sign * i, reach + sign * j
+            top, left = reach - sign * i, reach - sign * j
             total = total + weight * x[:, top : top + height, left : left + width]
         return total.reshape(u.shape)
 
     def apply(self, u: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
-        return self._correlate(u, 1)
+        return self._convolve(u, 1)
 
     def adjoint(self, v: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
-        return self._correlate(v, -1)
+        return self._convolve(v, -1)
 
 
 @pytree
@@ -150,6 +150,8 @@ def row_mask(shape: tuple[int, int], missing: int) -> Mask:
 
     Raises: ValueError if no row or every row would be missing.
     """
+    pixels(shape)
+    whole("missing", missing, least=-shape[0])
     if not 0 < missing < shape[0]:
         raise ValueError(
             f"missing={missing}: expected between 1 and {shape[0] - 1} rows of an image of "
@@ -161,36 +163,51 @@ def row_mask(shape: tuple[int, int], missing: int) -> Mask:
 
 
 def circular_convolution(
-    kernel: Float[np.ndarray, "height width"], shape: tuple[int, int]
+    kernel: Float[np.ndarray, "height width"],
+    shape: tuple[int, int],
+    centre: tuple[int, int] | None = None,
 ) -> CircularConvolution:
-    """Circular convolution of images of the given shape with a kernel centred on its middle entry.
+    """Circular convolution of images of the given shape with a kernel h, [REB] 3.3.3,
 
-    Written as torch's and jax's convolutions are, that is as a correlation with the kernel.
+        (K u)[x] = sum_j h[j] u[x - j + centre]
 
-    Raises: ValueError if the kernel is empty, zero or larger than the image.
+    It is the convolution of mathematics and of scipy, which spreads a bright pixel as h looks, and
+    not the correlation that torch and jax call so. The centre is (height // 2, width // 2) unless
+    given, the middle entry of a kernel of odd size, and the lower right of the middle four of one
+    of even size, as in `convolutions`.
+
+    Raises: ValueError if the kernel is empty, zero, not finite or larger than the image, or has its
+    centre outside.
     """
-    return CircularConvolution(*_taps(kernel, shape), shape)
+    return CircularConvolution(*_taps(kernel, shape, centre), shape)
 
 
 def zero_padded_convolution(
-    kernel: Float[np.ndarray, "height width"], shape: tuple[int, int]
+    kernel: Float[np.ndarray, "height width"],
+    shape: tuple[int, int],
+    centre: tuple[int, int] | None = None,
 ) -> ZeroPaddedConvolution:
     """As `circular_convolution`, of images that are zero outside."""
-    return ZeroPaddedConvolution(*_taps(kernel, shape), shape)
+    return ZeroPaddedConvolution(*_taps(kernel, shape, centre), shape)
 
 
 def _taps(
-    kernel: Float[np.ndarray, "height width"], shape: tuple[int, int]
+    kernel: Float[np.ndarray, "height width"], shape: tuple[int, int], centre: Any
 ) -> tuple[Float[Array, " taps"], tuple[tuple[int, int], ...]]:
-    """The nonzero entries of a kernel, and where they stand from its middle entry."""
+    """The nonzero entries of a kernel, and where they stand from its centre."""
+    pixels(shape)
+    number("kernel", kernel)
     kernel = np.asarray(kernel)
     if kernel.ndim != 2 or not kernel.any() or any(np.array(kernel.shape) > np.array(shape)):
         raise ValueError(
             f"kernel of shape {kernel.shape}: expected a two-dimensional array with a nonzero "
             f"entry, no larger than the image {shape}; crop the kernel or take larger images"
         )
-    rows, columns = np.nonzero(kernel)
-    centre = (kernel.shape[0] // 2, kernel.shape[1] // 2)
+    # From the last on, so that the pixels of the image are summed from the first on.
+    rows, columns = (x[::-1] for x in np.nonzero(kernel))
+    centre = (kernel.shape[0] // 2, kernel.shape[1] // 2) if centre is None else centre
+    for place, size in zip(centre, kernel.shape, strict=True):
+        whole("centre", place, least=0, most=size - 1)
     offsets = tuple(
         (int(i), int(j)) for i, j in zip(rows - centre[0], columns - centre[1], strict=True)
     )
@@ -213,14 +230,18 @@ def diagonal_blur(
     """Motion blur along the diagonal: convolution with I_size / size, as in [REB] 4.
 
     boundary: one of `CONVOLUTIONS`; [REB] blurs digits circularly, and faces with zero padding.
+    An even size averages one pixel further up and left than down and right.
 
-    Raises: ValueError for another boundary, or a kernel that is larger than the image.
+    Raises: ValueError for another boundary, a size below 1, or one that is larger than the image.
     """
-    return CONVOLUTIONS[boundary](np.eye(size) / size, shape)
+    centre = (whole("size", size) - 1) // 2
+    return CONVOLUTIONS[boundary](np.eye(size) / size, shape, (centre, centre))
 
 
 def norm(K: Operator, pixels: int, key: PRNGKeyArray, iterations: int = 100) -> Float[Array, ""]:
     """The operator norm ||K||_2 by power iteration on K^T K; never larger than the true norm."""
+    whole("pixels", pixels)
+    whole("iterations", iterations, least=0)
 
     def iterate(_: Any, u: Array) -> Array:
         v = K.adjoint(K.apply(u))

@@ -140,14 +140,14 @@ def _torch_operator(torch: Any, problem: Problem) -> tuple[Callable, Callable]:
         return (lambda u: u * mask), (lambda v: v * mask)
     taps = [(float(w), offset) for w, offset in zip(K.weights, K.offsets, strict=True)]
 
-    def correlate(u: Any, sign: int) -> Any:
+    def convolve(u: Any, sign: int) -> Any:
         x = u.view(-1, *problem.shape)
         total = torch.zeros_like(x)
         for weight, (i, j) in taps:
-            total = total + weight * torch.roll(x, (-sign * i, -sign * j), (1, 2))
+            total = total + weight * torch.roll(x, (sign * i, sign * j), (1, 2))
         return total.view(u.shape)
 
-    return (lambda u: correlate(u, 1)), (lambda v: correlate(v, -1))
+    return (lambda u: convolve(u, 1)), (lambda v: convolve(v, -1))
 
 
 def plain_jaxopt(problem: Problem) -> Step:

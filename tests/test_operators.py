@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
+import scipy.signal
 from helpers import default_precision, dense, float64, normal
 
 from deqbilevel.operators import (
@@ -111,11 +112,11 @@ SIZES = [(3, 3), (2, 4), (1, 5), (5, 2), (6, 9)]
     ids=str,
 )
 @float64
-def test_convolution_is_a_correlation_of_a_padded_image(boundary, size):
+def test_convolution_is_that_of_scipy(boundary, size):
     kernel = np.random.default_rng(0).integers(-8, 9, size) / 8
     mode = {"circular": "wrap", "zero": "constant"}[boundary]
     K, u = default_precision(CONVOLUTIONS[boundary](kernel, (6, 9))), normal(0, 3, 54)
-    expected = [scipy.ndimage.correlate(x.reshape(6, 9), kernel, mode=mode) for x in np.array(u)]
+    expected = [scipy.ndimage.convolve(x.reshape(6, 9), kernel, mode=mode) for x in np.array(u)]
     np.testing.assert_allclose(
         jax.jit(lambda u: K.apply(u))(u), np.reshape(expected, (3, 54)), atol=1e-13
     )
@@ -125,6 +126,50 @@ def test_convolution_is_a_correlation_of_a_padded_image(boundary, size):
         return z + 0.8 * K.adjoint(K.apply(z))
 
     np.testing.assert_allclose(jax.jit(left_side)(u), u, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("centred", [True, False])
+@float64
+def test_convolution_spreads_a_pixel_as_the_kernel_looks(size, centred):
+    rng = np.random.default_rng(1)
+    kernel, image = rng.standard_normal(size), rng.standard_normal((6, 9))
+    centre = (size[0] // 2, size[1] // 2) if centred else (size[0] - 1, 0)
+    given = {} if centred else {"centre": centre}
+    circular, zero = (
+        default_precision(CONVOLUTIONS[name](kernel, (6, 9), **given)) for name in CONVOLUTIONS
+    )
+    whole = scipy.signal.convolve2d(image, kernel)
+    (i, j), (height, width) = centre, image.shape
+    np.testing.assert_allclose(
+        zero.apply(jnp.asarray(image.ravel())),
+        whole[i : i + height, j : j + width].ravel(),
+        atol=1e-6,
+    )
+    placed = np.zeros_like(image)
+    placed[: size[0], : size[1]] = kernel
+    transfer = np.fft.fft2(np.roll(placed, (-i, -j), (0, 1)))
+    expected = np.fft.ifft2(transfer * np.fft.fft2(image)).real
+    np.testing.assert_allclose(
+        circular.apply(jnp.asarray(image.ravel())), expected.ravel(), atol=1e-6
+    )
+    for K in (circular, zero):
+        matrix, transpose = dense(K.apply, 54), dense(K.adjoint, 54)
+        np.testing.assert_allclose(matrix.T, transpose, atol=1e-14)
+
+
+@pytest.mark.parametrize("boundary", CONVOLUTIONS)
+def test_symmetric_kernels_and_the_blur_of_any_size_are_as_a_correlation(boundary):
+    mode = {"circular": "wrap", "zero": "constant"}[boundary]
+    image = np.random.default_rng(2).standard_normal((6, 9)).astype(np.float32)
+    symmetric = np.array([[1.0, 2.0, 0.5], [3.0, 4.0, 3.0], [0.5, 2.0, 1.0]])
+    cases = {
+        size: (diagonal_blur((6, 9), size, boundary), np.eye(size) / size) for size in range(1, 7)
+    }
+    cases["kernel"] = (CONVOLUTIONS[boundary](symmetric, (6, 9)), symmetric)
+    for K, kernel in cases.values():
+        expected = scipy.ndimage.correlate(image, kernel, mode=mode)
+        np.testing.assert_allclose(K.apply(jnp.asarray(image.ravel())), expected.ravel(), atol=3e-6)
 
 
 @float64
@@ -192,6 +237,24 @@ def test_row_mask_refuses(missing):
 def test_diagonal_blur_refuses_an_unknown_boundary():
     with pytest.raises(ValueError, match="boundary 'mirror': expected one of circular, zero"):
         diagonal_blur((6, 6), boundary="mirror")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
+def test_convolution_refuses_what_is_not_finite(value):
+    for make in CONVOLUTIONS.values():
+        with pytest.raises(ValueError, match=r"kernel=.*: expected a finite number"):
+            make(np.array([[1, value]]), (6, 6))
+
+
+def test_convolution_refuses_a_centre_outside_and_an_image_without_pixels():
+    for centre in ((2, 0), (0, -1)):
+        with pytest.raises(ValueError, match=r"centre=.*: expected a whole number, 0 or more"):
+            circular_convolution(np.ones((2, 2)), (6, 6), centre)
+    with pytest.raises(ValueError, match=r"shape=0: expected a whole number"):
+        circular_convolution(np.ones((1, 1)), (0, 6))
+    for size in (0, -3):
+        with pytest.raises(ValueError, match=f"size={size}: expected a whole number, 1 or more"):
+            diagonal_blur((6, 6), size)
 
 
 @pytest.mark.parametrize("kernel", [np.zeros((3, 3)), np.ones((7, 3)), np.ones((3, 7))])
