@@ -30,7 +30,7 @@ def stationarity(K: Operator, N: Regularizer) -> FixedPointMap:
 
 
 def gradient_step(K: Operator, N: Regularizer) -> FixedPointMap:
-    """u - tau (lam K^T (K u - f) + gamma N(u)): [REB] (14) for a DEQ, (18) for bilevel learning."""
+    """u - tau (lam K^T (K u - f) + gamma N(u)): [REB] (12), (18) for a DEQ, (14) for bilevel."""
     F = stationarity(K, N)
 
     def G(u: Images, params: Params, f: Array) -> Images:
@@ -40,9 +40,10 @@ def gradient_step(K: Operator, N: Regularizer) -> FixedPointMap:
 
 
 def proximal_step(K: Operator, N: Regularizer) -> FixedPointMap:
-    """(I + tau lam K^T K)^{-1} (u - tau gamma N(u) + tau lam K^T f): [REB] (10).
+    """(I + tau lam K^T K)^{-1} (u - tau gamma N(u) + tau lam K^T f).
 
-    A gradient step on the regulariser, then the proximal map of the data fidelity, exactly.
+    A gradient step on the regulariser, then the proximal map of the data fidelity, exactly. It is
+    not in [REB], whose proximal map (10) is of the regulariser: that is `plug_and_play_step`.
     """
 
     def G(u: Images, params: Params, f: Array) -> Images:
@@ -69,14 +70,14 @@ def preconditioned_step(K: Operator, N: Regularizer) -> FixedPointMap:
 
 
 def plug_and_play_step(K: Operator, D: Regularizer) -> FixedPointMap:
-    """D(u - tau lam K^T (K u - f)): plug-and-play proximal gradient with a denoiser D(u, params).
+    """D(u - tau lam K^T (K u - f)): [REB] (10), plug-and-play with a denoiser D(u, params).
 
     D takes the place of the proximal map of a regulariser, and is no regulariser's gradient: so
     this map is not of the table below. Where D is the proximal map of tau gamma R, the fixed points
     are those of the other steps with N = grad R; any other D has fixed points that depend on tau.
-    D is learned beforehand, from noisy images alone; learned through the fixed point, this map is
-    DE-Prox of Gilton, Ongie and Willett (2021), "Deep Equilibrium Architectures for Inverse
-    Problems in Imaging". (The `proximal_step` of [REB] has the two roles exchanged.)
+    Learned through the fixed point, this map is the DeProx of [REB] and of Gilton, Ongie and
+    Willett (2021), "Deep Equilibrium Architectures for Inverse Problems in Imaging"; with D learned
+    beforehand, from noisy images alone, it is plug-and-play proximal gradient.
     """
 
     def G(u: Images, params: Params, f: Array) -> Images:
@@ -87,7 +88,7 @@ def plug_and_play_step(K: Operator, D: Regularizer) -> FixedPointMap:
 
 
 def naive_objective(G: FixedPointMap) -> Callable[[Params, Images, Array], Float[Array, ""]]:
-    """mean (G(truth, params, f) - truth)^2: [REB] (16) for a DEQ, (17) for bilevel learning.
+    """mean (G(truth, params, f) - truth)^2: [REB] (16), and (17), which is the same rewritten.
 
     It asks the true image to be a fixed point and solves nothing. Where K loses information, as in
     the masked rows of inpainting, it asks the regulariser to vanish there, and so cannot fill them.

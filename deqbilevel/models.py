@@ -33,7 +33,7 @@ TASKS: Registry[str] = Registry(
         "deblurring": "diagonal_blur",
     },
 )
-"""The tasks of [REB] 4 and the names of their forward operators."""
+"""The tasks of [REB] 3.3 and the names of their forward operators."""
 
 MODELS: Registry[bool] = Registry(
     "model",
@@ -101,7 +101,7 @@ class Model(NamedTuple):
 
 
 def build(task: str, model: str, shape: tuple[int, int], features: int | None = None) -> Model:
-    """The dense model of [REB] 3.2 with the gradient step (14)/(18).
+    """The dense model of [REB] 3.2 with the gradient step, (14) or (18).
 
     `features` is the number of rows of A; None: as many as pixels, as in the paper.
     Raises: ValueError for an unknown task or model.
@@ -283,7 +283,7 @@ def measure(K: Operator, u: Images, noise: Float[Array, ""], key: PRNGKeyArray) 
 
 
 def energy(K: Operator) -> Callable[[Images, Params, Images], Float[Array, " batch"]]:
-    """The lower-level cost of bilevel learning for each image, whose minimiser is u*: [REB] (18),
+    """The lower-level cost of bilevel learning for each image, whose minimiser is u*, [REB] (13b):
 
     lam/2 ||K u - f||^2 + gamma 1' phi(A u + b)
     """

@@ -1,4 +1,4 @@
-"""Forward operators K of imaging inverse problems f = K u + noise, as pytrees.
+"""Forward operators K of imaging inverse problems f = K u + noise, [REB] 3.3, as pytrees.
 
 An operator maps images `[..., pixels]` (rows of a flattened height x width image) to data, and has
 
@@ -227,7 +227,7 @@ CONVOLUTIONS: Registry[Callable[..., CircularConvolution | ZeroPaddedConvolution
 def diagonal_blur(
     shape: tuple[int, int], size: int = 5, boundary: str = "circular"
 ) -> CircularConvolution | ZeroPaddedConvolution:
-    """Motion blur along the diagonal: convolution with I_size / size, as in [REB] 4.
+    """Motion blur along the diagonal: convolution with I_size / size, as in [REB] 3.3.3.
 
     boundary: one of `CONVOLUTIONS`; [REB] blurs digits circularly, and faces with zero padding.
     An even size averages one pixel further up and left than down and right.

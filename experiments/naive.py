@@ -3,7 +3,7 @@
 python -m experiments.naive [--task inpainting] [--epochs 5] [--out DIR]
 
 Both models are trained in two ways: through the fixed point, where u* = G(u*, f) is solved and
-compared with the truth, and naively, [REB] (16) and (17), where nothing is solved: the loss is
+compared with the truth, and naively, [REB] (16), where nothing is solved: the loss is
 mean (G(truth, f) - truth)^2. For the gradient step and f = K truth + noise that is
 
     tau^2 mean (gamma N(truth) - lam K^T noise)^2.

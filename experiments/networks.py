@@ -4,9 +4,9 @@ python -m experiments.networks [--tasks inpainting] [--models bilevel degrad] [-
 
     bilevel, deq     the dense models of [REB] 3.2, gradient step
     degrad           u - tau (lam K'(K u - f) + gamma N(u)), N the residual of a denoiser
-    deprox           the same N in the proximal step
+    deprox           D(u - tau lam K'(K u - f)), D = I - N learned through the fixed point, (10)
     convex           gradient step with N the gradient of an input-convex network
-    plug_and_play    D(u - tau lam K'(K u - f)), D = I - N learned to remove noise, and nothing else
+    plug_and_play    the same with D learned to remove noise, and nothing else
 
 Before anything is trained the conditions of [REB] 2.2 are measured, see `deqbilevel.contraction`. A
 network that is not nonexpansive, or a step size beyond its bound, ends the program unless
@@ -58,7 +58,7 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 """Points of the grid of [REB] where its models do well; the activation is the dense ones'."""
 
-STEPS: dict[str, str] = {"deprox": "proximal_step", "plug_and_play": "plug_and_play_step"}
+STEPS: dict[str, str] = {"deprox": "plug_and_play_step", "plug_and_play": "plug_and_play_step"}
 """The maps of those that are no gradient step."""
 
 ENFORCED = (
@@ -204,31 +204,33 @@ def build(config: Networks, task: str, name: str, images: Images) -> Run:
                 normalised=config.normalise,
             )
         )
-        model, taught = _assemble(task, STEPS.get(name, "gradient_step"), network, shape)
+        model = _assemble(task, STEPS.get(name, "gradient_step"), network, shape)
+        taught = _denoising(model) if name == "plug_and_play" else model
     key, _, _ = loop.keys(config.seed)
     noise = config.denoiser_noise if name == "plug_and_play" else float(scalars["noise"])
     return Run(task, name, model, taught, network, model.init(key) | scalars, noise)
 
 
-def _assemble(
-    task: str, step: str, network: Network, shape: tuple[int, int]
-) -> tuple[Model, Model]:
-    """The model with a network, and the one that is trained."""
+def _assemble(task: str, step: str, network: Network, shape: tuple[int, int]) -> Model:
+    """The model with a network."""
     K, N = operators.OPERATORS[models.TASKS[task]](shape), network.gradient
 
     def D(u: Array, params: Params) -> Array:
         return u - N(u, params)
 
-    def denoise(u: Array, params: Params, f: Array) -> Array:
-        """Depends on no u, so that its fixed point is D(f)."""
-        return D(f, params)
-
     G = getattr(maps, step)(K, D if step == "plug_and_play_step" else N)
     tied = network.energy is not None and step == "gradient_step"
-    model = Model(K, N, G, tied, shape, network.init, refresh=network.refresh)
-    if step != "plug_and_play_step":
-        return model, model
-    return model, model._replace(K=operators.Identity(), G=denoise)
+    return Model(K, N, G, tied, shape, network.init, refresh=network.refresh)
+
+
+def _denoising(model: Model) -> Model:
+    """The denoiser D = I - N as a model of its own: of Gaussian noise, and of no fixed point."""
+
+    def denoise(u: Array, params: Params, f: Array) -> Array:
+        """Depends on no u, so that its fixed point is D(f)."""
+        return f - model.N(f, params)
+
+    return model._replace(K=operators.Identity(), G=denoise)
 
 
 def _check(config: Networks, runs: list[Run], images: Images) -> None:

@@ -251,6 +251,17 @@ def test_plug_and_play_is_taught_to_remove_noise_alone(tiny):
     assert run.taught_noise == 0.1 and run.learned == ("network",)
 
 
+def test_deprox_is_the_map_of_the_paper_and_learned_through_its_fixed_point(tiny):
+    """[REB] (10): D(u - tau lam K^T (K u - f))."""
+    images = experiment._images(experiment.Networks(**tiny))
+    run = experiment.build(experiment.Networks(**tiny), "inpainting", "deprox", images)
+    f, u = jnp.asarray(images.test), jnp.ones_like(images.test)
+    step = u - 0.9 * run.model.K.adjoint(run.model.K.apply(u) - f)
+    expected = step - run.model.N(step, run.params)
+    np.testing.assert_allclose(run.model.G(u, run.params, f), expected, rtol=1e-5, atol=1e-6)
+    assert run.taught is run.model and not run.model.tied
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,10 +1,10 @@
 """The dense analysis regulariser of [REB] 3.2, DESIGN (2) with one matrix pair,
 
-    N(u) = C^T sigma(A u + b),    sigma = phi'
+    N(u) = C^T sigma(A u + b),    sigma = phi'    (19)
 
-Tied (C = A) it is the gradient of R(u) = 1' phi(A u + b), the Moreau-Yosida energy (20) composed
-with an affine map, and gives bilevel learning (21); untied it is not a gradient in general, and
-gives a DEQ (19).
+Tied (C = A) it is the gradient (21) of R(u) = 1' phi(A u + b), the Moreau-Yosida energy (20)
+composed with an affine map, and gives bilevel learning (14); untied it is not a gradient in
+general, and gives a DEQ (18).
 """
 
 import jax
@@ -34,7 +34,7 @@ def init(
 
 
 def gradient(u: Float[Array, "batch pixels"], params: Params) -> Float[Array, "batch pixels"]:
-    """C^T sigma(A u + b), with C = A where `params` holds no C. (19), (21)"""
+    """C^T sigma(A u + b), with C = A where `params` holds no C: (19), and (21) without C."""
     features = params["phi"].derivative(u @ params["A"].T + params["b"])
     return features @ params.get("C", params["A"])
 
