@@ -1,4 +1,7 @@
-"""Upper-level losses and image quality, on images `[batch, pixels]` with values in [-1, 1]."""
+"""Upper-level losses and image quality, on images `[batch, pixels]` with values in [-1, 1].
+
+All compare images u with the true ones, and raise ValueError where their shapes differ.
+"""
 
 from collections.abc import Callable
 
@@ -6,37 +9,82 @@ import dm_pix
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from deqbilevel import checks
 from deqbilevel.checks import Registry
 from deqbilevel.types import Images
 
 Loss = Callable[[Images, Images], Float[Array, ""]]
 
+SSIM_WINDOW = 11
+"""Height and width of the window of `ssim`, which pictures have to hold."""
+
 
 def mean_squared_error(u: Images, truth: Images) -> Float[Array, ""]:
     """1/(batch pixels) ||u - truth||^2, the upper-level loss of [REB] 4."""
+    checks.alike(u=u, truth=truth)
     return jnp.mean((u - truth) ** 2)
 
 
-def psnr(u: Images, truth: Images, data_range: float = 2.0) -> Float[Array, " batch"]:
-    """Peak signal-to-noise ratio of each image in dB, 10 log10(range^2 / mean squared error).
+def psnr(u: Images, truth: Images, data_range: float | None = 2.0) -> Float[Array, " batch"]:
+    """Peak signal-to-noise ratio of each image in dB, 10 log10(peak^2 / mean squared error).
 
-    The range of images in [-1, 1] is 2.
+    The peak is a fixed range of values, 2 for images in [-1, 1]; or with None that of the true
+    image, ||truth||_inf, as in [CF] (3.2): 10 log10(N ||truth||_inf^2 / ||u - truth||^2).
     """
-    return 10 * jnp.log10(data_range**2 / jnp.mean((u - truth) ** 2, axis=-1))
+    checks.alike(u=u, truth=truth)
+    if data_range is None:
+        peak = jnp.max(jnp.abs(truth), axis=-1)
+    else:
+        peak = checks.number("data_range", data_range, above=0)
+    return 10 * jnp.log10(peak**2 / jnp.mean((u - truth) ** 2, axis=-1))
 
 
 def snr(u: Images, truth: Images) -> Float[Array, " batch"]:
     """Signal-to-noise ratio of each image in dB, 10 log10(||truth||^2 / ||u - truth||^2): [CF]
     (3.2)."""
+    checks.alike(u=u, truth=truth)
     return 10 * jnp.log10(jnp.sum(truth**2, axis=-1) / jnp.sum((u - truth) ** 2, axis=-1))
 
 
 def ssim(
     u: Images, truth: Images, shape: tuple[int, int], data_range: float = 2.0
 ) -> Float[Array, " batch"]:
-    """Structural similarity of each image of a shape, at most 1, by dm-pix."""
+    """Structural similarity of each image of a shape, at most 1, by dm-pix.
+
+    Raises: ValueError for pictures below its window of 11x11, of which it would be another number.
+    """
+    if not has_ssim(shape):
+        raise ValueError(
+            f"pictures of {shape[0]}x{shape[1]}: expected {SSIM_WINDOW}x{SSIM_WINDOW} or more, the "
+            "window of structural similarity; take larger pictures or another measure"
+        )
+    return _ssim(u, truth, shape, data_range)
+
+
+def ssim_or_nan(
+    u: Images, truth: Images, shape: tuple[int, int], data_range: float = 2.0
+) -> Float[Array, " batch"]:
+    """`ssim`, for reports: not a number where the pictures are below its window."""
+    if has_ssim(shape):
+        return _ssim(u, truth, shape, data_range)
+    checks.alike(u=u, truth=truth)
+    return jnp.full(len(u), jnp.nan, u.dtype)
+
+
+def has_ssim(shape: tuple[int, int]) -> bool:
+    """Whether pictures of a shape hold the window of `ssim`."""
+    checks.pixels(shape)
+    return min(shape) >= SSIM_WINDOW
+
+
+def _ssim(
+    u: Images, truth: Images, shape: tuple[int, int], data_range: float
+) -> Float[Array, " batch"]:
+    checks.alike(u=u, truth=truth)
+    checks.rows("u", u, checks.pixels(shape))
+    checks.number("data_range", data_range, above=0)
     pictures = (x.reshape(-1, *shape, 1) for x in (u, truth))
-    return jnp.asarray(dm_pix.ssim(*pictures, max_val=data_range))
+    return jnp.asarray(dm_pix.ssim(*pictures, max_val=data_range, filter_size=SSIM_WINDOW))
 
 
 def quantised(u: Images) -> Images:
@@ -44,10 +92,5 @@ def quantised(u: Images) -> Images:
     return jnp.round(255 * jnp.clip(u, 0, 1)) / 255
 
 
-LOSSES: Registry[Loss] = Registry(
-    "loss",
-    {
-        "mean_squared_error": mean_squared_error,
-    },
-)
+LOSSES: Registry[Loss] = Registry("loss", {"mean_squared_error": mean_squared_error})
 """Every upper-level loss. The shared property tests walk this table."""

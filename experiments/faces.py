@@ -397,7 +397,8 @@ class Judged(NamedTuple):
 
     f: Array
     u: Array
-    numbers: dict[str, float]
+    numbers: dict[str, Any]
+    """SSIM is None of pictures below its window."""
 
 
 def _judge(config: Faces, name: str, model: Model) -> Callable[[Params, Array], Judged]:
@@ -415,13 +416,17 @@ def _judge(config: Faces, name: str, model: Model) -> Callable[[Params, Array], 
         numbers = {
             "loss": losses.mean_squared_error(u, truth),
             "psnr_db": jnp.mean(losses.psnr(u, truth)),
-            "ssim": jnp.mean(losses.ssim(u, truth, model.shape)),
             "psnr_noisy_db": jnp.mean(losses.psnr(f, truth)),
-            "ssim_noisy": jnp.mean(losses.ssim(f, truth, model.shape)),
             "residual": info.residual,
             "evaluations": info.evaluations,
         }
-        return Judged(f, u, {k: float(v) for k, v in numbers.items()})
+        similar = {
+            k: float(jnp.mean(losses.ssim(x, truth, model.shape)))
+            if losses.has_ssim(model.shape)
+            else None
+            for k, x in (("ssim", u), ("ssim_noisy", f))
+        }
+        return Judged(f, u, {k: float(v) for k, v in numbers.items()} | similar)
 
     return judged
 
@@ -446,12 +451,13 @@ def _show(
         seen = judged(run.params, train)
         found = learned.numbers
         noisy = {k: found.pop(k) for k in ("psnr_noisy_db", "ssim_noisy")}
+        similar, noisily = (
+            "" if x is None else f"{x:.3f}" for x in (found["ssim"], noisy["ssim_noisy"])
+        )
         if numbers["psnr_noisy_db"] is None:
             numbers |= noisy
             rows[f"measured\n{noisy['psnr_noisy_db']:.2f} dB"] = np.asarray(learned.f[:5])
-            table.append(
-                f"| measured | | | | {noisy['psnr_noisy_db']:.2f} | {noisy['ssim_noisy']:.3f} | | |"
-            )
+            table.append(f"| measured | | | | {noisy['psnr_noisy_db']:.2f} | {noisily} | | |")
         rows[f"{name}, start\n{before.numbers['psnr_db']:.2f} dB"] = np.asarray(before.u[:5])
         rows[f"{name}\n{found['psnr_db']:.2f} dB"] = np.asarray(learned.u[:5])
         solved = float(np.mean([r["solved"][run.best] for r in run.records[1:]] or 1))
@@ -472,7 +478,7 @@ def _show(
         }
         table.append(
             f"| {name} | {run.epoch} | {seen.numbers['loss']:.5f} | {found['loss']:.5f} "
-            f"| {found['psnr_db']:.2f} | {found['ssim']:.3f} | {solved:.0%} | {seconds:.0f} |"
+            f"| {found['psnr_db']:.2f} | {similar} | {solved:.0%} | {seconds:.0f} |"
         )
         _keep_kernels(out, name, run, caption)
     curves = {

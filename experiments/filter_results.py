@@ -113,11 +113,11 @@ def _judged(
             "snr_db": losses.snr(u, t),
             "psnr_noisy_db": losses.psnr(y, t, 1.0),
             "psnr_db": losses.psnr(shown, t, 1.0),
-            "ssim": losses.ssim(shown, t, true.shape, 1.0),
+            "ssim": losses.ssim_or_nan(shown, t, true.shape, 1.0),
             "residual": residual,
         }
         row = {"iteration": iterations, "lane": lane, "picture": name}
-        return row | {k: float(jnp.squeeze(v)) for k, v in values.items()}
+        return common.plain(row | {k: float(jnp.squeeze(v)) for k, v in values.items()})
 
     with common.clear_errors():
         rows = [row for row in common.records(log) if row["iteration"] == iterations]
@@ -138,8 +138,10 @@ def _of_lanes(outcome: Outcome, rows: list[dict[str, Any]], name: str) -> list[f
 def _numbers(outcome: Outcome, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The headline numbers."""
 
-    def mean(name: str) -> float:
-        return float(np.mean([row[name] for row in rows]))
+    def mean(name: str) -> float | None:
+        """None where a picture has none."""
+        values = [row[name] for row in rows]
+        return None if None in values else float(np.mean(values))
 
     noisy, found = (_of_lanes(outcome, rows, name) for name in ("snr_noisy_db", "snr_db"))
     gains = np.subtract(found, noisy)

@@ -375,8 +375,8 @@ def _train(
 
 def _watcher(
     options: dict[str, Any], task: Task, lanes: Lanes
-) -> Callable[[dict[str, Any]], dict[str, list[float]]]:
-    """params -> SNR, PSNR and SSIM of each lane's held-out images."""
+) -> Callable[[dict[str, Any]], dict[str, list[float | None]]]:
+    """params -> SNR, PSNR and SSIM of each lane's held-out images; None where it has none."""
     shape, true = task.held_out.shape, jnp.asarray(task.held_out.truth, jnp.float32)
     problem = filter_lanes.problem_of(options, shape)
     solver = solvers.optimized_gradient(tolerance=0.0, max_evaluations=WATCH_EVALUATIONS)
@@ -386,11 +386,14 @@ def _watcher(
         return {
             "snr_db": jnp.mean(losses.snr(u, true)),
             "psnr_db": jnp.mean(losses.psnr(u, true, 1.0)),
-            "ssim": jnp.mean(losses.ssim(u, true, shape, 1.0)),
+            "ssim": jnp.mean(losses.ssim_or_nan(u, true, shape, 1.0)),
         }
 
     judged = jax.jit(jax.vmap(judge))
-    return lambda params: jax.tree.map(lambda x: x.tolist(), judged(params, lanes.held_out))
+    return lambda params: {
+        name: [None if np.isnan(x) else x for x in values.tolist()]
+        for name, values in judged(params, lanes.held_out).items()
+    }
 
 
 if __name__ == "__main__":

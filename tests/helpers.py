@@ -1,11 +1,13 @@
 """Builders and references that several test modules share."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 from jax.experimental import io_callback
 
@@ -30,6 +32,16 @@ def float64(test: Callable) -> Callable:
             jax.config.update("jax_enable_x64", False)
 
     return wrapped
+
+
+@contextlib.contextmanager
+def untyped() -> Iterator[None]:
+    """Without the check of types and shapes that the tests have, and users have not."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def normal(seed: int, *shape: int) -> jax.Array:

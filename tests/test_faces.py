@@ -32,7 +32,8 @@ def test_it_ends_in_the_numbers_of_both_models(learned):
     assert json.loads((out / "result.json").read_text()) == numbers
     for name in ("bilevel", "deq"):
         assert numbers[f"psnr_{name}_db"] > numbers[f"psnr_start_{name}_db"]
-        assert 0 < numbers[f"ssim_{name}"] < 1 and numbers[f"diverged_{name}"] == 0
+        assert numbers[f"ssim_{name}"] is None  # the pictures are below its window
+        assert numbers[f"diverged_{name}"] == 0
         assert numbers[f"residual_{name}"] < 3e-6 and numbers[f"solved_{name}"] == 1
         with np.load(out / f"kernels-{name}.npz") as kernels:
             assert set(kernels) == ({"A"} if name == "bilevel" else {"A", "C"})

@@ -1,11 +1,13 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import float64, normal
-from skimage.metrics import peak_signal_noise_ratio
+from helpers import float64, normal, untyped
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from deqbilevel.losses import LOSSES, mean_squared_error, psnr
+from deqbilevel.losses import LOSSES, mean_squared_error, psnr, snr, ssim, ssim_or_nan
 
 
 @pytest.fixture(params=LOSSES)
@@ -54,3 +56,45 @@ def test_psnr_is_that_of_scikit_image():
 
 def test_psnr_of_a_perfect_image_is_infinite():
     assert np.isposinf(psnr(jnp.ones((1, 4)), jnp.ones((1, 4)))).all()
+
+
+@float64
+def test_psnr_without_a_range_is_that_of_the_text():
+    """N ||truth||_inf^2 / ||u - truth||^2, [CF] (3.2)."""
+    truth, u = normal(0, 3, 36), normal(1, 3, 36)
+    expected = [
+        10 * np.log10(36 * np.abs(t).max() ** 2 / np.sum((x - t) ** 2))
+        for t, x in zip(np.array(truth), np.array(u), strict=True)
+    ]
+    np.testing.assert_allclose(psnr(u, truth, None), expected, rtol=1e-12)
+    for data_range in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"data_range=.*: expected a finite number, above 0"):
+            psnr(u, truth, data_range)
+
+
+def test_ssim_is_that_of_scikit_image_and_refuses_pictures_below_its_window():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(-1, 1, (2, 11 * 13)).astype(np.float32)
+    u = truth + 0.3 * rng.standard_normal(truth.shape).astype(np.float32)
+    expected = []
+    for a, b in zip(u.reshape(2, 11, 13), truth.reshape(2, 11, 13), strict=True):
+        options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+        _, full = structural_similarity(a, b, data_range=2.0, full=True, **options)
+        expected.append(full[5:-5, 5:-5].mean())
+    found = ssim(jnp.asarray(u), jnp.asarray(truth), (11, 13))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_array_equal(ssim_or_nan(jnp.asarray(u), jnp.asarray(truth), (11, 13)), found)
+    for shape in ((10, 13), (13, 10), (8, 8)):
+        x = jnp.ones((2, shape[0] * shape[1]))
+        with pytest.raises(ValueError, match=f"pictures of {shape[0]}x{shape[1]}: expected 11x11"):
+            ssim(x, x, shape)
+        assert np.isnan(ssim_or_nan(x, x, shape)).all()
+
+
+@pytest.mark.parametrize("shapes", [((4, 1), (1, 256)), ((4, 256), (1, 256)), ((256,), (1, 256))])
+def test_shapes_that_differ_are_refused(shapes):
+    u, truth = (np.ones(shape, np.float32) for shape in shapes)
+    square = [partial(measure, shape=(16, 16)) for measure in (ssim, ssim_or_nan)]
+    for measure in (*LOSSES.values(), psnr, snr, *square):
+        with untyped(), pytest.raises(ValueError, match=r"u \[.*\] and truth \[1, 256\]: expected"):
+            measure(jnp.asarray(u), jnp.asarray(truth))
