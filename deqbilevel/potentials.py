@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from deqbilevel import checks
 from deqbilevel.checks import Registry
 from deqbilevel.types import pytree
 
@@ -96,8 +97,18 @@ def _prox_by_bisection(
     )
 
 
+LEAST_WIDTH, MOST_WIDTH = 1e-9, 1e9
+"""Of `eps`, whose fourth power must be a number in float32."""
+
+
 class _Bisected:
-    """The prox of a potential with an odd derivative and no closed form."""
+    """A potential with a width eps and an odd derivative, whose prox has no closed form.
+
+    Raises ValueError for a width that is none.
+    """
+
+    def __post_init__(self: Any) -> None:
+        checks.number("eps", self.eps, least=LEAST_WIDTH, most=MOST_WIDTH)
 
     def prox(self: Potential, z: Float[Array, "*shape"], a: Any) -> Float[Array, "*shape"]:
         return _prox_by_bisection(self.derivative, z, a)
@@ -106,13 +117,16 @@ class _Bisected:
 @pytree
 @dataclass(frozen=True)
 class Quadratic:
-    """phi(z) = s/2 z^2."""
+    """phi(z) = s/2 z^2. Raises ValueError for a negative s."""
 
     s: Any = 1.0
     convex = True
     twice_differentiable = True
     slope = float("inf")
     curvature_lipschitz = 0.0
+
+    def __post_init__(self) -> None:
+        checks.number("s", self.s, least=0)
 
     @property
     def lipschitz(self) -> Any:
@@ -150,7 +164,7 @@ class PiecewiseQuadratic:
                                       1-norm (for t = 1), and phi is the Huber function
 
     These are convex, and phi'' jumps at -t and t: but for the identity, which `Quadratic` is too,
-    no member is twice differentiable.
+    no member is twice differentiable. Raises ValueError for one that is not convex, and for t < 0.
     """
 
     s: Any
@@ -160,6 +174,15 @@ class PiecewiseQuadratic:
     convex = True
     twice_differentiable = False
     curvature_lipschitz = float("inf")
+
+    def __post_init__(self) -> None:
+        for name in ("s", "p", "q"):
+            checks.number(name, getattr(self, name))
+        for name in ("p", "q"):
+            if not checks.traced((self.s, getattr(self, name))):
+                checks.number(f"s + {name}", self.s + getattr(self, name), least=0)
+        checks.number("s", self.s, least=0)
+        checks.number("t", self.t, least=0)
 
     @property
     def lipschitz(self) -> Any:
@@ -207,12 +230,12 @@ def relu() -> PiecewiseQuadratic:
 
 def softshrink(threshold: Scalar) -> PiecewiseQuadratic:
     """sigma(z) = sign(z) max(|z| - threshold, 0): half the squared distance to the interval."""
-    return PiecewiseQuadratic(0.0, 1.0, 1.0, threshold)
+    return PiecewiseQuadratic(0.0, 1.0, 1.0, checks.number("threshold", threshold, least=0))
 
 
 def clipping(bound: Scalar = 1.0) -> PiecewiseQuadratic:
     """sigma(z) = min(max(z, -bound), bound): the Huber potential."""
-    return PiecewiseQuadratic(1.0, -1.0, -1.0, bound)
+    return PiecewiseQuadratic(1.0, -1.0, -1.0, checks.number("bound", bound, least=0))
 
 
 @pytree
@@ -261,8 +284,8 @@ class RoundedPower(_Bisected):
     twice_differentiable = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.p <= 2:
-            raise ValueError(f"the exponent p must be in (0, 2], not {self.p}")
+        checks.number("the exponent p", self.p, above=0, most=2)
+        super().__post_init__()
 
     @property
     def convex(self) -> bool:
@@ -573,8 +596,9 @@ class PowerSum:
     curvature_lipschitz = float("inf")
 
     def __post_init__(self) -> None:
-        if not 1 < self.p <= 2:
-            raise ValueError(f"the exponent p must be in (1, 2], not {self.p}")
+        checks.number("the exponent p", self.p, above=1, most=2)
+        checks.number("beta", self.beta, least=0)
+        checks.number("beta_tilde", self.beta_tilde, least=0)
 
     def _power(self, z: Float[Array, "*shape"], exponent: float) -> Float[Array, "*shape"]:
         """2 beta_tilde |z|^exponent, and 0 with the derivative 0 at z = 0."""

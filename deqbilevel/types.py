@@ -88,10 +88,11 @@ def pytree(kind: Class) -> Class:
         return [(jax.tree_util.GetAttrKey(name), getattr(x, name)) for name in leaves], structure
 
     def unflatten(structure: Any, values: Any) -> Any:
-        return kind(
-            **dict(zip(leaves, values, strict=True)),
-            **dict(zip(static, structure[1:], strict=True)),
-        )
+        # Without __init__, and so the checks of a class: JAX's leaves may be no numbers.
+        made = object.__new__(kind)
+        for name, value in zip([*leaves, *static], [*values, *structure[1:]], strict=True):
+            object.__setattr__(made, name, value)
+        return made
 
     jax.tree_util.register_pytree_with_keys(kind, flatten, unflatten)
     return kind

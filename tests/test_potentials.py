@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import default_precision, float64
 
+from deqbilevel import potentials
 from deqbilevel.models import ACTIVATIONS
 from deqbilevel.potentials import (
     POTENTIALS,
@@ -372,3 +373,53 @@ def test_power_sum_prox_at_known_points():
 def test_an_exponent_outside_its_range_is_refused(kind, p):
     with pytest.raises(ValueError, match="exponent"):
         kind(p=p)
+
+
+WIDTHS = [
+    potentials.CornerRounded,
+    potentials.RoundedPower,
+    potentials.Fair,
+    potentials.LogCosh,
+    potentials.LogSum,
+    potentials.LogRoot,
+    potentials.GemanMcClure,
+    potentials.Welsch,
+]
+NO_WIDTHS = [0, -1.0, 1e-10, 1e39, float("nan"), float("inf"), "wide", None]
+
+
+@pytest.mark.parametrize("kind", WIDTHS)
+def test_a_width_that_is_none_is_refused(kind):
+    for eps in NO_WIDTHS:
+        with pytest.raises(ValueError, match=r"eps=.*: expected a finite number, 1e-09 or more"):
+            kind(eps=eps)
+    for eps in (potentials.LEAST_WIDTH, potentials.MOST_WIDTH):
+        phi = kind(eps=jnp.float32(eps))
+        z = jnp.array([-1.0, 0.0, eps])
+        for found in (phi.value(z), phi.derivative(z), phi.second_derivative(z)):
+            assert jnp.isfinite(found).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: potentials.softshrink(-1.0), r"threshold=-1.0: expected .*0 or more"),
+        (lambda: potentials.softshrink(float("nan")), "threshold=nan"),
+        (lambda: potentials.clipping(1e39), r"bound=1e\+39"),
+        (lambda: potentials.Quadratic(-1.0), "s=-1.0"),
+        (lambda: potentials.PiecewiseQuadratic(0.0, 1.0, -1.0, 0.5), r"s \+ q=-1.0"),
+        (lambda: potentials.PiecewiseQuadratic(1.0, 1.0, 0.0, -0.5), "t=-0.5"),
+        (lambda: potentials.PowerSum(beta=-1.0), "beta=-1.0"),
+        (lambda: potentials.PowerSum(beta_tilde=float("inf")), "beta_tilde=inf"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_parameters_that_are_traced_or_no_numbers_pass():
+    phi = jax.jit(lambda eps: potentials.LogSum(eps))(-1.0)
+    assert phi.eps == -1 and jax.tree.map(lambda x: None, phi).eps is None
+    lanes = jax.vmap(lambda t: potentials.softshrink(t))(jnp.array([0.5, -0.5]))
+    assert lanes.t.shape == (2,)
