@@ -26,6 +26,7 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from deqbilevel import (
+    arrays,
     checkpoints,
     data,
     lanes,
@@ -218,7 +219,9 @@ def stored_kernels(config: Faces, name: str) -> Params | None:
         path = tied
     if not path.exists():
         raise ValueError(f"{path}: not there; --kernels-from wants the --out of a finished run")
-    found = {letter: jnp.asarray(x) for letter, x in storage.read_arrays(path).items()}
+    shape = arrays.Array(("kernels", "rows", "columns"))
+    schema = {"A": shape} if path == tied else {"A": shape, "C": shape}
+    found = {letter: jnp.asarray(x) for letter, x in arrays.read(path, schema).items()}
     count, size = config.kernels
     if found["A"].shape != (count, size, size):
         raise ValueError(

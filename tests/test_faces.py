@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from deqbilevel import checkpoints
+from deqbilevel.regularizers import normalised
 from deqbilevel.settings import Budget
 from experiments import common, faces, faces_speed
 
@@ -154,3 +155,26 @@ def test_speed_says_how_many_times_faster_at_no_larger_a_residual(tmp_path):
         assert 0 < fast[name] < 3e-7 and 0 < published[name] < 3e-7
     assert found["bilevel"]["ratio"] > 1
     assert faces_speed.main(config) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "kernels", "message"),
+    [
+        ("bilevel", {}, "no A; expected A"),
+        ("bilevel", {"A": np.ones(3)}, r"A: of shape \(3,\); expected \[kernels, rows, columns\]"),
+        ("bilevel", {"A": np.ones((2, 3, 3)), "Z": np.ones(1)}, "Z, which is unheard of"),
+        ("bilevel", {"A": np.ones((2, 3, 3), int)}, "A: of type int64; expected floating"),
+        ("bilevel", {"A": np.full((2, 3, 3), "a")}, "A: of type <U1"),
+        ("bilevel", {"A": np.full((2, 3, 3), np.nan)}, "A: expected finite"),
+        ("bilevel", {"A": np.zeros((2, 3, 3))}, "A: every kernel is zero"),
+        ("deq", {"A": np.ones((2, 3, 3))}, "no C; expected A, C"),
+        ("deq", {"A": np.ones((2, 3, 3)), "C": np.ones((2, 5, 5))}, "C: of shape"),
+    ],
+)
+def test_kernels_of_another_kind_are_named(name, kernels, message, tmp_path):
+    np.savez(tmp_path / f"kernels-{name}.npz", **kernels)
+    config = faces.Faces(kernels_from=tmp_path, **TINY | {"models": (name,)})
+    with pytest.raises(ValueError, match=message):
+        model = faces.build(config, name, (12, 10))
+        stored = faces.stored_kernels(config, name)
+        model.refresh(normalised.normalised_bank((12, 10)).init(**stored))

@@ -1,10 +1,13 @@
 """Learned filters as files."""
 
+import json
+from importlib.resources import as_file, files
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deqbilevel import pretrained
+from deqbilevel import arrays, pretrained
 from deqbilevel.potentials import POTENTIALS, LogSum
 from deqbilevel.pretrained import Learned
 from deqbilevel.regularizers import convolutional
@@ -29,7 +32,7 @@ def test_what_is_written_is_read(name, tmp_path):
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "x.npz").write_text("filters")
-    with pytest.raises(ValueError, match="not filters that deqbilevel wrote"):
+    with pytest.raises(ValueError, match="cannot be read"):
         pretrained.load(tmp_path / "x.npz")
     with pytest.raises(ValueError, match="neither a file nor one of natural"):
         pretrained.load("bsds")
@@ -42,3 +45,58 @@ def test_natural_filters_ship():
     assert learned.about["result"]["psnr_db"] > 28.5
     sums = convolutional.filters(learned.params).sum((1, 2))
     np.testing.assert_allclose(sums, 0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def natural():
+    """What the shipped file holds."""
+    with as_file(files(pretrained) / "natural.npz") as path:
+        return arrays.read(path, pretrained.COMBINED)
+
+
+def changed_about(natural, **changes):
+    return {"about": np.array(json.dumps(json.loads(str(natural["about"])) | changes))}
+
+
+SPOILT = {
+    "no lam": (lambda x: {"lam": None}, "no lam; expected"),
+    "no gamma": (lambda x: {"gamma": None}, "no gamma"),
+    "no beta": (lambda x: {"beta": None}, "no beta"),
+    "no basis": (lambda x: {"basis": None}, r"filters: of shape .*\[filters .48., rows, columns\]"),
+    "no about": (lambda x: {"about": None}, "no about"),
+    "extra": (lambda x: {"Z": x["beta"]}, "Z, which is unheard of"),
+    "vector": (lambda x: {"beta_0": x["beta"]}, "beta_0: of shape .*a single value"),
+    "short": (lambda x: {"beta": x["beta"][:5]}, r"of shape .*expected \[filters \("),
+    "complex": (lambda x: {"filters": x["filters"] * 1j}, "filters: of type complex"),
+    "integers": (lambda x: {"filters": x["filters"].astype(int)}, "filters: of type int"),
+    "text": (lambda x: {"filters": x["filters"].astype(str)}, "filters: of type <U"),
+    "nan": (lambda x: {"filters": x["filters"] * np.nan}, "filters: expected finite"),
+    "another basis": (lambda x: {"basis": x["basis"][::-1]}, "a basis other than cosines"),
+    "a smaller basis": (lambda x: {"basis": x["basis"][:, :5, :5]}, r"shape \(48, 5, 5\); its op"),
+    "boundary": (
+        lambda x: changed_about(x, boundary="moebius"),
+        "boundary 'moebius': expected one",
+    ),
+    "potential": (lambda x: changed_about(x, potential="Log"), "potential 'Log': expected one"),
+    "parameter": (lambda x: changed_about(x, potential_parameters={"eps": "a"}), "eps=a: expected"),
+    "zero width": (lambda x: changed_about(x, potential_parameters={"eps": 0}), "eps=0: expected"),
+    "parameters": (lambda x: changed_about(x, potential_parameters={"z": 1}), "wrote .*'z'"),
+    "options": (lambda x: changed_about(x, options=[1]), "not filters that deqbilevel wrote"),
+    "not JSON": (lambda x: {"about": np.array("{")}, "not filters that deqbilevel wrote"),
+    "a list": (lambda x: {"about": np.array("[1]")}, "not filters that deqbilevel wrote"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_spoilt_filters_are_named(name, natural, tmp_path):
+    change, message = SPOILT[name]
+    whole = {k: x for k, x in (natural | change(natural)).items() if x is not None}
+    np.savez(tmp_path / "x.npz", **whole)
+    with pytest.raises(ValueError, match=rf"x\.npz: .*{message}"):
+        pretrained.load(tmp_path / "x.npz")
+
+
+def test_filters_from_other_filters_keep_their_own_shape(natural, tmp_path):
+    options = {"start": "natural", "filters": [4, 4, 2], "basis": None}
+    np.savez(tmp_path / "x.npz", **natural | changed_about(natural, options=options))
+    assert pretrained.load(tmp_path / "x.npz").params["filters"].shape == (48, 48)

@@ -13,8 +13,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from deqbilevel import arrays, storage
+from deqbilevel.arrays import Array
+from deqbilevel.checks import Registry, known
+from deqbilevel.convolutions import PAD
 from deqbilevel.potentials import POTENTIALS
-from deqbilevel.regularizers.convolutional import Convolutional, convolutional
+from deqbilevel.regularizers.convolutional import BASES, Convolutional, convolutional
 from deqbilevel.types import Params
 
 SHIPPED = {
@@ -22,9 +26,25 @@ SHIPPED = {
 }
 """What `load` knows by name."""
 
-_KINDS = {kind.__name__: kind for kind in (type(phi()) for phi in POTENTIALS.values())}
+KINDS: Registry[Any] = Registry(
+    "potential", {kind.__name__: kind for kind in (type(phi()) for phi in POTENTIALS.values())}
+)
+"""The potentials, by the names of their classes."""
 
-_ARRAYS = ("filters", "basis", "mask", "beta", "beta_0", "lam", "gamma")
+_SCALARS = {name: Array(()) for name in ("beta_0", "lam", "gamma")}
+_WEIGHTS = {"about": Array((), np.str_), "beta": Array(("filters",))} | _SCALARS
+
+PLAIN = _WEIGHTS | {
+    "filters": Array(("filters", "rows", "columns")),
+    "mask": Array(("filters", "rows", "columns"), optional=True),
+}
+"""What a file of filters holds."""
+
+COMBINED = _WEIGHTS | {
+    "filters": Array(("filters", "elements")),
+    "basis": Array(("elements", "rows", "columns")),
+}
+"""The same where filters are combinations of a basis."""
 
 
 class Learned(NamedTuple):
@@ -43,7 +63,8 @@ class Learned(NamedTuple):
 def load(name: str | Path = "natural") -> Learned:
     """Learned filters that ship with the package, or of a `filters.npz` of `experiments.filters`.
 
-    Raises: ValueError for a name that is neither, or for another kind of file.
+    Raises: ValueError for a name that is neither, and for a file that holds anything but filters,
+    naming it and what is wrong there.
     """
     if name in SHIPPED:
         with as_file(files(__name__) / f"{name}.npz") as path:
@@ -54,28 +75,51 @@ def load(name: str | Path = "natural") -> Learned:
 
 
 def save(path: Path, learned: Learned) -> None:
-    """Write learned filters; `load` reads them."""
-    params = learned.params
+    """Write learned filters, whole or not at all; `load` reads them. lam and gamma are 1 unless
+    they are given."""
+    params = {"lam": 1.0, "gamma": 1.0} | learned.params
     phi = params["phi"]
     about = learned.about | {
         "potential": type(phi).__name__,
         "potential_parameters": {name: float(x) for name, x in vars(phi).items()},
         "boundary": learned.boundary,
     }
-    arrays: dict[str, Any] = {"about": np.array(json.dumps(about))}
-    arrays |= {name: np.asarray(params[name]) for name in _ARRAYS if name in params}
-    with path.open("wb") as file:
-        np.savez(file, **arrays)
+    schema = COMBINED if "basis" in params else PLAIN
+    dtype = jnp.result_type(params["filters"])
+    stored = {name: np.asarray(params[name], dtype) for name in schema if name in params}
+    storage.write_arrays(path, stored | {"about": np.array(json.dumps(about))})
 
 
 def _read(path: Path) -> Learned:
+    found = arrays.headers(path)
+    params: dict[str, Any] = dict(arrays.read(path, COMBINED if "basis" in found else PLAIN))
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        about = json.loads(str(arrays.pop("about")))
-        phi = _KINDS[about["potential"]](**about["potential_parameters"])
-        boundary = about["boundary"]
-    except Exception as error:  # a zip file, an array and a text, each with errors of its own
+        about = json.loads(str(params.pop("about")))
+        phi = KINDS[about["potential"]](**about["potential_parameters"])
+        boundary = known("boundary", about["boundary"], PAD)
+        _agree(params, about.get("options") or {})
+    except KeyError as error:
+        raise ValueError(f"{path}: not filters that deqbilevel wrote (no {error})") from error
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not filters that deqbilevel wrote ({error})") from error
-    params = {name: jnp.asarray(x) for name, x in arrays.items()}
-    return Learned(params | {"phi": phi}, boundary, about)
+    learned = {name: jnp.asarray(x) for name, x in params.items()}
+    return Learned(learned | {"phi": phi}, boundary, about)
+
+
+def _agree(params: Params, options: dict[str, Any]) -> None:
+    """Raises ValueError where the arrays are not those of the options that they came by, which say
+    so unless the filters started from another file's."""
+    if options.get("start") is not None or "filters" not in options:
+        return
+    count, rows, columns = options["filters"]
+    shape = (len(params["filters"]), *params.get("basis", params["filters"]).shape[1:])
+    if shape != (count, rows, columns):
+        raise ValueError(f"filters of shape {shape}; its options say {(count, rows, columns)}")
+    if "basis" not in params or options.get("basis") is None:
+        return
+    basis = BASES[options["basis"]](rows, columns)
+    stored = np.asarray(params["basis"], basis.dtype)
+    if basis.shape != stored.shape or not np.allclose(
+        stored / np.linalg.norm(stored), basis / np.linalg.norm(basis), atol=1e-5
+    ):
+        raise ValueError(f"a basis other than {options['basis']}, of which its options speak")

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from deqbilevel import checks
 from deqbilevel.convolutions import Bank, Boundary, Method, bank
 from deqbilevel.potentials import LogCosh
 from deqbilevel.stencils import Factored, Stencil, assembled
@@ -99,8 +100,13 @@ class Normalised(NamedTuple):
         """`params` with sigma(z) = tanh(z / eps); tied without C, which in [REB] starts as A.
 
         iterations: of the power iteration for the first norms.
+        Raises: ValueError for kernels that are no floating numbers, not finite or all zero, for A
+        and C of different shapes, and for c, eps or iterations out of range.
         """
         kernels = {"A": A} if C is None else {"A": A, "C": C}
+        _check(kernels)
+        checks.number("c", c, above=0)
+        checks.whole("iterations", iterations, least=0)
         top = jax.random.normal(jax.random.key(0), (1, self.shape[0] * self.shape[1]), A.dtype)
         params = kernels | {f"top_{name}": top for name in kernels}
         params |= {"c": jnp.asarray(c, A.dtype), "phi": LogCosh(jnp.asarray(eps, A.dtype))}
@@ -125,8 +131,21 @@ class Normalised(NamedTuple):
 def normalised_bank(
     shape: tuple[int, int], boundary: Boundary = "zero", method: Method | None = None
 ) -> Normalised:
-    """The regulariser of images of a shape; `method` as in `convolutions.bank`."""
+    """The regulariser of images of a shape; `method` and errors as in `convolutions.bank`."""
     return Normalised(bank(shape, boundary, method), shape, boundary)
+
+
+def _check(kernels: dict[str, Kernels]) -> None:
+    """Raises: ValueError for kernels that cannot be normalised."""
+    checks.alike(**kernels)
+    for name, x in kernels.items():
+        if x.ndim != 3 or not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(
+                f"{name}: {x.dtype} of shape {list(x.shape)}; expected floating numbers "
+                "[kernels, rows, columns]"
+            )
+        if not checks.traced(checks.finite(name, x)) and not bool(jnp.any(x)):
+            raise ValueError(f"{name}: every kernel is zero, and so is the norm that divides them")
 
 
 def _some_at_a_time(function: Callable[[Images], Any], kernels: int, u: Images) -> Any:
@@ -160,7 +179,7 @@ def _centred(
     rows: int, columns: int, taps: tuple[tuple[int, float], ...]
 ) -> Float[Array, "kernels rows columns"]:
     """Raises: ValueError for kernels below 3x3, which have no place for them."""
-    if min(rows, columns) < 3:
+    if min(checks.whole("rows", rows), checks.whole("columns", columns)) < 3:
         raise ValueError(f"kernels of {rows}x{columns}: expected 3x3 or more for differences")
     kernels = jnp.zeros((2, rows, columns))
     for place, value in taps:
@@ -171,5 +190,7 @@ def _centred(
 
 def uniform(key: PRNGKeyArray, count: int, rows: int, columns: int) -> Kernels:
     """Kernels with entries uniform on +-1/sqrt(rows columns), as in [REB]'s published settings."""
+    for name, n in (("count", count), ("rows", rows), ("columns", columns)):
+        checks.whole(name, n)
     bound = (rows * columns) ** -0.5
     return jax.random.uniform(key, (count, rows, columns), minval=-bound, maxval=bound)
