@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -13,7 +14,8 @@ from deqbilevel import algorithms, data, losses, models
 from deqbilevel.algorithms import Algorithm, Posed, cleaning
 from deqbilevel.algorithms.base import Gamma, implicit, lower_level, upper_gradients
 from deqbilevel.types import Params
-from experiments import algorithm_options, filter_lanes, filter_tasks, filters
+from experiments import algorithm_options, filter_lanes, filter_tasks, filters, folders
+from experiments.schema import ANY
 
 DIGITS = 100
 """That are deblurred."""
@@ -32,6 +34,14 @@ OPTIMISERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "hoag_adaptive": lambda rate: algorithms.steps.hoag_adaptive(1 / rate),
 }
 """What moves the upper level, made from the rate that is searched."""
+
+
+SEARCH = {"method": "", "rate": 0.0, "rates": [0.0]}
+"""A record of the search of a step size."""
+
+POINT = {"method": "", "rates": [0.0], "step": 0, "seconds": 0.0, "calls": [0.0], "last": False}
+POINT |= {"loss": [ANY], "gradient_norm": [ANY], "diverged": [False]}
+"""A record of a point of a course."""
 
 
 class Accuracy(NamedTuple):
@@ -57,6 +67,8 @@ class Case(NamedTuple):
     scores: Callable[[Gamma, Array, Posed], dict[str, Array]]
     """(gamma, x*(gamma), posed) -> what else is drawn, names of `plots.algorithms.HEIGHTS`."""
     accuracy: Accuracy
+    inputs: Mapping[str, Any] = MappingProxyType({})
+    """What tells the images that were read from others."""
 
 
 class Kind(NamedTuple):
@@ -150,7 +162,8 @@ def _filters(name: Literal["vertical-bars", "cameraman"]) -> Callable[[dict[str,
 
         about = f"{task.source}: {settings['filters']} filters, noise {settings['noise']:.3f}"
         accuracy = Accuracy("limited_memory_bfgs", 500, 300, 1e-4)
-        return Case(pose, (lanes.params, lanes.f[0]), about, scores, accuracy)
+        inputs = filters.inputs_of(config, task)
+        return Case(pose, (lanes.params, lanes.f[0]), about, scores, accuracy, inputs)
 
     return build
 
@@ -175,7 +188,8 @@ def _deblurring(options: dict[str, Any]) -> Case:
     seeds = options["seed"] + jnp.arange(options["seeds"])
     about = f"deblurring {DIGITS} digits ({images.source}) by the dense bilevel model of [REB]"
     accuracy = Accuracy("limited_memory_bfgs", 500, 300, 1e-3)
-    return Case(pose, jax.jit(jax.vmap(lane))(seeds), about, scores, accuracy)
+    inputs = data.fingerprint(images)
+    return Case(pose, jax.jit(jax.vmap(lane))(seeds), about, scores, accuracy, inputs)
 
 
 def _cleaning(options: dict[str, Any]) -> Case:
@@ -190,7 +204,8 @@ def _cleaning(options: dict[str, Any]) -> Case:
     sizes = f"{len(corpus.train.labels)} + {len(corpus.validation.labels)} digits"
     about = f"data cleaning, {sizes} ({options['data']}), half of the training labels wrong"
     accuracy = Accuracy("limited_memory_bfgs", 300, 100, 1e-4)
-    return Case(lambda seed: posed, jnp.arange(options["seeds"]), about, scores, accuracy)
+    lanes, inputs = jnp.arange(options["seeds"]), folders.given({"digits": corpus})
+    return Case(lambda seed: posed, lanes, about, scores, accuracy, inputs)
 
 
 CASES: dict[str, Kind] = {

@@ -11,6 +11,7 @@ is drawn anew when all have been seen, and step sizes decay as their papers say.
 """
 
 import contextlib
+import hashlib
 import importlib.util
 import itertools
 import math
@@ -30,8 +31,9 @@ from jaxtyping import Array, Float
 
 from deqbilevel.algorithms import Calls, Posed
 from deqbilevel.algorithms.cleaning import CLASSES, Corpus, Digits, cross_entropy
-from experiments import algorithm_cases, common
+from experiments import algorithm_cases
 from experiments.algorithm_cases import Case
+from experiments.records import Log
 
 PUBLISHED = (
     "datacleaning0_5_021424_best_params.yml",
@@ -114,6 +116,16 @@ def solvers(folder: Path) -> dict[str, type]:
             if isinstance(solver, type) and issubclass(solver, parent):
                 found[path.stem] = solver
     return found
+
+
+def inputs(folder: Path | None) -> dict[str, str]:
+    """A digest of the solvers of a clone, for a run to tell that they changed."""
+    if folder is None:
+        return {}
+    found = hashlib.sha256()
+    for path in sorted((folder / "solvers").glob("*.py")):
+        found.update(path.name.encode() + path.read_bytes())
+    return {"--peers": found.hexdigest()}
 
 
 _GET = "git clone https://github.com/benchopt/benchmark_bilevel"
@@ -427,30 +439,32 @@ def compare(
             raise ValueError(f"peer {name}: expected one of {', '.join(classes)}")
     rows = []
     for name in classes if names is None else names:
-        method, log = f"peer:{name}", out / "courses.jsonl"
-        stored = common.records(log)
+        method = f"peer:{name}"
+        log = Log.of(out / "courses.jsonl", algorithm_cases.POINT)
+        stored = log.read()
         done = [row for row in stored if row["method"] == method]
         if done and done[-1]["last"]:
             rows += done
             continue
-        common.keep(log, [row for row in stored if row["method"] != method])
+        log.keep([row for row in stored if row["method"] != method])
         options = best.get(classes[name].name, {})
         try:
             own = prepared(classes[name], corpus, seed=seed, **options)
         except Exception as error:
             _say(name, "does not run", error)
             continue
-        searches = {record["method"]: record for record in common.records(out / "searches.jsonl")}
+        found_before = Log.of(out / "searches.jsonl", algorithm_cases.SEARCH)
+        searches = {record["method"]: record for record in found_before.read()}
         if method not in searches:
             centre = own.step_size, options.get("outer_ratio", OUTER_RATIO)
             part: Any = {"seconds": search_part * seconds, "calls": search_part * calls}
             found = search(name, own, evaluate, centre, **part, points=points, moves=moves)
-            searches[method] = {"method": method} | found
-            common.append(out / "searches.jsonl", searches[method])
+            searches[method] = {"method": method, "rate": found["best"][0]} | found
+            found_before.append(searches[method])
         step_size, outer_ratio = searches[method]["best"]
         steps = {"step_size": step_size, "outer_ratio": outer_ratio}
         own_rows = course(name, own, evaluate, seconds=seconds, calls=calls, **steps)
         for row in own_rows:
-            common.append(log, row)
+            log.append(row)
         rows += own_rows
     return rows

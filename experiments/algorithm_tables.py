@@ -8,7 +8,7 @@ import numpy as np
 
 from deqbilevel import algorithms, plots
 from deqbilevel.plots.algorithms import HEIGHTS
-from experiments import algorithm_peers, common
+from experiments import algorithm_peers, common, folders
 from experiments.drawing import draw
 
 DOUBLE_LOOP = (*algorithms.DOUBLE_LOOP, *algorithm_peers.DOUBLE_LOOP)
@@ -48,9 +48,9 @@ def report(
     lines += ["", *_verdicts(numbers)]
     text = "\n".join(lines)
     print(text, flush=True)
-    common.write(out / "summary.md", text + "\n")
+    folders.write(out / "summary.md", text + "\n")
     result = {problem: numbers}
-    common.write(out / "result.json", json.dumps(result, indent=1))
+    folders.write(out / "result.json", json.dumps(result, indent=1))
     seeds = options["seeds"]
     lines_are = f"medians of {seeds} seeds, areas from the least to the greatest; " * (seeds > 1)
     caption = f"{about}; {lines_are}dashed: single-loop methods"

@@ -27,8 +27,9 @@ from tqdm import tqdm
 
 from deqbilevel import algorithms, checkpoints
 from deqbilevel.algorithms import Algorithm, Posed, cleaning
-from experiments import algorithm_cases, algorithm_peers, algorithm_tables, common
+from experiments import algorithm_cases, algorithm_peers, algorithm_tables, common, folders
 from experiments.algorithm_cases import CASES, Case
+from experiments.records import Log
 
 FACTOR = 4.0
 """Between two step sizes of a search."""
@@ -99,11 +100,29 @@ def main(config: Algorithms) -> dict[str, Any]:
                     algorithm_peers.solvers(config.peers)
                 case = CASES[config.problem].build(options)
                 name = f"algorithms-{config.problem}-{common.digest(options)}"
-                out = Path("runs") / name if config.out is None else config.out
-                stack.enter_context(common.claim(out, options, fresh=config.fresh))
+                claimed = folders.claim(
+                    config.out,
+                    name,
+                    options,
+                    files=files_of(options),
+                    inputs=dict(case.inputs) | algorithm_peers.inputs(config.peers),
+                    sources={
+                        "--image": config.image,
+                        "--data": folders.source(config.data),
+                        "--peers": config.peers,
+                    },
+                    fresh=config.fresh,
+                )
+                out = stack.enter_context(claimed)
             return _compare(options, case, config.peers, out)
     finally:
         jax.config.update("jax_enable_x64", before)
+
+
+def files_of(options: dict[str, Any]) -> list[str]:
+    """What a run writes beside its figure, see `folders`."""
+    states = [f"states/{method}/<checkpoint>" for method in options["methods"]]
+    return ["searches.jsonl", "courses.jsonl", *states, "summary.md", "result.json"]
 
 
 def _check(options: dict[str, Any]) -> None:
@@ -149,11 +168,11 @@ def _compare(options: dict[str, Any], case: Case, peers: Path | None, out: Path)
 
 def _run(options: dict[str, Any], case: Case, method: str, out: Path) -> list[dict[str, Any]]:
     """The points of a method's course; what is on disk is not done again."""
-    with common.clear_errors():
-        searches = {r["method"]: r for r in common.records(out / "searches.jsonl")}
+    log = Log.of(out / "searches.jsonl", algorithm_cases.SEARCH)
+    searches = {r["method"]: r for r in log.read()}
     if method not in searches:
         searches[method] = {"method": method} | _search(options, case, method)
-        common.append(out / "searches.jsonl", searches[method])
+        log.append(searches[method])
     rate = searches[method]["rate"]
     count = options["seeds"]
     lanes = _lanes(case, [rate] * count, list(range(count)), options["seed"])
@@ -252,7 +271,7 @@ def _course(
         )
         course.append(row)
         if out is not None:
-            common.append(out / "courses.jsonl", row)
+            Log.of(out / "courses.jsonl", algorithm_cases.POINT).append(row)
             if saved > SAVE_SECONDS:
                 checkpoints.save(out / "states" / method, step, state)
                 saved = 0.0
@@ -299,9 +318,8 @@ def _resumed(method: str, state: Any, out: Path | None) -> tuple[list[dict[str, 
     """The stored points of a method up to its stored state, or all where it has ended."""
     if out is None:
         return [], state
-    log = out / "courses.jsonl"
-    with common.clear_errors():
-        rows = common.records(log)
+    log = Log.of(out / "courses.jsonl", algorithm_cases.POINT)
+    rows = log.read()
     own = [row for row in rows if row["method"] == method]
     if own and own[-1]["last"]:
         return own, state
@@ -309,7 +327,7 @@ def _resumed(method: str, state: Any, out: Path | None) -> tuple[list[dict[str, 
     kept = [row for row in own if done is not None and row["step"] <= done]
     if kept:
         state = checkpoints.restore(out / "states" / method, state)
-    common.keep(log, [row for row in rows if row["method"] != method] + kept)
+    log.keep([row for row in rows if row["method"] != method] + kept)
     return kept, state
 
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from deqbilevel import data, models
 from deqbilevel.settings import SETTINGS, Budget, Setting
 from deqbilevel.training import steps_per_epoch, trainer
-from experiments import common, peers
+from experiments import common, folders, listing, peers
 from experiments.peers import Evaluations, Problem, Step
 
 CASES: dict[str, dict[str, Any]] = {
@@ -197,7 +197,7 @@ def main(config: Benchmark) -> dict[str, Any]:
         check(config)
         images = data.load("sample", train_size=config.train_size, test_size=1)
         if config.out:
-            config.out.mkdir(parents=True, exist_ok=True)
+            listing.will_write(config.out, ["benchmark.json"])
     load = os.getloadavg()[0]
     absent = {name: peers.missing(name) for name in peers.PEERS} if config.peers else {}
     compared: dict[str, Any] = {name: text or {} for name, text in absent.items()}
@@ -241,7 +241,7 @@ def main(config: Benchmark) -> dict[str, Any]:
         "peers": compared,
     }
     if config.out:
-        common.write(config.out / "benchmark.json", json.dumps(numbers, indent=1))
+        folders.write(config.out / "benchmark.json", json.dumps(numbers, indent=1))
     return numbers
 
 

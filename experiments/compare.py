@@ -36,7 +36,7 @@ from deqbilevel import (
 )
 from deqbilevel.data import Images
 from deqbilevel.storage import Lane, Storage
-from experiments import command, common, options, report, sizes
+from experiments import command, common, folders, options, report, sizes
 from experiments.options import once
 
 GRIDS: dict[str, dict[str, Any]] = {
@@ -60,6 +60,10 @@ GRIDS: dict[str, dict[str, Any]] = {
     },
 }
 """What each preset stands for; every entry can be overridden."""
+
+FILES = ("results.zarr/<zarr>", "metrics.jsonl", "states/<lanes>", "parameters/<lanes>")
+FILES += ("summary.md",)
+"""What a study writes beside its figures, see `folders`."""
 
 Task = Literal["denoising", "inpainting", "deblurring"]
 ModelName = Literal["bilevel", "deq"]
@@ -287,11 +291,22 @@ def _prepare(config: Compare, stack: contextlib.ExitStack) -> Work:
     out = Path("runs") / f"compare-{config.preset}" if config.out is None else config.out
     size = (min(study.pictures, len(images.test)), images.test.shape[1])
     pictures: dict[str, tuple[int, int]] = dict.fromkeys(results.PICTURES, size)
-    store = Storage(out, axes, study.epochs, loop.RECORDS, pictures)
+    inputs = data.fingerprint(images)
+    run = folders.mark(options, inputs)
+    store = Storage(out, axes, study.epochs, loop.RECORDS, pictures, run)
     if config.dry_run or jax.process_index() > 0:
-        common.agree(out, options, fresh=config.fresh)
+        folders.agree(out, options, inputs, fresh=config.fresh)
     else:
-        stack.enter_context(common.claim(out, options, fresh=config.fresh))
+        claimed = folders.claim(
+            config.out,
+            out.name,
+            options,
+            files=FILES,
+            inputs=inputs,
+            sources={"--data": folders.source(config.data)},
+            fresh=config.fresh,
+        )
+        stack.enter_context(claimed)
         if not store.results.exists():
             caption = report.caption(options, grid, images)
             points = {name: ("sample", values) for name, values in drawn.items()}

@@ -8,6 +8,7 @@ from typing import ParamSpec
 from matplotlib.figure import Figure
 
 from deqbilevel import plots
+from experiments import listing
 
 P = ParamSpec("P")
 
@@ -17,6 +18,8 @@ def draw(
 ) -> bool:
     """Draw `figure(*arguments, **options)` into a file, or say why not; whether it is there."""
     try:
+        if listing.entries(path.parent):
+            listing.will_write(path.parent, [path.name])
         plots.save(figure(*arguments, **options), path)
     except Exception as error:  # whatever matplotlib makes of fonts, layouts and values
         print(f"warning: {path} was not drawn ({type(error).__name__}: {error})", file=sys.stderr)

@@ -43,8 +43,10 @@ from deqbilevel.models import Model
 from deqbilevel.regularizers import normalised
 from deqbilevel.settings import Budget, Setting
 from deqbilevel.types import Params
-from experiments import common
+from experiments import common, folders
 from experiments.drawing import draw
+from experiments.records import Log
+from experiments.schema import ANY
 
 START = {
     "random": normalised.uniform,
@@ -121,6 +123,19 @@ class Faces:
         return options
 
 
+def files_of(config: Faces) -> list[str]:
+    """What a run writes beside its figures, see `folders`."""
+    kinds = ("metrics-{}.jsonl", "states/{}/<checkpoint>", "best/{}/<checkpoint>")
+    kinds += ("kernels-{}.npz",)
+    own = [kind.format(name) for name in config.models for kind in kinds]
+    return [*own, "summary.md", "result.json"]
+
+
+RECORD = {"epoch": 0} | {name: [ANY] for name in loop.RECORDS}
+RECORD |= {"test_loss": [0.0], "diverged": [False], "seconds": [0.0]}
+"""Of an evaluation: of each lane."""
+
+
 class Run(NamedTuple):
     """A model's lanes before and after learning."""
 
@@ -170,8 +185,19 @@ def main(config: Faces) -> dict[str, Any]:
             given = {name: stored_kernels(config, name) for name in config.models}
             built = {name: build(config, name, images.shape) for name in config.models}
             name = f"faces-{config.task}-{common.digest(options)}"
-            out = Path("runs") / name if config.out is None else config.out
-            stack.enter_context(common.claim(out, options, fresh=config.fresh))
+            claimed = folders.claim(
+                config.out,
+                name,
+                options,
+                files=files_of(config),
+                inputs=data.fingerprint(images) | folders.given(given),
+                sources={
+                    "--data": folders.source(config.data),
+                    "--kernels-from": config.kernels_from,
+                },
+                fresh=config.fresh,
+            )
+            out = stack.enter_context(claimed)
         runs = {
             name: _learn(config, options, name, model, given[name], images, out)
             for name, model in built.items()
@@ -334,10 +360,10 @@ def _learn(
         passes=config.evaluate_every,
     )
     state = trainer.init(spread.put(start))
-    folder, log = out / "states" / name, out / f"metrics-{name}.jsonl"
+    folder, log = out / "states" / name, Log.of(out / f"metrics-{name}.jsonl", RECORD)
     done = checkpoints.latest_step(folder)
-    with common.clear_errors():
-        records = [r for r in common.records(log) if done is not None and r["epoch"] <= done]
+    expected = () if done is None else range(0, done + 1, config.evaluate_every)
+    records = log.course("epoch", expected)
     nothing = np.full(spread.count, np.inf)
     best = Best(lanes.mine(state.params), nothing, np.zeros(spread.count, int))
     if done is not None:
@@ -378,7 +404,7 @@ def _learn(
             if np.any(best.epoch == epoch):
                 checkpoints.save(out / "best" / name, epoch, best)
             # The record first: a checkpoint says that everything before it is on disk.
-            common.keep(log, records)
+            log.keep(records)
             checkpoints.save(folder, epoch, state)
             spent = np.mean(record["forward_evaluations"]), np.mean(record["adjoint_evaluations"])
             least = min(record["test_loss"])
@@ -497,9 +523,9 @@ def _show(
     ]
     text = "\n".join([f"# Faces: {caption}", "", *table])
     print(text, flush=True)
-    common.write(out / "summary.md", text)
+    folders.write(out / "summary.md", text)
     numbers |= {"task": config.task, "kernels": list(config.kernels), "out": str(out)}
-    common.write(out / "result.json", json.dumps(common.plain(numbers), indent=1))
+    folders.write(out / "result.json", json.dumps(common.plain(numbers), indent=1))
     draw(out / "reconstructions.png", plots.reconstructions, rows, images.shape, caption)
     draw(out / "losses.png", plots.compared_losses, curves, epochs, caption)
     return numbers

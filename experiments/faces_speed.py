@@ -28,7 +28,7 @@ from deqbilevel.models import Model
 from deqbilevel.settings import Budget, Setting
 from deqbilevel.solvers import ADJOINTS
 from deqbilevel.types import At, Params
-from experiments import common, faces
+from experiments import common, faces, folders
 from experiments.faces import Faces
 
 
@@ -80,17 +80,28 @@ def main(config: Speed) -> dict[str, Any]:
             )
             given = {name: faces.stored_kernels(own, name) for name in config.models}
             name = f"faces_speed-{common.digest(options)}"
-            out = Path("runs") / name if config.out is None else config.out
-            stack.enter_context(common.claim(out, options, fresh=config.fresh))
+            claimed = folders.claim(
+                config.out,
+                name,
+                options,
+                files=["result.json"],
+                inputs=data.fingerprint(images) | folders.given(given),
+                sources={
+                    "--data": folders.source(config.data),
+                    "--kernels-from": config.kernels_from,
+                },
+                fresh=config.fresh,
+            )
+            out = stack.enter_context(claimed)
         result = out / "result.json"
         if result.exists():
-            return json.loads(result.read_text())
+            return folders.stored(result, {name: {"ratio": 0.0} for name in config.models})
         truth = jnp.asarray(images.train)
         numbers = {
             name: _of_model(config, own, name, images.shape, given[name], truth)
             for name in tqdm(config.models, unit="model")
         }
-        common.write(result, json.dumps(numbers, indent=1))
+        folders.write(result, json.dumps(numbers, indent=1))
         return numbers
 
 

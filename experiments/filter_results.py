@@ -17,12 +17,20 @@ from deqbilevel.bilevel import Problem
 from deqbilevel.pretrained import Learned
 from deqbilevel.regularizers import convolutional
 from deqbilevel.types import Solver
-from experiments import common
+from experiments import folders
 from experiments.drawing import draw
 from experiments.filter_tasks import Picture, Task
+from experiments.records import Log
+from experiments.schema import ANY
 
 Reconstruct = Callable[[int, str], Array]
 """(lane, name of a picture) -> its reconstruction with the filters of that lane."""
+
+
+NUMBERS = ("snr_noisy_db", "snr_db", "psnr_noisy_db", "psnr_db", "ssim", "residual")
+
+PICTURE = {"iteration": 0, "lane": 0, "picture": ""} | dict.fromkeys(NUMBERS, ANY)
+"""A record of what the filters of a lane make of a picture."""
 
 
 class Outcome(NamedTuple):
@@ -63,13 +71,13 @@ def report(
     numbers = _numbers(outcome, rows) | {"out": str(out)}
     # Of folders only the names: the file may travel.
     options = outcome.options
-    folders = {k: options[k] and Path(options[k]).name for k in ("image", "test_images")}
+    names = {k: options[k] and Path(options[k]).name for k in ("image", "test_images")}
     result = {k: v for k, v in numbers.items() if k != "out"}
-    about = {"options": options | folders, "source": outcome.task.source, "result": result}
+    about = {"options": options | names, "source": outcome.task.source, "result": result}
     pretrained.save(out / "filters.npz", Learned(params, options["boundary"], about))
-    common.write(out / "conditions.txt", _conditions(outcome, params))
+    folders.write(out / "conditions.txt", _conditions(outcome, params))
     _draw(outcome, lambda lane, name: solve(lane, name)[0], best, out)
-    common.write(out / "result.json", json.dumps(numbers, indent=1))
+    folders.write(out / "result.json", json.dumps(numbers, indent=1))
     return numbers
 
 
@@ -97,7 +105,7 @@ def _reconstruction(
 
 
 def _judged(
-    outcome: Outcome, solve: Callable[[int, str], tuple[Array, Array]], log: Path
+    outcome: Outcome, solve: Callable[[int, str], tuple[Array, Array]], path: Path
 ) -> list[dict[str, Any]]:
     """The numbers of each lane's pictures, each on disk before the next."""
     options, task, iterations = outcome.options, outcome.task, outcome.iterations
@@ -119,14 +127,16 @@ def _judged(
         row = {"iteration": iterations, "lane": lane, "picture": name}
         return common.plain(row | {k: float(jnp.squeeze(v)) for k, v in values.items()})
 
-    with common.clear_errors():
-        rows = [row for row in common.records(log) if row["iteration"] == iterations]
-    common.keep(log, rows)
+    log = Log.of(path, PICTURE)
     todo = [(lane, name) for lane in range(options["seeds"]) for name in task.pictures]
-    for lane, name in tqdm(todo[len(rows) :], unit="picture", disable=len(todo) < 20):
-        rows.append(judge(lane, name))
-        common.append(log, rows[-1])
-    return rows
+    known = {(r["lane"], r["picture"]): r for r in log.read() if r["iteration"] == iterations}
+    rows = [known[key] for key in todo if key in known]
+    log.keep(rows)
+    left = [key for key in todo if key not in known]
+    for lane, name in tqdm(left, unit="picture", disable=len(todo) < 20):
+        known[lane, name] = judge(lane, name)
+        log.append(known[lane, name])
+    return [known[key] for key in todo]
 
 
 def _of_lanes(outcome: Outcome, rows: list[dict[str, Any]], name: str) -> list[float]:

@@ -30,13 +30,24 @@ from deqbilevel import (
     hypergradients,
     losses,
     potentials,
+    pretrained,
     solvers,
 )
 from deqbilevel.bilevel import State
-from experiments import common, filter_algorithms, filter_lanes, filter_results, filter_tasks
+from deqbilevel.files import FileError
+from experiments import (
+    common,
+    filter_algorithms,
+    filter_lanes,
+    filter_results,
+    filter_tasks,
+    folders,
+)
 from experiments.filter_lanes import Lanes
 from experiments.filter_results import Outcome
 from experiments.filter_tasks import Task
+from experiments.records import Log
+from experiments.schema import ANY
 
 REVIEW: dict[str, Any] = {
     "potential": "corner_rounded",
@@ -105,6 +116,18 @@ SMOOTH = [
     if phi().twice_differentiable and hasattr(phi(), "eps")
 ]
 """Potentials that a minimiser has hypergradients with, and that bend at `--eps`."""
+
+
+FILES = (
+    *("metrics.jsonl", "latest/<checkpoint>", "pictures.jsonl", "filters.npz", "conditions.txt"),
+    "result.json",
+)
+"""What a run writes beside its figures, see `folders`."""
+
+RECORD = {"iteration": 0, "seconds": 0.0, "images": 0}
+RECORD |= {"held_out": {name: [ANY] for name in ("snr_db", "psnr_db", "ssim")}}
+RECORD |= {name: [[ANY]] for name in bilevel.Metrics._fields}
+"""Of a block of iterations: of each lane, of each iteration."""
 
 
 @dataclass(frozen=True)
@@ -205,9 +228,30 @@ def main(config: Filters) -> dict[str, Any]:
             )
             lanes = filter_lanes.lanes_of(options, task)
             name = f"filters-{config.experiment}-{common.digest(options)}"
-            out = Path("runs") / name if config.out is None else config.out
-            stack.enter_context(common.claim(out, options, fresh=config.fresh))
+            claimed = folders.claim(
+                config.out,
+                name,
+                options,
+                files=FILES,
+                inputs=inputs_of(config, task),
+                sources={
+                    "--image": config.image,
+                    "--test-images": config.test_images,
+                    "--start": Path(config.start) if config.start else None,
+                },
+                fresh=config.fresh,
+            )
+            out = stack.enter_context(claimed)
         return _learn(config, options, task, lanes, out)
+
+
+def inputs_of(config: Filters, task: Task) -> dict[str, str]:
+    """What tells the images and the filters to start with from others."""
+    read: dict[str, Any] = {"images": task._replace(cut=None, source="")}
+    if config.start is not None:
+        learned = pretrained.load(config.start)
+        read["--start"] = (learned.params, learned.boundary)
+    return folders.given(read) | {"source": task.source}
 
 
 def _check(options: dict[str, Any]) -> None:
@@ -323,10 +367,9 @@ def _train(
     out: Path,
 ) -> tuple[Any, list[dict[str, Any]]]:
     """Blocks of upper-level iterations; each is on disk before the next begins."""
-    log = out / "metrics.jsonl"
-    with common.clear_errors():
-        records = [r for r in common.records(log) if r["iteration"] <= done] if done else []
-    common.keep(log, records)
+    log = Log.of(out / "metrics.jsonl", RECORD)
+    records = _recorded(log, done)
+    log.keep(records)
     problems, _, truth, f, *_ = lanes
     optimiser, sizes = _optimiser(options), [len(t) for t in truth]
 
@@ -363,7 +406,7 @@ def _train(
             record["images"] = sum(x.size for x in chosen) or count * sum(sizes)
             record["held_out"] = watch(state.params)
             record |= {k: np.asarray(v, float).tolist() for k, v in metrics._asdict().items()}
-            common.append(log, record)
+            log.append(record)
             records.append(record)
             checkpoints.save(out / "latest", done, state)
             products = float(np.mean(record["adjoint_evaluations"]))
@@ -371,6 +414,17 @@ def _train(
             bar.set_postfix_str(f"held out {watched:.2f} dB, {products:.0f} Hessian products")
             bar.update(count)
     return state, records
+
+
+def _recorded(log: Log, done: int) -> list[dict[str, Any]]:
+    """The records of the iterations that the checkpoint has behind it. Raises: FileError."""
+    records = [r for r in log.read() if r["iteration"] <= done] if done else []
+    if sum(len(r["loss"][0]) for r in records) != done:
+        raise FileError(
+            f"{log.path}: the records of {done} iterations are needed, and some are missing; put "
+            "the file back, or start anew with --fresh"
+        )
+    return records
 
 
 def _watcher(

@@ -26,7 +26,7 @@ from deqbilevel import bilevel, convolutions, hypergradients, operators, plots
 from deqbilevel.potentials import Quadratic
 from deqbilevel.regularizers import convolutional
 from deqbilevel.solvers import picard
-from experiments import common
+from experiments import common, folders, listing
 from experiments.drawing import draw
 
 
@@ -57,7 +57,7 @@ def main(config: GradientAccuracy) -> dict[str, Any]:
         for tolerance in config.tolerances:
             if not 0 < tolerance < float("inf"):
                 raise ValueError(f"--tolerances {tolerance}: expected above 0")
-        config.out.mkdir(parents=True, exist_ok=True)
+        listing.will_write(config.out, ["result.json", "figure_5_1.png"])
     before = jax.config.read("jax_enable_x64")
     jax.config.update("jax_enable_x64", True)
     try:
@@ -122,7 +122,7 @@ def _compare(config: GradientAccuracy) -> dict[str, Any]:
         "evaluations": evaluations,
         "out": str(config.out),
     }
-    common.write(config.out / "result.json", json.dumps(numbers, indent=1))
+    folders.write(config.out / "result.json", json.dumps(numbers, indent=1))
     path, labels = config.out / "figure_5_1.png", ("$c_1$", "$c_0$")
     draw(path, plots.map_figure, maps, np.asarray(values), labels, caption)
     return numbers

@@ -19,6 +19,8 @@ from tqdm import tqdm
 from deqbilevel.types import Params
 from experiments import common
 from experiments.hypergradient_cases import Case, estimate, exact, relative_error
+from experiments.records import Log
+from experiments.schema import ANY
 
 ESTIMATES = {
     "implicit": "dense",
@@ -32,13 +34,17 @@ ROUNDING = 1e-11
 """Errors below it say nothing of a rate."""
 
 
+ROW = {"problem": "", "estimate": "", "iterations": 0, "relative_error": ANY, "rho": ANY}
+"""A record."""
+
+
 def measured(
-    cases: dict[str, Case], iterations: tuple[int, ...], log: Path
+    cases: dict[str, Case], iterations: tuple[int, ...], path: Path
 ) -> list[dict[str, Any]]:
-    """A row for each case, estimate and T: its relative error, beside rho. Each is on disk in `log`
+    """A row for each case, estimate and T: its relative error, beside rho. Each is in the file
     before the next begins; after the first T whose error is rounding no larger one follows."""
-    with common.clear_errors():
-        rows = common.records(log)
+    log = Log.of(path, ROW)
+    rows = log.read()
     errors = {(r["problem"], r["estimate"], r["iterations"]): r["relative_error"] for r in rows}
     for problem, case in cases.items():
         solved = functools.cache(functools.partial(exact, case))
@@ -52,7 +58,7 @@ def measured(
                     errors[key] = float(program(T, case.weights, case.f, best.gradient))
                     row = {"problem": problem, "estimate": name, "iterations": T}
                     rows.append(row | {"relative_error": errors[key], "rho": best.rate})
-                    common.append(log, rows[-1])
+                    log.append(rows[-1])
                 if errors[key] < ROUNDING:
                     break
     return rows

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from deqbilevel import hypergradients, plots
 from deqbilevel.solvers import DESCENTS, SOLVERS
-from experiments import common, hypergradient_estimates
+from experiments import common, folders, hypergradient_estimates
 from experiments.drawing import draw
 from experiments.hypergradient_cases import (
     PROBLEMS,
@@ -39,6 +39,8 @@ from experiments.hypergradient_cases import (
     quadratic,
     relative_error,
 )
+from experiments.records import Log
+from experiments.schema import ANY
 
 ORDERS = {
     "unrolled": ("T N", "T"),
@@ -54,6 +56,15 @@ ORDERS = {
 """Memory and products in the backward pass, as orders in the budget T, pixels N, parameters R, last
 evaluations k, directions d and memory m, [CF] Table 4.1; else N and the adjoint solver's own. Here
 k = d = T, and no more than 32 directions are in memory at once."""
+
+
+FILES = ("rows.jsonl", "estimates.jsonl", "summary.md", "result.json")
+"""What a run writes beside its figures, see `folders`."""
+
+MEASURED = ("relative_error", "angle_deg", "seconds", "peak_mb", "evaluations")
+
+ROW = {"problem": "", "method": "", "budget": 0} | dict.fromkeys(MEASURED, ANY)
+"""A record."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +105,20 @@ def main(config: Hypergradients) -> dict[str, Any]:
                 _check(config)
                 options = common.options_of(config)
                 name = f"hypergradients-{common.digest(options)}"
-                out = Path("runs") / name if config.out is None else config.out
-                stack.enter_context(common.claim(out, options, fresh=config.fresh))
-            return _compare(config, out)
+                names = ("size", "images", "features", "seed")
+                own = {option: getattr(config, option) for option in names}
+                cases = {problem: case(problem, **own) for problem in config.problems}
+                read = {problem: (c.params, c.f, c.truth) for problem, c in cases.items()}
+                claimed = folders.claim(
+                    config.out,
+                    name,
+                    options,
+                    files=FILES,
+                    inputs=folders.given(read),
+                    fresh=config.fresh,
+                )
+                out = stack.enter_context(claimed)
+            return _compare(config, cases, out)
     finally:
         jax.config.update("jax_enable_x64", before)
 
@@ -142,12 +164,9 @@ def measure(case: Case, best: Array, method: str, config: Any, budget: int) -> d
     }
 
 
-def _compare(config: Hypergradients, out: Path) -> dict[str, Any]:
-    size = {"size": config.size, "images": config.images, "features": config.features}
-    cases = {name: case(name, **size, seed=config.seed) for name in config.problems}
-    log = out / "rows.jsonl"
-    with common.clear_errors():
-        rows = common.records(log)
+def _compare(config: Hypergradients, cases: dict[str, Case], out: Path) -> dict[str, Any]:
+    log = Log.of(out / "rows.jsonl", ROW)
+    rows = log.read()
     done = {(row["problem"], row["method"], row["budget"]) for row in rows}
     total = len(config.problems) * len(config.methods) * len(config.budgets)
     with tqdm(total=total, initial=len(rows), unit="gradient") as bar:
@@ -165,7 +184,7 @@ def _compare(config: Hypergradients, out: Path) -> dict[str, Any]:
                 numbers = measure(given, best, method, config, budget)
                 row = {"problem": problem, "method": method, "budget": budget} | numbers
                 rows.append(common.plain(row))
-                common.append(log, rows[-1])
+                log.append(rows[-1])
                 bar.update(1)
     followed = []
     if config.iterations:
@@ -182,16 +201,21 @@ def _show(
     """The tables, the figures, and the numbers at the largest budget."""
     largest = max(config.budgets)
     numbers: dict[str, Any] = {problem: {} for problem in config.problems}
-    names = ("relative_error", "angle_deg", "seconds", "peak_mb", "evaluations")
     lines = ["# Ways to a hypergradient", ""]
     for problem in config.problems:
-        head = ("method", *(x.replace("_", " ") for x in names), "memory", "measured", "products")
+        head = (
+            "method",
+            *(x.replace("_", " ") for x in MEASURED),
+            "memory",
+            "measured",
+            "products",
+        )
         lines += [f"## {problem}, budget {largest}", ""]
         lines += [common.line(head), common.line(["---"] * len(head))]
         for row in rows:
             if row["problem"] == problem and row["budget"] == largest:
                 method = row["method"]
-                values = {name: row[name] for name in names}
+                values = {name: row[name] for name in MEASURED}
                 numbers[problem][method] = values
                 shown = ["-" if x is None else f"{x:.3g}" for x in values.values()]
                 memory, products = ORDERS.get(method, ("N", "up to T"))
@@ -204,9 +228,9 @@ def _show(
     lines += hypergradient_estimates.table(rates) if followed else []
     table = "\n".join(lines)
     print(table, flush=True)
-    common.write(out / "summary.md", table)
+    folders.write(out / "summary.md", table)
     result = numbers | ({"estimates": rates} if followed else {})
-    common.write(out / "result.json", json.dumps(result, indent=1))
+    folders.write(out / "result.json", json.dumps(result, indent=1))
     setup = (
         f"{config.images} digits of {config.size}x{config.size} pixels, {config.features} dense "
         "features; error against the exact gradient in float64"

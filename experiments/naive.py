@@ -43,11 +43,17 @@ from deqbilevel.models import Model
 from deqbilevel.settings import Setting
 from deqbilevel.training import Metrics, State, Trainer
 from deqbilevel.types import Images, Info, Params
-from experiments import common
+from experiments import common, folders
 from experiments.drawing import draw
 
 MEASURED = 1000
 """Test images that are reconstructed, at most."""
+
+
+WAYS = ("naive", "fixed_point")
+
+FILES = (*(f"parameters/{name}-{way}.npz" for name in models.MODELS for way in WAYS), "result.json")
+"""What a run writes beside its figure, see `folders`."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +132,16 @@ def _main(config: Naive, stack: contextlib.ExitStack) -> dict[str, Any]:
             config, without=("out", "fresh", "models", "iterates", "pictures")
         )
         name = f"naive-{config.task}-{config.setting}-{common.digest(options)}"
-        out = Path("runs") / name if config.out is None else config.out
-        stack.enter_context(common.claim(out, options, fresh=config.fresh))
+        claimed = folders.claim(
+            config.out,
+            name,
+            options,
+            files=FILES,
+            inputs=data.fingerprint(images),
+            sources={"--data": folders.source(config.data)},
+            fresh=config.fresh,
+        )
+        out = stack.enter_context(claimed)
 
     params_key, _, picture_key = loop.keys(config.seed)
     steps = max(config.epochs, 1) * training.steps_per_epoch(len(images.train), config.batch_size)
@@ -160,7 +174,7 @@ def _main(config: Naive, stack: contextlib.ExitStack) -> dict[str, Any]:
             shown = [np.asarray(u[: config.pictures]) for u in found[:-1]]
             courses[f"{name},\n{way.replace('_', ' ')}"] = shown
     given = {"truth $u$": truth, "data $f$": f}
-    common.write(out / "result.json", json.dumps(numbers, indent=1))
+    folders.write(out / "result.json", json.dumps(numbers, indent=1))
     draw(
         out / "figure_7.png",
         plots.iterate_figure,

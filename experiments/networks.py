@@ -43,11 +43,14 @@ from deqbilevel import (
 )
 from deqbilevel.contraction import Finding
 from deqbilevel.data import Images
+from deqbilevel.files import FileError, whole
 from deqbilevel.models import Model
 from deqbilevel.regularizers.networks import Network, convex, denoiser
 from deqbilevel.types import Info, Params, Solver
-from experiments import common
+from experiments import common, folders
 from experiments.drawing import draw
+from experiments.records import Log
+from experiments.schema import ANY
 
 Task = Literal["inpainting", "deblurring"]
 Name = Literal["bilevel", "deq", "degrad", "deprox", "convex", "plug_and_play"]
@@ -69,6 +72,10 @@ ENFORCED = (
 )
 """What a network has to meet; a dense model the first only, as in [REB]."""
 
+
+RECORD = {"task": "", "model": "", "epoch": 0} | dict.fromkeys(loop.RECORDS, ANY)
+RECORD |= {"train_loss": 0.0, "seconds": 0.0}
+"""Of an epoch."""
 
 PICTURES = 6
 """Test images that are drawn."""
@@ -146,9 +153,18 @@ def main(config: Networks) -> dict[str, Any]:
             _check(config, runs, images)
             options = common.options_of(config)
             name = f"networks-{common.digest(options)}"
-            out = Path("runs") / name if config.out is None else config.out
-            stack.enter_context(common.claim(out, options, fresh=config.fresh))
-        rows = common.records(out / "rows.jsonl")
+            claimed = folders.claim(
+                config.out,
+                name,
+                options,
+                files=files_of(config),
+                inputs=data.fingerprint(images),
+                sources={"--data": folders.source(config.data)},
+                fresh=config.fresh,
+            )
+            out = stack.enter_context(claimed)
+        log = Log.of(out / "rows.jsonl", ROW)
+        rows = log.read()
         done = {(row["task"], row["model"]) for row in rows}
         with tqdm(total=len(runs), initial=len(rows), unit="model") as bar:
             for run in runs:
@@ -156,9 +172,16 @@ def main(config: Networks) -> dict[str, Any]:
                     continue
                 bar.set_postfix_str(f"{run.task}, {run.name}")
                 rows.append(common.plain(learn(config, run, images, out)))
-                common.append(out / "rows.jsonl", rows[-1])
+                log.append(rows[-1])
                 bar.update(1)
         return _show(config, runs, rows, images, out)
+
+
+def files_of(config: Networks) -> list[str]:
+    """What a run writes beside its figures, see `folders`."""
+    runs = [f"states/{task}-{name}" for task in config.tasks for name in config.models]
+    own = [name + end for name in runs for end in ("/<checkpoint>", ".npy")]
+    return ["rows.jsonl", "metrics.jsonl", *own, "summary.md", "result.json"]
 
 
 def _images(config: Networks) -> Images:
@@ -277,7 +300,7 @@ def _constant(run: Run, params: Params) -> tuple[float, bool]:
 
 def learn(config: Networks, run: Run, images: Images, out: Path) -> dict[str, Any]:
     """Train a model, going on from its latest epoch, and measure it."""
-    folder, log = out / "states" / f"{run.task}-{run.name}", out / "metrics.jsonl"
+    folder, log = out / "states" / f"{run.task}-{run.name}", Log.of(out / "metrics.jsonl", RECORD)
     setting = settings.SETTINGS[config.setting]
     _, key, picture_key = loop.keys(config.seed)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
@@ -301,14 +324,16 @@ def learn(config: Networks, run: Run, images: Images, out: Path) -> dict[str, An
     )
     for state, values in epochs:
         record = common.plain({"task": run.task, "model": run.name} | values)
-        common.append(log, record)
+        log.append(record)
         checkpoints.save(folder, record["epoch"], state)
     # An epoch that was cut short after its record is there twice.
-    course = {
-        r["epoch"]: r
-        for r in common.records(log)
-        if (r["task"], r["model"]) == (run.task, run.name)
-    }
+    course = {r["epoch"]: r for r in log.read() if (r["task"], r["model"]) == (run.task, run.name)}
+    missing = set(range(config.epochs + 1)) - set(course)
+    if missing:
+        raise FileError(
+            f"{log.path}: holds no record of {run.task}, {run.name} at epoch {min(missing)}; put "
+            "the file back, or start anew with --fresh"
+        )
     params = state.params | {"noise": run.params["noise"]}
     return {
         "task": run.task,
@@ -329,7 +354,8 @@ def evaluate(
     f, (u, stopped), (info, _) = jax.jit(partial(_reconstruct, run.model, solvers))(
         params, test, key
     )
-    np.save(path, np.stack([f[:PICTURES], u[:PICTURES]]))
+    with whole(path) as file:
+        np.save(file, np.stack([f[:PICTURES], u[:PICTURES]]))
     found = {x.name: x for x in findings(run, params, test[:4], u[:4])}
     print(
         f"\n{run.task}, {run.name}, trained\n{contraction.text(list(found.values()))}", flush=True
@@ -384,8 +410,8 @@ def _show(
             }
     table = "\n".join(lines)
     print(f"\n{table}", flush=True)
-    common.write(out / "summary.md", table)
-    common.write(out / "result.json", json.dumps(numbers, indent=1))
+    folders.write(out / "summary.md", table)
+    folders.write(out / "result.json", json.dumps(numbers, indent=1))
     for task in config.tasks:
         pictures = _pictures([run for run in runs if run.task == task], images, out)
         caption = (
@@ -395,6 +421,10 @@ def _show(
         path = out / f"reconstructions-{task}.png"
         draw(path, plots.reconstructions, pictures, images.shape, caption)
     return numbers
+
+
+ROW = {"task": "", "model": "", "measured_psnr_db": 0.0} | dict.fromkeys(COLUMNS, ANY)
+"""A record of a trained model."""
 
 
 def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -410,9 +440,23 @@ def _pictures(runs: list[Run], images: Images, out: Path) -> dict[str, np.ndarra
     """The first test images, what was measured of them, and each model's reconstructions."""
     pictures = {"true u": np.asarray(images.test[:PICTURES])}
     for run in runs:
-        f, u = np.load(_stored(run, out))
+        f, u = _read_pictures(_stored(run, out), (2, PICTURES, images.test.shape[1]))
         pictures |= {"measurement f": f, run.name: u}
     return pictures
+
+
+def _read_pictures(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """The pictures of a model. Raises: FileError."""
+    try:
+        found = np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise FileError(
+            f"{path}: cannot be read ({error}); start anew with --fresh, or put it back"
+        ) from error
+    few = min(shape[1], found.shape[1]) if found.ndim == 3 else 0
+    if found.shape != (shape[0], few, shape[2]):
+        raise FileError(f"{path}: not the pictures of a model; start anew with --fresh")
+    return found
 
 
 def _stored(run: Run, out: Path) -> Path:

@@ -8,7 +8,7 @@ import xarray as xr
 from deqbilevel import grids, plots, results
 from deqbilevel.data import Images
 from deqbilevel.storage import Lane
-from experiments import common
+from experiments import folders
 from experiments.drawing import draw
 
 
@@ -18,7 +18,7 @@ def present(dataset: xr.Dataset, rows: list[dict[str, Any]], out: Path) -> None:
     print(table, flush=True)
     drawn = plots.drawings(dataset)
     there = [name for name, figure in drawn.items() if draw(out / f"{name}.png", figure)]
-    common.write(out / "summary.md", _summary(dataset.attrs["caption"], table, there))
+    folders.write(out / "summary.md", _summary(dataset.attrs["caption"], table, there))
 
 
 def caption(options: dict[str, Any], grid: list[Lane], images: Images) -> str:

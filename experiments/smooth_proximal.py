@@ -19,7 +19,7 @@ import tyro
 from jaxtyping import Array
 
 from deqbilevel import hypergradients, operators, plots, potentials
-from experiments import common
+from experiments import common, listing
 from experiments.drawing import draw
 
 
@@ -54,7 +54,7 @@ def main(config: SmoothProximal) -> dict[str, Any]:
         if not 0 < config.step * config.weight <= 1:
             raise ValueError(f"--step {config.step}: expected above 0, at most 1 / weight")
         potentials.PowerSum(p=config.power)
-        config.out.mkdir(parents=True, exist_ok=True)
+        listing.will_write(config.out, ["figure_4_1.png"])
     y = jnp.linspace(-config.most, config.most, 601)
     exact = soft_threshold(y, config.weight)
     left = {

@@ -34,7 +34,7 @@ from deqbilevel import data, grids, lanes, models, plans, settings, studies, tra
 from deqbilevel.lanes import Lanes
 from deqbilevel.models import Model
 from deqbilevel.storage import Lane
-from experiments import common
+from experiments import common, folders, listing
 from experiments.compare import GRIDS, ModelName, Task
 
 PAPER = GRIDS["paper"]
@@ -88,7 +88,7 @@ def main(config: Throughput) -> dict[str, Any]:
         images = data.load("sample", train_size=config.train_size, test_size=config.batch_size)
         grid = _grid(config)
         if config.out:
-            config.out.mkdir(parents=True, exist_ok=True)
+            listing.will_write(config.out, ["throughput.json"])
     setting = settings.SETTINGS[config.setting]
     widths = config.widths or (1 if jax.default_backend() == "cpu" else len(grid),)
     found: dict[str, Any] = {}
@@ -110,7 +110,7 @@ def main(config: Throughput) -> dict[str, Any]:
     }
     numbers = _summary(found, rates, images.train.shape[1], config) | {"memory": memory}
     if config.out:
-        common.write(config.out / "throughput.json", json.dumps(numbers, indent=1))
+        folders.write(config.out / "throughput.json", json.dumps(numbers, indent=1))
     return numbers
 
 

@@ -30,8 +30,10 @@ from deqbilevel import (
 )
 from deqbilevel.data import Images
 from deqbilevel.models import Model
-from experiments import command, common, options, sizes, train_algorithms
+from experiments import command, common, folders, options, sizes, train_algorithms
 from experiments.drawing import draw
+from experiments.records import Log
+from experiments.schema import ANY
 
 NO_PRODUCTS = (
     *("unrolled", "checkpointed", "forward", "finite_differences", "shine", "dense"),
@@ -42,6 +44,13 @@ NO_PRODUCTS = (
 
 def _has_products(config: Any) -> bool:
     return config.hypergradient not in NO_PRODUCTS
+
+
+FILES = ("metrics.jsonl", "latest/<checkpoint>", "best/<checkpoint>", "result.json")
+"""What a run writes beside its figures, see `folders`."""
+
+RECORD = {"epoch": 0} | dict.fromkeys(loop.RECORDS, ANY)
+RECORD |= {"test_loss": 0.0, "diverged": False}
 
 
 @dataclass(frozen=True)
@@ -129,8 +138,16 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
         model = models.build(config.task, config.model, images.shape)
         options = common.options_of(config)
         name = f"{config.task}-{config.model}-{config.setting}-{common.digest(options)}"
-        out = Path("runs") / name if config.out is None else config.out
-        stack.enter_context(common.claim(out, options, fresh=config.fresh))
+        claimed = folders.claim(
+            config.out,
+            name,
+            options,
+            files=FILES,
+            inputs=data.fingerprint(images),
+            sources={"--data": folders.source(config.data)},
+            fresh=config.fresh,
+        )
+        out = stack.enter_context(claimed)
 
     params_key, run_key, picture_key = loop.keys(config.seed)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
@@ -145,7 +162,8 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
         )
     state = trainer.init(model.init(params_key) | hyperparameters)
     done = checkpoints.latest_step(out / "latest")
-    records = _stored_records(out, done)
+    log = Log.of(out / "metrics.jsonl", RECORD)
+    course = [] if done is None else log.course("epoch", range(done + 1))
     if done is not None:
         state = checkpoints.restore(out / "latest", state)
     if (done or 0) < config.epochs:
@@ -172,12 +190,12 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
         )
         for state, values in epochs:
             record = common.plain(values)
-            losses = [r["test_loss"] for r in records]
+            losses = [r["test_loss"] for r in course]
             if not losses or record["test_loss"] < min(losses):
                 checkpoints.save(out / "best", record["epoch"], state.params)
-            records.append(record)
+            course.append(record)
             # The record first: a checkpoint says that everything before it is on disk.
-            common.keep(out / "metrics.jsonl", records)
+            log.keep(course)
             checkpoints.save(out / "latest", record["epoch"], state)
             bar.write(
                 f"epoch {record['epoch']}: train loss {record['train_loss']:.4f}, "
@@ -185,11 +203,11 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
                 file=sys.stderr,
             )
 
-    caption = _caption(config, images, records[-1])
-    numbers = _headline(model, state, records, test, picture_key, out)
-    common.write(out / "result.json", json.dumps(common.plain(numbers), indent=1))
+    caption = _caption(config, images, course[-1])
+    numbers = _headline(model, state, course, test, picture_key, out)
+    folders.write(out / "result.json", json.dumps(common.plain(numbers), indent=1))
     _draw(out, model, setting, state.params, test[:6], picture_key, caption)
-    draw(out / "losses.png", plots.loss_curves, records, caption)
+    draw(out / "losses.png", plots.loss_curves, course, caption)
     return numbers
 
 
@@ -222,15 +240,6 @@ def _setting(config: Train) -> settings.Setting:
         )
     setting.differentiable(setting.budget)
     return setting
-
-
-def _stored_records(out: Path, done: int | None) -> list[dict[str, Any]]:
-    """The records of the epochs that the latest checkpoint has behind it."""
-    if done is None:
-        return []
-    with common.clear_errors():
-        records = common.records(out / "metrics.jsonl")
-    return [record for record in records if record["epoch"] <= done]
 
 
 def _caption(config: Train, images: Images, record: dict[str, Any]) -> str:

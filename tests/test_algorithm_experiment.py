@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import algorithm_tables, algorithms, common
+from experiments import algorithm_tables, algorithms
+from experiments.algorithm_cases import POINT, SEARCH
+from experiments.records import Log
 
 SMALL = {"methods": ("aid",), "calls": 600, "search": 2}
 
@@ -31,28 +33,28 @@ def test_an_interrupted_course_goes_on_from_its_last_stored_state(tmp_path, monk
     whole = tmp_path / "whole"
     numbers = algorithms.main(small(whole, search=1))["q1"]["aid"]
     cut = tmp_path / "cut"
-    append = common.append
+    append = Log.append
 
-    def stop(path: Path, record: dict) -> None:
+    def stop(log: Log, record: dict) -> None:
         if record.get("step", 0) > 10:
             raise KeyboardInterrupt
-        append(path, record)
+        append(log, record)
 
-    monkeypatch.setattr(common, "append", stop)
+    monkeypatch.setattr(Log, "append", stop)
     with pytest.raises(KeyboardInterrupt):
         algorithms.main(small(cut, search=1))
-    before = common.records(cut / "courses.jsonl")
+    before = Log.of(cut / "courses.jsonl", POINT).read()
     assert 0 < before[-1]["step"] <= 10 and not before[-1]["last"]
-    monkeypatch.setattr(common, "append", append)
+    monkeypatch.setattr(Log, "append", append)
     again = algorithms.main(small(cut, search=1))["q1"]["aid"]
-    assert common.records(cut / "courses.jsonl")[: len(before)] == before
+    assert Log.of(cut / "courses.jsonl", POINT).read()[: len(before)] == before
     assert again["loss"] == numbers["loss"] and again["calls"] == numbers["calls"]
 
 
 def test_a_step_size_that_diverges_is_recorded_and_not_taken(tmp_path) -> None:
     # The largest eigenvalue of the upper Hessian is 0.87: a step of 4 diverges, one of 1 does not.
     numbers = algorithms.main(small(tmp_path, rate=1.0, search=3, calls=6000))["q1"]["aid"]
-    (search,) = common.records(tmp_path / "searches.jsonl")
+    (search,) = Log.of(tmp_path / "searches.jsonl", SEARCH).read()
     assert search["rates"] == [0.25, 1.0, 4.0] and search["diverged"] == [False, False, True]
     assert np.isfinite(search["loss"]).all()
     assert numbers["rate"] == 1.0 and numbers["diverged"] == 0

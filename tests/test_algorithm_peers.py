@@ -16,8 +16,8 @@ from helpers import float64, normal
 from deqbilevel.algorithms import cleaning
 from deqbilevel.algorithms.base import lower_level
 from experiments import algorithm_peers as peers
-from experiments import common
-from experiments.algorithm_cases import Accuracy, Case
+from experiments.algorithm_cases import POINT, SEARCH, Accuracy, Case
+from experiments.records import Log
 
 CLONE = {
     "benchopt/__init__.py": """
@@ -320,7 +320,7 @@ def test_a_comparison_searches_is_stored_and_not_done_again(
     rows = compare()
     assert "peer failing does not run: TypeError: another version of jax" in capsys.readouterr().err
     assert {row["method"] for row in rows} == {"peer:unrolled"} and rows[-1]["last"]
-    (search,) = common.records(tmp_path / "searches.jsonl")
+    (search,) = Log.of(tmp_path / "searches.jsonl", SEARCH).read()
     assert search["tried"][4] == [0.5, 0.1]  # the published one, in the middle
     assert search["seconds"] == len(search["tried"]) * [2.0]
     best = int(np.argmin(np.where(search["diverged"], np.inf, search["losses"])))
@@ -330,10 +330,10 @@ def test_a_comparison_searches_is_stored_and_not_done_again(
     with monkeypatch.context() as without:
         without.setattr(peers, "prepared", None)
         assert compare(names=("unrolled",)) == rows
-    log = tmp_path / "courses.jsonl"
-    others = {"method": "aid", "last": True}
-    common.keep(log, [*rows[:-1], others])  # an interrupted course begins anew
+    log = Log.of(tmp_path / "courses.jsonl", POINT)
+    others = rows[-1] | {"method": "aid"}
+    log.keep([*rows[:-1], others])  # an interrupted course begins anew
     monkeypatch.setattr(peers, "search", None)
     again = compare(names=("unrolled",))
     assert [row["seconds"] for row in again] == [row["seconds"] for row in rows]
-    assert common.records(log) == [others, *again]
+    assert log.read() == [others, *again]

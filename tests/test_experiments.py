@@ -36,6 +36,7 @@ from experiments import (
     filter_lanes,
     filter_tasks,
     filters,
+    folders,
     gradient_accuracy,
     hypergradients,
     smooth_proximal,
@@ -151,14 +152,13 @@ def test_bad_options_end_with_a_clear_error(options: dict, message: str, tmp_pat
 
 
 def test_own_images_train_the_same_models(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
+    generator, own = np.random.default_rng(0), tmp_path / "own"
+    own.mkdir()
     for index in range(3):
         picture = generator.integers(0, 256, (40, 30, 3), np.uint8)
-        Image.fromarray(picture).save(tmp_path / f"{index}.png")
+        Image.fromarray(picture).save(own / f"{index}.png")
     numbers = train.main(
-        train.Train(
-            data=f"images:{tmp_path}", patch=9, task="inpainting", out=tmp_path / "o", **TINY
-        )
+        train.Train(data=f"images:{own}", patch=9, task="inpainting", out=tmp_path / "o", **TINY)
     )
     assert np.isfinite(numbers["test_loss"])
 
@@ -332,11 +332,12 @@ def test_filters_of_own_images_and_of_a_picture_that_a_package_ships(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(filters, "FINAL_EVALUATIONS", 20)
-    rng = np.random.default_rng(0)
+    rng, read = np.random.default_rng(0), tmp_path / "read"
+    read.mkdir()
     for name in ("a", "b"):
-        Image.fromarray(rng.integers(0, 255, (60, 70), np.uint8)).save(tmp_path / f"{name}.png")
+        Image.fromarray(rng.integers(0, 255, (60, 70), np.uint8)).save(read / f"{name}.png")
     small = {"filters": (3, 2, 2), "iterations": 2, "lower_iterations": 3, "block": 2}
-    own = filters.Filters("own", image=tmp_path, out=tmp_path / "own", **small)
+    own = filters.Filters("own", image=read, out=tmp_path / "own", **small)
     assert filters.main(own)["psnr_db"] > 10
     camera = filters.Filters("cameraman", learn="beta", out=tmp_path / "camera", **small)
     numbers = filters.main(camera)
@@ -480,28 +481,6 @@ def test_growth_of_memory(memory: dict[int, float], exponent: float | None) -> N
     assert grown == exponent if exponent is None else grown == pytest.approx(exponent)
 
 
-def test_records_end_where_a_kill_left_them(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    assert common.records(path) == []
-    whole = [{"a": 1}, {"a": 2.5, "b": [None, "x"]}]
-    for torn in ("", '{"a": 3, "b"', '{"a": 3, "b"\n', "\0\0\0", '{"a": 3'):
-        common.keep(path, whole)
-        with path.open("a") as file:
-            file.write(torn)
-        assert common.records(path) == whole
-        common.append(path, {"a": 4})
-        assert common.records(path) == [*whole, {"a": 4}]
-    path.write_text(path.read_text().rstrip("\n"))
-    assert len(common.records(path)) == 3
-    common.append(path, {"a": 5})
-    assert common.records(path) == [*whole, {"a": 4}, {"a": 5}]
-    path.write_text('{"a": 1}\n{"a":\n{"a": 3}\n')
-    before = path.read_text()
-    with pytest.raises(ValueError, match=r"rows.jsonl, line 2: .*mend the line, or .*--fresh"):
-        common.records(path)
-    assert path.read_text() == before
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -584,9 +563,9 @@ def test_hypergradients_grow_accurate_with_the_lower_level(tmp_path: Path) -> No
 
 
 def test_two_programs_never_write_into_one_folder(tmp_path: Path) -> None:
-    with common.alone_in(tmp_path), pytest.raises(SystemExit, match="another program writes"):
+    with folders.alone_in(tmp_path), pytest.raises(SystemExit, match="another program writes"):
         train.main(train.Train(out=tmp_path, **TINY))
-    with common.alone_in(tmp_path), pytest.raises(SystemExit, match="another program writes"):
+    with folders.alone_in(tmp_path), pytest.raises(SystemExit, match="another program writes"):
         compare.main(compare.Compare(out=tmp_path, **TINY))
 
 

@@ -11,6 +11,7 @@ from deqbilevel import checkpoints
 from deqbilevel.regularizers import normalised
 from deqbilevel.settings import Budget
 from experiments import common, faces, faces_speed
+from experiments.records import Log
 
 TINY = {
     "kernels": (2, 3), "data": "faces", "shape": (12, 10), "train_size": 3, "test_size": 2,
@@ -68,7 +69,9 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(learned, tmp_path, monkeyp
 def test_the_epoch_of_least_training_loss_is_shown(tmp_path):
     options = TINY | {"models": ("deq",), "learning_rates": (3.0, 1.0), "evaluate_every": 1}
     numbers = faces.main(faces.Faces(out=tmp_path, **options))
-    courses = np.array([r["train_loss"] for r in common.records(tmp_path / "metrics-deq.jsonl")])
+    courses = np.array(
+        [r["train_loss"] for r in Log.of(tmp_path / "metrics-deq.jsonl", faces.RECORD).read()]
+    )
     epoch, lane = np.unravel_index(np.argmin(courses[1:]), (4, 2))
     assert numbers["epoch_deq"] == epoch + 1 < 4
     assert numbers["lane_deq"]["learning_rate"] == options["learning_rates"][lane]
