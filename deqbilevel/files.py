@@ -3,12 +3,31 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
 
 class FileError(ValueError):
     """A file or folder that cannot be used; the message names it and says what to do."""
+
+
+_MARK: ContextVar[str] = ContextVar("mark", default="")
+
+
+@contextlib.contextmanager
+def marked(run: str) -> Iterator[None]:
+    """What is stored meanwhile is of this run, and nothing of another one is read."""
+    before = _MARK.set(run)
+    try:
+        yield
+    finally:
+        _MARK.reset(before)
+
+
+def mark() -> str:
+    """The mark of the run that is under way; "" of none."""
+    return _MARK.get()
 
 
 @contextlib.contextmanager

@@ -42,8 +42,6 @@ class Storage(NamedTuple):
     """The names of what is recorded for each epoch; `diverged` is a yes or no."""
     pictures: dict[str, tuple[int, int]]
     """name -> [pictures, pixels], stored for each finished run."""
-    run: str = ""
-    """What marks the records and states of this study, if anything does."""
 
     @property
     def results(self) -> Path:

@@ -35,6 +35,7 @@ from deqbilevel import (
     studies,
 )
 from deqbilevel.data import Images
+from deqbilevel.files import marked
 from deqbilevel.storage import Lane, Storage
 from experiments import command, common, folders, options, report, sizes
 from experiments.options import once
@@ -292,8 +293,8 @@ def _prepare(config: Compare, stack: contextlib.ExitStack) -> Work:
     size = (min(study.pictures, len(images.test)), images.test.shape[1])
     pictures: dict[str, tuple[int, int]] = dict.fromkeys(results.PICTURES, size)
     inputs = data.fingerprint(images)
-    run = folders.mark(options, inputs)
-    store = Storage(out, axes, study.epochs, loop.RECORDS, pictures, run)
+    stack.enter_context(marked(folders.mark(options, inputs)))
+    store = Storage(out, axes, study.epochs, loop.RECORDS, pictures)
     if config.dry_run or jax.process_index() > 0:
         folders.agree(out, options, inputs, fresh=config.fresh)
     else:

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from deqbilevel import data
-from deqbilevel.files import FileError, sync, whole
+from deqbilevel.files import FileError, marked, sync, whole
 from experiments import listing
 from experiments.listing import LIST, LOCK, named
 from experiments.schema import fault
@@ -68,7 +68,8 @@ def claim(
             write(folder / INPUTS, json.dumps(given, indent=1))
             write(folder / MARKER, json.dumps(options, indent=1))
         try:
-            yield folder
+            with marked(mark(options, given)):
+                yield folder
         except (OSError, FileError) as error:
             sys.exit(
                 f"error: {folder}: {error}. Everything that was stored before is there: mend that, "

@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "deqbilevel"
 LAYERS = [
-    ["types", "lanes", "arrays", "checks"],
+    ["types", "lanes", "arrays", "checks", "files"],
+    ["stores"],
     [
         "operators",
         "convolutions",
