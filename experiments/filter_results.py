@@ -17,7 +17,7 @@ from deqbilevel.bilevel import Problem
 from deqbilevel.pretrained import Learned
 from deqbilevel.regularizers import convolutional
 from deqbilevel.types import Solver
-from experiments import folders
+from experiments import common, folders
 from experiments.drawing import draw
 from experiments.filter_tasks import Picture, Task
 from experiments.records import Log
