@@ -41,6 +41,7 @@ def number(
     above: float | int | None = None,
     least: float | int | None = None,
     most: float | int | None = None,
+    below: float | int | None = None,
 ) -> Any:
     """The number, or the array of numbers, if all are real, finite in float32 and in range.
 
@@ -51,6 +52,7 @@ def number(
     limits = [] if above is None else [f"above {above:g}"]
     limits += [] if least is None else [f"{least:g} or more"]
     limits += [] if most is None else [f"at most {most:g}"]
+    limits += [] if below is None else [f"below {below:g}"]
     with np.errstate(over="ignore"):
         given = np.asarray(value)
         real = jax.numpy.issubdtype(given.dtype, np.integer) or jax.numpy.issubdtype(
@@ -61,6 +63,7 @@ def number(
     fits &= above is None or x > above
     fits &= least is None or x >= np.float32(least)
     fits &= most is None or x <= np.float32(most)
+    fits &= below is None or x < below
     if not np.all(fits):
         raise ValueError(f"{name}={value}: expected {', '.join(['a finite number', *limits])}")
     return value
@@ -106,9 +109,13 @@ def rows(name: str, x: Any, pixels: int | None = None) -> Any:
 
 
 def finite(name: str, x: Any) -> Any:
-    """The array, if all its values are finite numbers."""
-    if not traced(x) and not bool(jax.numpy.isfinite(x).all()):
-        raise ValueError(f"{name}: holds values that are not finite; mend them first")
+    """The array, or the tree of arrays, if all floating numbers in it are finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
+        known = isinstance(leaf, float | np.ndarray | jax.Array) and not traced(leaf)
+        if known and jax.numpy.issubdtype(jax.numpy.result_type(leaf), np.inexact):
+            if not np.isfinite(np.asarray(leaf)).all():
+                where = name + jax.tree_util.keystr(path)
+                raise ValueError(f"{where}: holds values that are not finite; mend them first")
     return x
 
 

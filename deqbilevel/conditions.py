@@ -8,10 +8,22 @@ named A_l, and on Phi, named A_Phi, numbered here as theirs. Most of them hold f
 images and learned parameters are bounded, so that every constant is one on a `Region`. All are
 bounds. H = grad_uu Phi, J = grad_{u params} Phi, and A stacks sqrt(w_k) C_k, where
 w_k = gamma e^{beta_0 + beta_k}, so that the Hessian of the regulariser is A' diag(phi''(C u)) A.
+
+Where ours differ from those printed in [CF] C.2, N the number of pixels:
+
+    H in u               the printed constant bounds a difference of Hessians and is no Lipschitz
+                         constant; ours is Lip(phi'') ||A||^2 max_k ||c_k||
+    J, H and J in beta   the printed ones with a bound of |phi'| lack sqrt(N), as phi'(c_k * u) is a
+                         vector of N; ours has it, or Lip(phi') ||C_k|| ||u|| where that is less
+    J in the filters     needs 2 Lip(phi') ||u||, as c_k is in it twice, not the bound of |phi'|
+
+and where they are tighter: ||A|| is by the transfer functions of all filters together, where (4.19)
+adds up the norms of each, and mu counts what the regulariser adds to lam sigma_min(K)^2. (C.1) and
+(C.2) hold for correlation, as ours; true convolution turns every shift around. (C.4) is a bound.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +35,7 @@ from deqbilevel.operators import CircularConvolution, Identity, Mask, Operator
 from deqbilevel.potentials import Quadratic
 from deqbilevel.regularizers import convolutional
 from deqbilevel.regularizers.convolutional import PAD_NORM
+from deqbilevel.rules import POSITIVE, Rule, count, real, require
 from deqbilevel.types import Params
 
 Scalar = Float[Array, ""]
@@ -43,6 +56,19 @@ class Region(NamedTuple):
     """How far each beta_k may move."""
     images: int = 1
     """How many images the costs are summed over."""
+
+
+def _is_range(pixels: Any) -> bool:
+    return len(pixels) == 2 and all(map(real().holds, pixels)) and pixels[0] <= pixels[1]
+
+
+REGIONS = {
+    "pixels": Rule(_is_range, "two numbers, the least pixel and the largest"),
+    "filters": real(least=0),
+    "beta": real(least=0),
+    "images": count(1),
+}
+"""What a `Region` has to be."""
 
 
 class Constants(NamedTuple):
@@ -80,6 +106,8 @@ class Report(NamedTuple):
     region: Region
     constants: Constants
     conditions: tuple[Condition, ...]
+    fixed: tuple[str, ...] = ()
+    """What is learned but does not move in the region: of the way there nothing is known."""
 
     @property
     def failing(self) -> tuple[str, ...]:
@@ -95,7 +123,12 @@ class Report(NamedTuple):
 
 
 def least_singular_value(K: Operator, shape: tuple[int, int]) -> Scalar:
-    """The least singular value of K on images of a shape; by a dense matrix for unknown kinds."""
+    """The least singular value of K on images of a shape; by a dense matrix for unknown kinds.
+
+    Raises: ValueError for a shape that is none of an image.
+    """
+    if len(shape) != 2 or not all(map(count(1).holds, shape)):
+        raise ValueError(f"shape={shape}: expected [height, width], each 1 or more")
     pixels = shape[0] * shape[1]
     if isinstance(K, Identity):
         return jnp.ones(())
@@ -197,10 +230,15 @@ def constants(
     ||c_k||_1 <= sqrt(taps) ||c_k||; one filter (1, -1), phi = z^2 / 2 and stripes of pixels +-1
     attain all.
 
-    Raises: ValueError where more is learned than filters and beta.
+    Raises: ValueError where more is learned than filters and beta, and for a region or a norm of K
+    that is none.
     """
-    if not set(problem.learned) <= {"filters", "beta"}:
+    if not problem.learned or not set(problem.learned) <= {"filters", "beta"}:
         raise ValueError(f"learned={problem.learned}: the constants are for filters and beta")
+    require(
+        {"K_norm": POSITIVE, "sigma": real(least=0)}, {"K_norm": problem.K_norm, "sigma": sigma}
+    )
+    require(REGIONS, region._asdict())
     phi, size = params["phi"], _sizes(problem, params, region)
     second, third, taps = phi.lipschitz, phi.curvature_lipschitz, size.taps
     a, root = size.analysis, jnp.sqrt(size.weight)
@@ -239,11 +277,12 @@ def report(
     """Whether each condition holds at `params` and about them, over pixels in [0, 1] by default.
 
     sigma: the least singular value of K, where `least_singular_value` would be costly. For the rest
-    see `constants`.
+    see `constants`. lam and gamma are 1 where `params` has none.
     """
     region = Region() if region is None else region
     if sigma is None:
         sigma = least_singular_value(problem.K, problem.regularizer.shape)
+    params = {"lam": jnp.ones(()), "gamma": jnp.ones(())} | params
     found, phi = constants(problem, params, sigma, region), params["phi"]
     mu, L, J, H_in_u, J_in_u, H_in_params, J_in_params, loss = (float(x) for x in found)
     eps = float(jnp.finfo(found.lipschitz.dtype).eps)
@@ -281,7 +320,9 @@ def report(
         )
         for name, meaning, values, where in rows
     )
-    return Report(region, found, tuple(conditions))
+    moves = {"filters": region.filters, "beta": region.beta}
+    still = tuple(name for name in problem.learned if not moves[name])
+    return Report(region, found, tuple(conditions), still)
 
 
 def text(report: Report) -> str:
@@ -302,4 +343,9 @@ def text(report: Report) -> str:
         lines.append(f"{'yes' if c.holds else 'NO':4}{c.name:9}{c.meaning:39}{values:26}{where}")
     failing = ", ".join(report.failing)
     verdict = f"not shown to hold: {failing}" if failing else "every condition holds there"
+    if report.fixed and not failing:
+        verdict = (
+            f"every condition holds for the given {' and '.join(report.fixed)} alone, which do not "
+            "move in\nthis region: of the way that a method takes to them nothing is shown"
+        )
     return "\n".join([*lines, "", f"L / mu {report.condition_number:.3g}; {verdict}"])

@@ -9,9 +9,10 @@ largest singular value of K, and L a Lipschitz constant of N, it has for any N a
     (1 + tau gamma L) / (1 + tau lam s^2)                             proximal step
     (1 + L) max(|1 - tau lam s^2|, |1 - tau lam k^2|)                 plug-and-play, D = I - N
 
-Hence the conditions that [REB] 2.2 is known for: a step size of at most 2 / (lam k^2), K^T K of
-full rank, and N with a Lipschitz constant that is small beside lam s^2. (Its text was not at hand;
-all constants here are derived anew.) Much less is needed where N is 1/L-cocoercive, that is
+[REB] 2.2 asks for a step size below 2 / (lam k^2), strictly, for K^T K of full rank, and for an N
+whose Lipschitz constant is small beside lam s^2; a step of exactly 2 / (lam k^2) does not satisfy
+it: I - tau lam K^T K then has the eigenvalue -1, and `report` says so. How small is said by the
+constants above, which are ours, and tighter ones where N is 1/L-cocoercive, that is
 ||N(u) - N(v)||^2 <= L <N(u) - N(v), u - v>, as the gradient of a convex energy is:
 
     sqrt(1 - tau lam s^2 (2 - tau (lam k^2 + gamma L)))    for tau <= 2 / (lam k^2 + gamma L)
@@ -32,8 +33,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import operators
+from deqbilevel.checks import Registry, finite
 from deqbilevel.conditions import least_singular_value
-from deqbilevel.models import Model, known
+from deqbilevel.models import Model
+from deqbilevel.rules import POSITIVE, count, options, real, require
 from deqbilevel.types import FixedPointMap, Images, Params
 
 STEP_SIZE = "step size"
@@ -47,7 +50,8 @@ SPECTRAL_RADIUS = "spectral radius, measured"
 
 
 class Finding(NamedTuple):
-    """One condition on `value`, that it be at most `bound`, or below or, for the rank, above it."""
+    """One condition on `value`, that it be at most `bound`, or below or, for the rank, above it:
+    `meaning` says which."""
 
     name: str
     meaning: str
@@ -100,14 +104,18 @@ def plug_and_play_step(x: Sizes) -> float:
     return denoiser * x.fidelity_step
 
 
-STEPS: dict[str, Callable[[Sizes], float]] = {
-    "gradient_step": gradient_step,
-    "proximal_step": proximal_step,
-    "plug_and_play_step": plug_and_play_step,
-}
+STEPS: Registry[Callable[[Sizes], float]] = Registry(
+    "step",
+    {
+        "gradient_step": gradient_step,
+        "proximal_step": proximal_step,
+        "plug_and_play_step": plug_and_play_step,
+    },
+)
 """The maps, by their names in `maps`, whose constant is known."""
 
 
+@options(iterations=count(1))
 def lipschitz(
     G: FixedPointMap,
     params: Params,
@@ -132,6 +140,7 @@ def lipschitz(
     return jnp.linalg.norm(push(v), axis=-1)
 
 
+@options(iterations=count(2))
 def spectral_radius(
     G: FixedPointMap,
     params: Params,
@@ -157,11 +166,12 @@ def spectral_radius(
     return jnp.exp(jnp.mean(growth[iterations // 2 :], axis=0))
 
 
+@options(bound=real(least=0), least=real(least=0), iterations=count(1))
 def report(
     model: Model,
     params: Params,
     f: Array,
-    u: Images,
+    u: Array,
     key: PRNGKeyArray,
     *,
     step: str = "gradient_step",
@@ -176,9 +186,17 @@ def report(
     the measured one takes its place in the step size, and nothing is said of N and G beforehand.
     cocoercive: whether N is 1/L-cocoercive. least: the least singular value of K, where
     `conditions.least_singular_value` would be costly. ||K|| is by power iteration.
-    Raises: ValueError for an unknown step.
+    Raises: ValueError for an unknown step, for images that are not finite or of another number of
+    pixels, and for scalars in `params` that are not.
     """
-    constant = STEPS[known("step", step, STEPS)]
+    pixels = math.prod(model.shape)
+    if u.ndim != 2 or u.shape[1] != pixels or len(f) != len(u):
+        raise ValueError(f"u {u.shape}, f {f.shape}: expected [images, {pixels}] and as many of f")
+    finite("u", u)
+    finite("f", f)
+    scalars = {name: params[name] for name in ("tau", "lam", "gamma")}
+    require({"tau": POSITIVE, "lam": real(least=0), "gamma": real(least=0)}, scalars)
+    constant = STEPS[step]
     if least is None:
         least = float(least_singular_value(model.K, model.shape))
     measured = jax.jit(partial(_measure, model, iterations=iterations))(params, f, u, key)
@@ -188,15 +206,17 @@ def report(
     fidelity, regulariser = lam * norm**2, gamma * L
     steps = {
         "gradient_step": (
-            (STEP_SIZE, "tau <= 2 / (lam ||K||^2)", fidelity),
+            (STEP_SIZE, "tau < 2 / (lam ||K||^2)", fidelity),
             (STEP_SIZE_WITH_N, "tau <= 2 / (lam ||K||^2 + gamma L)", fidelity + regulariser),
         ),
         "proximal_step": ((STEP_SIZE_WITH_N, "tau <= 2 / (gamma L)", regulariser),),
-        "plug_and_play_step": ((STEP_SIZE, "tau <= 2 / (lam ||K||^2)", fidelity),),
+        "plug_and_play_step": ((STEP_SIZE, "tau < 2 / (lam ||K||^2)", fidelity),),
     }
     rounding = 100 * float(jnp.finfo(u.dtype).eps)
 
     def at_most(name: str, meaning: str, value: float, most: float) -> Finding:
+        if name == STEP_SIZE:  # strict, so that what equals it up to rounding does not hold
+            return Finding(name, meaning, value, most, value < most * (1 - rounding))
         return Finding(name, meaning, value, most, value <= most * (1 + rounding))
 
     def below_1(name: str, meaning: str, value: float) -> Finding:

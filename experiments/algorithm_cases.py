@@ -23,17 +23,18 @@ DIGITS = 100
 SPACING = 1.15
 """Of the steps at two points of a course that follow one another, at least."""
 
-OPTIMISERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
-    "sgd": optax.sgd,
-    "adam": optax.adam,
-    "nesterov": lambda rate: optax.sgd(rate, momentum=0.9, nesterov=True),
-    "decaying_sgd": lambda rate: optax.sgd(lambda u: rate * 100 / (100 + u)),
+OPTIMISERS: dict[str, Callable[[Any, int], optax.GradientTransformation]] = {
+    "sgd": lambda rate, N: optax.sgd(rate),
+    "adam": lambda rate, N: optax.adam(rate),
+    "nesterov": lambda rate, N: optax.sgd(rate, momentum=0.9, nesterov=True),
+    "decaying_sgd": lambda rate, N: optax.sgd(lambda u: rate * 100 / (100 + u)),
     "dimension_normalised": algorithms.steps.dimension_normalised,
-    "armijo": algorithms.steps.armijo,
-    "barzilai_borwein": algorithms.steps.barzilai_borwein,
-    "hoag_adaptive": lambda rate: algorithms.steps.hoag_adaptive(1 / rate),
+    "armijo": lambda rate, N: algorithms.steps.armijo(rate),
+    "barzilai_borwein": lambda rate, N: algorithms.steps.barzilai_borwein(rate),
+    "hoag_adaptive": lambda rate, N: algorithms.steps.hoag_adaptive(1 / rate),
 }
-"""What moves the upper level, made from the rate that is searched."""
+"""What moves the upper level, made from the rate that is searched and the dimension N of x, that of
+the data in all of our problems but the cleaning."""
 
 
 SEARCH = {"method": "", "rate": 0.0, "rates": [0.0]}
@@ -93,10 +94,9 @@ def algorithm(options: dict[str, Any], posed: Posed, method: str, rate: Any) -> 
     del own["rate"]
     if method == "maid":
         return algorithms.maid(posed.problem, step_size=rate, **own)
-    optimiser = own.pop("optimiser", OPTIMISERS[options["optimiser"]])
-    if method in algorithms.OWN_STEPS:
-        optimiser = optax.sgd
-    return algorithms.METHODS[method](posed.problem, optimiser(rate), **own)
+    chosen = "sgd" if method in algorithms.OWN_STEPS else options["optimiser"]
+    moved_by = own.pop("optimiser", lambda rate: OPTIMISERS[chosen](rate, posed.x.size))
+    return algorithms.METHODS[method](posed.problem, moved_by(rate), **own)
 
 
 def judge(

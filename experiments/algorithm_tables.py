@@ -15,7 +15,7 @@ DOUBLE_LOOP = (*algorithms.DOUBLE_LOOP, *algorithm_peers.DOUBLE_LOOP)
 
 ORDERS: dict[str, tuple[str, str]] = {
     "ba": ("1", "1.25"),
-    "accelerated_ba": ("1", "1.25"),
+    "accelerated_ba": ("0.5", "0.75"),
     "aid": ("1", "1"),
     "itd": ("1", "1"),
     "bsa": ("2", "3"),
@@ -23,11 +23,12 @@ ORDERS: dict[str, tuple[str, str]] = {
     "ttsa": ("2.5", "2.5"),
     "stable": ("2", "2"),
     "mrbo": ("1.5", "1.5"),
+    "sustain": ("1.5", "1.5"),
     "vrbo": ("1.5", "1.5"),
 }
 """p of the upper and of the lower gradients ~ epsilon^-p until a squared norm of the hypergradient
-of epsilon, for costs that need not be convex: [CF] Tables 5.1 (stochastic), 5.2 and 5.3, without
-logarithms."""
+of epsilon, for costs that need not be convex, of accelerated BA for those that are: [CF] Tables 5.1
+(stochastic), 5.2 and 5.3, without logarithms."""
 
 
 def report(

@@ -67,7 +67,7 @@ def report(
     rows = _judged(outcome, solve, out / "pictures.jsonl")
     found = _of_lanes(outcome, rows, "snr_db")
     best = int(np.argmax(found))
-    params = jax.tree.map(lambda x: x[best], outcome.after)
+    start, params = jax.tree.map(lambda x: x[best], (outcome.before, outcome.after))
     numbers = _numbers(outcome, rows) | {"out": str(out)}
     # Of folders only the names: the file may travel.
     options = outcome.options
@@ -75,7 +75,7 @@ def report(
     result = {k: v for k, v in numbers.items() if k != "out"}
     about = {"options": options | names, "source": outcome.task.source, "result": result}
     pretrained.save(out / "filters.npz", Learned(params, options["boundary"], about))
-    folders.write(out / "conditions.txt", _conditions(outcome, params))
+    folders.write(out / "conditions.txt", _conditions(outcome, start, params))
     _draw(outcome, lambda lane, name: solve(lane, name)[0], best, out)
     folders.write(out / "result.json", json.dumps(numbers, indent=1))
     return numbers
@@ -180,12 +180,15 @@ def _numbers(outcome: Outcome, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return numbers
 
 
-def _conditions(outcome: Outcome, params: dict[str, Any]) -> str:
-    """What [CF] 5.3.1 asks for, at the end of learning, on each shape of training images."""
+def _conditions(outcome: Outcome, before: dict[str, Any], after: dict[str, Any]) -> str:
+    """What [CF] 5.3.1 asks for on each shape of training images, about the end of learning and as
+    far as its start is."""
     truth = outcome.truth
     pixels = float(min(x.min() for x in truth)), float(max(x.max() for x in truth))
+    moved = {name: np.asarray(after[name] - before[name]) for name in ("filters", "beta")}
+    far = float(np.linalg.norm(moved["filters"])), float(np.max(np.abs(moved["beta"])))
     reports = [
-        conditions.report(problem, params, conditions.Region(pixels, images=len(images)))
+        conditions.report(problem, after, conditions.Region(pixels, *far, images=len(images)))
         for problem, images in zip(outcome.problems, truth, strict=True)
     ]
     return "\n\n".join(map(conditions.text, reports)) + "\n"

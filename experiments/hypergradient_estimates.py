@@ -2,7 +2,7 @@
 
 After T steps of gradient descent, each of which contracts by rho = 1 - tau mu, the minimiser
 estimate has an error of order rho^T, that of reverse mode through the T steps one of order T rho^T:
-Ghadimi and Wang [116], Ji et al. [117] of [CF]; Grazzi et al., ICML 2020. The factor T is a bound:
+Ghadimi and Wang [150], Ji et al. [116] of [CF]; Grazzi et al., ICML 2020. The factor T is a bound:
 where neither dG/du nor dG/dparams depends on u, as for the quadratic cost, there is none.
 """
 

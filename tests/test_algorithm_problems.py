@@ -341,9 +341,9 @@ def test_accuracy_is_the_share_of_largest_scores():
     [
         ({"spec": "tfds"}, "'tfds': labels are needed; write sample or idx:DIR"),
         ({"spec": "idx:"}, "write sample or idx:DIR"),
-        ({"wrong": 1.5}, "wrong=1.5: expected a share from 0 to 1"),
+        ({"wrong": 1.5}, "wrong=1.5: expected a finite number"),
         ({"train_size": 6000, "validation_size": 1}, "at most the 6000 training digits of sample"),
-        ({"validation_size": 0}, "validation_size=0: expected at least 1"),
+        ({"validation_size": 0}, "validation_size=0: expected a whole number, 1"),
     ],
 )
 def test_digits_refuses(options, message):
@@ -352,7 +352,9 @@ def test_digits_refuses(options, message):
 
 
 def test_pose_refuses():
-    with pytest.raises(ValueError, match="batch=0: expected 1 or more, or None for all"):
+    with pytest.raises(
+        ValueError, match="batch=0: expected a whole number, 1 or more, or None for all"
+    ):
         cleaning.pose(corpus(), batch=0)
-    with pytest.raises(ValueError, match=r"regularisation=0\.0: expected a positive number"):
+    with pytest.raises(ValueError, match=r"regularisation=0\.0: expected a finite number, above 0"):
         cleaning.pose(corpus(), regularisation=0.0)

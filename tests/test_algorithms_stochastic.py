@@ -11,6 +11,7 @@ from test_algorithms import arrival, run
 from deqbilevel import algorithms
 from deqbilevel.algorithms import bsa, mrbo, stable, stocbio, sustain, ttsa, vrbo
 from deqbilevel.algorithms.stable import dense
+from deqbilevel.algorithms.ttsa import schedules
 from deqbilevel.hypergradients.stochastic import hypergradient, neumann, randomised_product
 
 LARGEST = 3 + 3**0.5
@@ -234,6 +235,18 @@ def test_recursive_estimates_are_exact_with_all_of_the_data(method, steps):
     np.testing.assert_allclose(state.h_x, G, atol=1e-13)
 
 
+def test_the_exponents_of_ttsa_are_those_of_the_text():
+    known = {"strongly convex": (2 / 3, 1), "convex": (1 / 2, 3 / 4), "nonconvex": (2 / 5, 3 / 5)}
+    u = jnp.array([0, 300])
+    for upper_loss, exponents in known.items():
+        for schedule, p in zip(schedules(upper_loss, 100.0), exponents, strict=True):
+            np.testing.assert_allclose(schedule(u), [1, 0.25**p], rtol=1e-6)
+    with pytest.raises(ValueError, match="upper_loss='linear': expected one of strong"):
+        schedules("linear")
+    with pytest.raises(ValueError, match="offset=0: expected a finite number"):
+        schedules("convex", 0)
+
+
 @float64
 def test_vrbo_takes_the_large_sample_once_in_a_period():
     posed = algorithms.quadratic()
@@ -343,10 +356,10 @@ def test_what_cannot_be_run_is_refused():
         with pytest.raises(ValueError, match="adjoint_terms=0: expected 1"):
             method(problem, optimiser, adjoint_terms=0)
     for method in (stocbio, mrbo, vrbo):
-        with pytest.raises(ValueError, match="adjoint_terms=-1: expected 0"):
+        with pytest.raises(ValueError, match="adjoint_terms=-1: expected a whole number, 0"):
             method(problem, optimiser, adjoint_terms=-1)
     for method in (stocbio, bsa):
-        with pytest.raises(ValueError, match="lower_iterations=0: expected 1"):
+        with pytest.raises(ValueError, match="lower_iterations=0: expected a whole number, 1"):
             method(problem, optimiser, lower_iterations=0)
-    with pytest.raises(ValueError, match="period=0: expected 1"):
+    with pytest.raises(ValueError, match="period=0: expected a whole number, 1"):
         vrbo(problem, optimiser, period=0)

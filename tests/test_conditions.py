@@ -152,6 +152,17 @@ def test_constants_are_attained_or_nearly(phi, factor, learned):
 
 
 @float64
+def test_a_bound_of_j_without_the_number_of_pixels_is_exceeded():
+    """As [CF] C.2 has it, ||A|| sqrt(w) sup |phi'|: here phi' is near +-1 at every pixel."""
+    problem, p = small(CornerRounded(1e-3), PAIR, learned=("beta",))
+    both, start = derivatives(problem, p)
+    found = conditions.constants(problem, p, 1.0, Region(pixels=(-1.0, 1.0)))
+    seen = np.linalg.norm(both(jnp.asarray(STRIPES), start)[1], 2)
+    printed = float(found.mixed) / PIXELS**0.5
+    assert 0.9 * found.mixed < seen <= found.mixed and seen > 5 * printed
+
+
+@float64
 def test_several_images_and_a_wider_region():
     problem, p = small(CornerRounded(0.5))
     one, two, wide = (
@@ -173,7 +184,11 @@ def test_a_convex_potential_and_the_identity():
     problem, p = small(CornerRounded(0.2), convolutional.cosines(3, 2))
     found = conditions.report(problem, p)
     np.testing.assert_allclose(found.constants.strong_convexity, 1.3, rtol=1e-14)
-    assert found.failing == () and "every condition holds" in conditions.text(found)
+    assert found.failing == () and found.fixed == LEARNED
+    assert "the given filters and beta alone, which do not move" in conditions.text(found)
+    wide = conditions.report(problem, p, Region(filters=0.1, beta=0.1))
+    assert wide.failing == () and conditions.text(wide).endswith("every condition holds there")
+    assert conditions.report(problem, p, Region(filters=0.1)).fixed == ("beta",)
     where = {c.name: c.where for c in found.conditions}
     assert where["A_Phi 3"] == EVERYWHERE and where["A_Phi 2"] == ANY_IMAGES
     assert {where[name] for name in ("A_l 2", "A_Phi 4", "A_Phi 5", "A_Phi 6")} == {REGION}
@@ -222,6 +237,36 @@ def test_other_parameters_are_refused():
     problem, p = small(Quadratic(), learned=("beta", "beta_0"))
     with pytest.raises(ValueError, match="constants are for filters and beta"):
         conditions.report(problem, p)
+
+
+@pytest.mark.parametrize(
+    ("change", "region", "sigma", "named"),
+    [
+        ({"K_norm": -1.0}, Region(), 1.0, "K_norm=-1.0: expected a finite number, above 0"),
+        ({"K_norm": 0.0}, Region(), 1.0, "K_norm=0.0: expected a finite number, above 0"),
+        ({}, Region(), -1.0, "sigma=-1.0: expected a finite number, 0 or more"),
+        ({}, Region(), math.nan, "sigma=nan"),
+        ({}, Region(pixels=(1.0, 0.0)), 1.0, r"pixels=\(1.0, 0.0\): expected two numbers"),
+        ({}, Region(pixels=(0.0, math.nan)), 1.0, "pixels="),
+        ({}, Region(filters=-1.0), 1.0, "filters=-1.0"),
+        ({}, Region(beta=math.inf), 1.0, "beta=inf"),
+        ({}, Region(images=0), 1.0, "images=0: expected a whole number, 1 or more"),
+    ],
+)
+def test_what_is_no_region_and_no_norm_is_refused(change, region, sigma, named):
+    problem, p = small(Quadratic())
+    with pytest.raises(ValueError, match=named):
+        conditions.report(problem._replace(**change), p, region, sigma)
+
+
+def test_the_scalars_are_1_where_there_are_none_and_shapes_are_those_of_images():
+    problem, p = small(Quadratic())
+    del p["lam"], p["gamma"]
+    found = conditions.report(problem, p).constants
+    expected = conditions.report(problem, p | {"lam": 1.0, "gamma": 1.0}).constants
+    np.testing.assert_allclose(found, expected)
+    with pytest.raises(ValueError, match=r"shape=\(6, 0\): expected \[height, width\]"):
+        conditions.least_singular_value(problem.K, (6, 0))
 
 
 class Tall:

@@ -173,6 +173,36 @@ def test_a_report_of_a_dense_model(step):
         assert named["step size with N"].holds == (most >= 0.6)
 
 
+def test_a_step_of_exactly_two_over_the_norm_is_not_short_enough():
+    """[REB] 2.2 asks for less; just below it is, and the condition with N is ours, and is not."""
+    for tau, holds in ((2.0, False), (1.99, True)):
+        _, named = network_report("identity", tau)
+        assert named["step size"].bound == pytest.approx(2, rel=1e-5)
+        assert named["step size"].holds == holds
+        assert named["step size"].meaning == "tau < 2 / (lam ||K||^2)"
+
+
+def test_what_cannot_be_measured_is_refused():
+    for options, named in (
+        ({"iterations": 0}, "iterations=0: expected a whole number, 1"),
+        ({"least": -1.0}, "least=-1.0: expected a finite number, 0 or more"),
+        ({"tau": 0.0}, "tau=.*: expected a finite number, above 0"),
+        ({"tau": float("nan")}, "tau="),
+    ):
+        with pytest.raises(ValueError, match=named):
+            network_report("identity", **({"tau": 0.9} | options))
+    built = small_model("identity", "bilevel")
+    good = normal(1, 2, PIXELS)
+    for u, f, named in (
+        (good[0], good[0], "expected .images, 36. and as many of f"),
+        (good[:, 1:], good, "expected .images, 36."),
+        (good, good[:1], "as many of f"),
+        (good.at[0, 0].set(jnp.nan), good, "u: holds values that are not finite"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            contraction.report(built, model_params(built), f, u, KEY)
+
+
 def test_an_unknown_step_is_refused():
     with pytest.raises(ValueError, match="step 'newton': expected one of gradient_step, prox"):
         network_report("identity", 0.9, step="newton")

@@ -37,12 +37,12 @@ def walk(optimiser, count, x=None, loss=bowl):
 @float64
 def test_dimension_normalised():
     gradient = {"a": normal(0, 2, 3), "b": normal(1, 3)}
-    step = steps.dimension_normalised(lambda u: 1.0 / (1 + u))
+    step = steps.dimension_normalised(lambda u: 1.0 / (1 + u), 5)
     state = step.init(gradient)
     for u in range(2):
         updates, state = step.update(gradient, state)
         for name in gradient:
-            np.testing.assert_allclose(updates[name], -gradient[name] / 3 / (1 + u), rtol=1e-14)
+            np.testing.assert_allclose(updates[name], -gradient[name] / 5 / (1 + u), rtol=1e-14)
 
 
 # ---- Armijo
@@ -205,7 +205,7 @@ BOXED = np.array([SMALLEST, (25 / 18 + SMALLEST / 6) / 0.6])
 """The minimiser of Q1 with gamma_1 >= -1, which binds."""
 
 WAYS = {
-    "dimension_normalised": (lambda a: steps.dimension_normalised(1.5 * a), 40),
+    "dimension_normalised": (lambda a: steps.dimension_normalised(3.0 * a, 3), 40),
     "armijo": (lambda a: steps.armijo(4.0 * a), 40),
     "barzilai_borwein": (lambda a: steps.barzilai_borwein(0.5 * a), 40),
     "hoag_adaptive": (lambda a: steps.hoag_adaptive(1.5 / a), 60),
@@ -232,10 +232,28 @@ def test_q1_with_every_step_alone_and_as_lanes(name):
 
 
 def test_what_is_refused():
-    with pytest.raises(ValueError, match="trials=0: expected 1 or more"):
-        steps.armijo(trials=0)
-    with pytest.raises(ValueError, match="variant 'medium': expected long or short"):
-        steps.barzilai_borwein(1.0, variant="medium")
+    for make, named in (
+        (lambda: steps.armijo(trials=0), "trials=0: expected a whole number, 1"),
+        (lambda: steps.armijo(-1.0), "rate=-1.0: expected a finite number, above 0"),
+        (
+            lambda: steps.armijo(shrink=1.0),
+            r"shrink=1.0: expected a finite number, above 0, below 1",
+        ),
+        (
+            lambda: steps.barzilai_borwein(1.0, variant="medium"),
+            "variant='medium': expected one of",
+        ),
+        (lambda: steps.barzilai_borwein(1.0, least=2.0), "least=2.0"),
+        (lambda: steps.hoag_adaptive(0.0), "lipschitz=0.0"),
+        (lambda: steps.hoag_adaptive(failure=0.5), "failure=0.5"),
+        (lambda: steps.dimension_normalised(1.0, 0), "dimension=0"),
+        (lambda: steps.dimension_normalised(float("nan"), 3), "rate=nan"),
+        (lambda: steps.box(6, -6), "box from 6 to -6: expected numbers, the lower one first"),
+        (lambda: steps.box({"a": 0.0}, {"a": float("nan")}), "box from 0.0 to nan"),
+        (lambda: steps.projected(3), "project=3: expected a function"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            make()
     for name in ("armijo", "hoag_adaptive"):
         step = getattr(steps, name)()
         with pytest.raises(ValueError, match=f"{name} looks at the upper-level loss"):

@@ -14,7 +14,14 @@ from helpers import float64, normal
 from deqbilevel import algorithms
 from deqbilevel.algorithms import Algorithm, Calls, aid
 from deqbilevel.algorithms.base import from_cost, info
-from deqbilevel.algorithms.wrappers import growing, guarded, minibatches, run, scheduled
+from deqbilevel.algorithms.wrappers import (
+    enlarging,
+    growing,
+    guarded,
+    minibatches,
+    run,
+    scheduled,
+)
 
 KEY = jax.random.key(0)
 
@@ -115,7 +122,9 @@ def test_the_rules_stop_after_the_first_step_that_meets_them():
         gammas.append(np.asarray(state.gamma))
         norms.append(float(found.gradient_norm))
         calls.append(float(found.calls.total()))
-    changes = [np.linalg.norm(new - old) / np.linalg.norm(new) for old, new in pairwise(gammas)]
+    changes = [  # by the norm before, which is 0 at first
+        np.linalg.norm(new - old) / (np.linalg.norm(old) or 1e-300) for old, new in pairwise(gammas)
+    ]
     expected = {
         "gradient_norm": 1 + next(u for u, x in enumerate(norms) if x <= 1e-3),
         "relative_change": 1 + next(u for u, x in enumerate(changes) if x <= 0.01),
@@ -172,6 +181,40 @@ def test_growing_batches():
     state, infos = run(method, start, Sized(jnp.array(9)), KEY, 4)
     assert infos.loss.tolist() == [1, 3, 5, 7]
     assert state.gamma.shape == (2,) and state.x.shape == (1, 2)
+
+
+@float64
+def test_a_batch_grows_where_a_step_fails_to_lower_the_loss():
+    """Told what the losses are: fallen enough, too little, enough again, grown, and grown."""
+    told = jnp.array([5.0, 4.0, 3.9999, 3.0, 3.5, 4.0, 4.1])
+
+    def step(state, data, key):
+        found = info(Calls(lower_gradients=data.size), told[state.extra], state.gamma, 0, 0)
+        return state._replace(extra=state.extra + 1), found
+
+    inner = Algorithm(lambda gamma, x: Plain(gamma, x, jnp.array(0), 0), step)
+    method = enlarging(inner, initial=3, largest=12, factor=1.5, decrease=1e-3)
+    start = method.init(jnp.ones(2), jnp.ones((1, 2)))
+    _, infos = run(method, start, Sized(jnp.array(9)), KEY, 7)
+    assert infos.calls.lower_gradients.tolist() == [3, 3, 3, 4, 4, 6, 10]
+    with pytest.raises(ValueError, match="data: a dict without `size`"):
+        run(method, start, {}, KEY, 1)
+
+
+@float64
+def test_batches_that_grow_where_they_have_to_find_the_solution():
+    """Constant steps from one sample stay away; with growing batches they come close."""
+    posed = algorithms.stochastic_quadratic(algorithms.quadratic(), batch=512)
+    inner = algorithms.stocbio(posed.problem, optax.sgd(0.5), adjoint_terms=20)
+
+    def last(method):
+        state = method.init(posed.gamma, posed.x)
+        gamma = run(method, state, posed.data, KEY, 300)[0].gamma
+        return np.linalg.norm(gamma - posed.solution)
+
+    few = last(growing(inner, lambda u: 1))
+    more = last(enlarging(inner, initial=1, largest=512))
+    assert more < 0.05 < few
 
 
 # ---- minibatches

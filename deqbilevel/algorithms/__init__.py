@@ -9,7 +9,6 @@
 """
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 
 from deqbilevel.algorithms import cleaning, steps
 from deqbilevel.algorithms.aid import aid
@@ -30,7 +29,16 @@ from deqbilevel.algorithms.stochastic_quadratic import stochastic_quadratic
 from deqbilevel.algorithms.surrogate import surrogate
 from deqbilevel.algorithms.ttsa import ttsa
 from deqbilevel.algorithms.vrbo import vrbo
-from deqbilevel.algorithms.wrappers import Guarded, growing, guarded, minibatches, run, scheduled
+from deqbilevel.algorithms.wrappers import (
+    Guarded,
+    enlarging,
+    growing,
+    guarded,
+    minibatches,
+    run,
+    scheduled,
+)
+from deqbilevel.checks import Registry
 
 __all__ = [
     "DOUBLE_LOOP",
@@ -51,6 +59,7 @@ __all__ = [
     "cleaning",
     "coupled",
     "dense",
+    "enlarging",
     "filters",
     "from_cost",
     "growing",
@@ -75,7 +84,8 @@ __all__ = [
     "vrbo",
 ]
 
-METHODS: Mapping[str, Callable[..., Algorithm]] = MappingProxyType(
+METHODS: Mapping[str, Callable[..., Algorithm]] = Registry(
+    "method",
     {
         "hoag": hoag,
         "ba": ba,
@@ -94,7 +104,7 @@ METHODS: Mapping[str, Callable[..., Algorithm]] = MappingProxyType(
         "mrbo": mrbo,
         "sustain": sustain,
         "lagrangian": lagrangian,
-    }
+    },
 )
 """Every method; each is called with a problem, an optimiser of optax, and options of its own."""
 

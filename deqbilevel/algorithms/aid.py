@@ -1,4 +1,4 @@
-"""AID-BiO: approximate implicit differentiation, Ji et al. [117], [CF] 5.1.
+"""AID-BiO: approximate implicit differentiation, Ji et al. [116], [CF] 5.3.2.
 
 x^{u+1}: T steps of gradient descent on Phi(.; gamma) from x^u
 v^{u+1}: Q steps of conjugate gradients on H v = grad_x l from v^u
@@ -24,6 +24,7 @@ from deqbilevel.algorithms.base import (
     lower_level,
     upper_gradients,
 )
+from deqbilevel.algorithms.checked import checked
 
 
 class State(NamedTuple):
@@ -35,6 +36,7 @@ class State(NamedTuple):
     optimiser: optax.OptState
 
 
+@checked()
 def aid(
     problem: Problem,
     optimiser: optax.GradientTransformation,

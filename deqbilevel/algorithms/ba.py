@@ -1,4 +1,4 @@
-"""BA and its accelerated variant: bilevel approximation, Ghadimi and Wang, [CF] Alg. 3.
+"""BA and its accelerated variant: bilevel approximation, Ghadimi and Wang (2018), [CF] Alg. 3.
 
 x^u: T_u steps of gradient descent on Phi(.; y^u), each time from x^0 again
 g^u = grad_gamma l - J^T H^{-1} grad_x l at (y^u, x^u), with the exact inverse
@@ -14,7 +14,8 @@ y = (1 - a_k) gamma_ag + a_k gamma,  gamma <- gamma - (alpha_l / a_k) g,  gamma_
 
 where gamma_ag is our gamma^u; the other is not needed, as its steps are alpha_l over the weights.
 The restart at x^0 leaves an error of (1 - alpha mu)^{T_u}: T_u grows like u, sqrt(u) or u^{1/4} for
-strongly convex, convex and nonconvex l, and what grows slower leaves a floor.
+strongly convex, convex and nonconvex l, and what grows slower leaves a floor. The variant is for a
+convex l: epsilon^{-1/2} upper and epsilon^{-3/4} lower gradients, [CF] Table 5.2, so sqrt(u) there.
 """
 
 from collections.abc import Callable
@@ -40,6 +41,8 @@ from deqbilevel.algorithms.base import (
     lower_level,
     upper_gradients,
 )
+from deqbilevel.algorithms.checked import checked
+from deqbilevel.rules import FUNCTION
 from deqbilevel.solvers import dense
 from deqbilevel.solvers.base import OFFSET
 
@@ -60,6 +63,7 @@ def growing(u: Int[Array, ""]) -> Int[Array, ""]:
     return u // 2 + 1
 
 
+@checked(lower_iterations=FUNCTION)
 def ba(
     problem: Problem,
     optimiser: optax.GradientTransformation,
@@ -77,6 +81,7 @@ def ba(
     return _ba(problem, optimiser, lambda u: 0.0, lower_iterations, inverse, adjoint_iterations)
 
 
+@checked(momentum=FUNCTION, lower_iterations=FUNCTION)
 def accelerated_ba(
     problem: Problem,
     optimiser: optax.GradientTransformation,
@@ -102,9 +107,6 @@ def _ba(
     inverse: str,
     adjoint_iterations: Any,
 ) -> Algorithm:
-    if inverse not in ("dense", "conjugate_gradient"):
-        raise ValueError(f"inverse={inverse!r}: expected 'dense' or 'conjugate_gradient'")
-
     def init(gamma: Gamma, x: Array) -> State:
         return State(gamma, x, x, gamma, jnp.array(0), optimiser.init(gamma))
 

@@ -1,4 +1,4 @@
-"""BSA: the bilevel stochastic approximation of Ghadimi and Wang (2018), [CF] section 5.
+"""BSA: bilevel stochastic approximation, Ghadimi and Wang (2018), [CF] [150], 5.3.
 
 x^{u+1}: T_u steps of stochastic gradient descent on Phi(.; gamma^u) from x^0, the start
 v = eta Q (I - eta H_p) ... (I - eta H_1) grad_x l(gamma^u; x^{u+1}),    p uniform on 0, ..., Q - 1
@@ -27,7 +27,9 @@ from deqbilevel.algorithms.base import (
     move,
     stochastic_descent,
 )
+from deqbilevel.algorithms.checked import checked
 from deqbilevel.hypergradients.stochastic import at, hypergradient, require
+from deqbilevel.rules import count, or_function
 
 
 class State(NamedTuple):
@@ -45,6 +47,7 @@ def root(u: Array) -> Array:
     return jnp.ceil(jnp.sqrt(u + 1.0))
 
 
+@checked(lower_iterations=or_function(count(1)))
 def bsa(
     problem: Problem,
     optimiser: optax.GradientTransformation,

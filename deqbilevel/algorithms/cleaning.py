@@ -27,8 +27,12 @@ from jaxtyping import Array, Float, Float32, Int, Int32, PRNGKeyArray
 
 from deqbilevel import data
 from deqbilevel.algorithms.base import Gamma, Posed, from_cost
+from deqbilevel.checks import finite
+from deqbilevel.rules import POSITIVE, SWITCH, Rule, count, options, real
 
 CLASSES = 10
+
+BATCH = Rule(lambda x: x is None or count(1).holds(x), "a whole number, 1 or more, or None for all")
 
 
 class Digits(NamedTuple):
@@ -49,6 +53,13 @@ class Corpus(NamedTuple):
     test: Digits
 
 
+@options(
+    train_size=count(1),
+    validation_size=count(1),
+    wrong=real(least=0, most=1),
+    seed=count(0),
+    intercept=SWITCH,
+)
 def digits(
     spec: str = "sample",
     *,
@@ -72,10 +83,9 @@ def digits(
     Every pixel has mean 0 and variance 1 over the training digits, and is 0 where it is constant.
 
     Raises:
-        ValueError: another spec, a share outside [0, 1], or more digits than there are.
+        ValueError: another spec, a share outside [0, 1], more digits than there are, labels beyond
+            9, and training digits that are all the same.
     """
-    if not 0 <= wrong <= 1:
-        raise ValueError(f"wrong={wrong}: expected a share from 0 to 1")
     images, (labels, test_labels) = _labelled(spec)
     available = len(labels)
     train_size = min(20000, available * 4 // 5) if train_size is None else train_size
@@ -93,7 +103,13 @@ def digits(
     flawed[rng.permutation(train_size)[: round(wrong * train_size)]] = True
     other = (labels[chosen] + rng.integers(1, CLASSES, train_size)) % CLASSES
 
+    if max(labels.max(), test_labels.max()) >= CLASSES:
+        raise ValueError(
+            f"{spec}: labels up to {max(labels.max(), test_labels.max())}, expected 0-9"
+        )
     mean, deviation = images.train[chosen].mean(0), images.train[chosen].std(0)
+    if not deviation.any():
+        raise ValueError(f"{spec}: all of its training digits are the same; nothing to tell apart")
     deviation[deviation == 0] = 1
 
     def standardised(rows: np.ndarray, labels: np.ndarray) -> Digits:
@@ -139,6 +155,11 @@ class Cleaning(NamedTuple):
     """How many of a sample of the static `batch` count, see `wrappers.growing`."""
 
 
+@options(
+    corpus=Rule(lambda x: isinstance(x, Corpus), "what digits() gives, a Corpus"),
+    batch=BATCH,
+    regularisation=POSITIVE,
+)
 def pose(corpus: Corpus, *, batch: int | None = 64, regularisation: float = 0.2) -> Posed:
     """The problem, in the default precision.
 
@@ -151,12 +172,13 @@ def pose(corpus: Corpus, *, batch: int | None = 64, regularisation: float = 0.2)
 
     The lower-level step is 1/L with L = max_i sigmoid(gamma_i) ||A||^2 / (2 n) + 2c for the matrix
     A: [n, features] of the training images. It contracts on all of them; a batch may be worse.
-    Raises: ValueError for a batch below 1, or a regularisation that is not positive.
+    Raises: ValueError for a batch below 1, a regularisation that is not positive, and digits that
+    are not finite, without labels from 0 to 9, or none.
     """
-    if batch is not None and batch < 1:
-        raise ValueError(f"batch={batch}: expected 1 or more, or None for all")
-    if not 0 < regularisation < float("inf"):
-        raise ValueError(f"regularisation={regularisation}: expected a positive number")
+    for name, part in zip(
+        ("train", "validation", "test"), (corpus.train, *corpus[2:]), strict=True
+    ):
+        _check_digits(name, part, corpus.train.images.shape[-1])
     train, validation = (_split(part) for part in (corpus.train, corpus.validation))
     features = corpus.train.images.shape[1]
     gram = corpus.train.images.T @ corpus.train.images / len(corpus.train.images)
@@ -190,6 +212,18 @@ def pose(corpus: Corpus, *, batch: int | None = 64, regularisation: float = 0.2)
     x = jnp.zeros((1, features, CLASSES))
     size = jnp.asarray(len(gamma) if batch is None else batch)
     return Posed(problem, Cleaning(train, validation, size), gamma, x)
+
+
+def _check_digits(name: str, part: Digits, features: int) -> None:
+    images, labels = np.asarray(part.images), np.asarray(part.labels)
+    if images.shape != (len(labels), features) or not images.size:
+        raise ValueError(
+            f"{name}: images {images.shape} and labels {labels.shape}, expected "
+            f"[n, {features}] and [n]"
+        )
+    finite(f"{name} images", images)
+    if not np.issubdtype(labels.dtype, np.integer) or not np.isin(labels, range(CLASSES)).all():
+        raise ValueError(f"{name}: labels of {labels.dtype}, expected whole numbers from 0 to 9")
 
 
 def _split(part: Digits) -> Split:

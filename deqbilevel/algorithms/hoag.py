@@ -28,28 +28,31 @@ from deqbilevel.algorithms.base import (
     lower_level,
     upper_gradients,
 )
+from deqbilevel.algorithms.checked import checked
+from deqbilevel.rules import POSITIVE, Rule, options, real
 
 Tolerance = Callable[[Int[Array, ""]], Any]
 """u -> eps_u, with u from 0."""
 
+SUMMABLE = Rule(real(least=0, below=1).holds, "one in [0, 1), else the sum is not finite")
+STEEP = Rule(real(above=1).holds, "one above 1, else the sum is not finite")
 
+
+@options(initial=POSITIVE, factor=SUMMABLE)
 def geometric(initial: Any = 1e-3, factor: Any = 0.9) -> Tolerance:
     """eps_u = initial factor^u, whose sum is finite for a factor in [0, 1).
 
-    Raises ValueError for another factor, where it is a plain number.
+    Raises ValueError for another factor, and where eps_0 is not positive.
     """
-    if isinstance(factor, int | float) and not 0 <= factor < 1:
-        raise ValueError(f"factor={factor}: expected one in [0, 1), else the sum is not finite")
     return lambda u: initial * factor**u
 
 
+@options(initial=POSITIVE, power=STEEP)
 def polynomial(initial: Any = 0.1, power: Any = 3) -> Tolerance:
     """eps_u = initial / (u + 1)^power, whose sum is finite for a power above 1.
 
-    Raises ValueError for another power, where it is a plain number.
+    Raises ValueError for another power, and where eps_0 is not positive.
     """
-    if isinstance(power, int | float) and not power > 1:
-        raise ValueError(f"power={power}: expected one above 1, else the sum is not finite")
     return lambda u: initial / (u + 1.0) ** power
 
 
@@ -63,6 +66,7 @@ class State(NamedTuple):
     optimiser: optax.OptState
 
 
+@checked()
 def hoag(
     problem: Problem,
     optimiser: optax.GradientTransformation,

@@ -6,11 +6,13 @@ takes some of them. What is not learned is a part of the problem, and not of the
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from deqbilevel import bilevel, losses, maps, models
 from deqbilevel.algorithms.base import Data, Gamma, Posed, Problem
+from deqbilevel.checks import finite
 from deqbilevel.operators import Identity, Operator
 from deqbilevel.types import Images, Params
 
@@ -30,8 +32,10 @@ def filters(problem: bilevel.Problem, params: Params, truth: Images, f: Images) 
     truth, f: [images, pixels]; x starts at K^T f. lam and gamma are 1 where params has none. The
     lower-level step is 1/L with `problem.lipschitz`, and conjugate gradients have the problem's
     preconditioner; its budgets and its choice of solvers count for nothing here.
-    Bad images and potentials are found by `bilevel.check`, which cannot be under jit.
+    Bad potentials are found by `bilevel.check`, which cannot be under jit.
+    Raises: ValueError for images that are not finite, where they are known, or not measured by K.
     """
+    _check_images(problem.K, truth, f)
     params = {"lam": jnp.ones((), f.dtype), "gamma": jnp.ones((), f.dtype)} | params
     stationarity = problem.gradient()
 
@@ -64,13 +68,15 @@ def dense(model: models.Model, params: Params, truth: Images, f: Images) -> Pose
     truth: [images, pixels], f: as `models.measure` gives it. The lower-level step is
     `params["tau"]`, as in [REB]: gradient descent contracts only where it is below 2 / L with
     L = lam ||K||^2 + gamma Lip(sigma) ||A||^2.
-    Raises: ValueError for an untied model, whose lower level minimises nothing.
+    Raises: ValueError for an untied model, whose lower level minimises nothing, and for images that
+    are not finite, where they are known, or not measured by K.
     """
     if "C" in params or not model.tied:
         raise ValueError(
             "an untied model (a DEQ, params has 'C'): its fixed point minimises no lower-level "
             "cost, so that upper-level algorithms do not apply; take model 'bilevel'"
         )
+    _check_images(model.K, truth, f)
     stationarity = maps.stationarity(model.K, model.N)
 
     def upper(gamma: Gamma, x: Array, data: Measured) -> Float[Array, ""]:
@@ -88,6 +94,16 @@ def dense(model: models.Model, params: Params, truth: Images, f: Images) -> Pose
     )
     gamma = {name: params[name] for name in learned}
     return Posed(posed, Measured(truth, f), gamma, model.start(f))
+
+
+def _check_images(K: Operator, truth: Images, f: Images) -> None:
+    if truth.ndim != 2 or not truth.size:
+        raise ValueError(f"truth {truth.shape}: expected [images, pixels]")
+    finite("truth", truth)
+    finite("f", f)
+    measured = jax.eval_shape(K.apply, truth).shape
+    if f.shape != measured:
+        raise ValueError(f"f {f.shape}: expected {measured}, as K gives it of truth {truth.shape}")
 
 
 def _convexity(K: Operator, params: Params, learned: tuple[str, ...]) -> Any:

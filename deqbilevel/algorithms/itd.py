@@ -1,4 +1,4 @@
-"""ITD-BiO: iterative differentiation, Ji et al. [117], [CF] 5.1.
+"""ITD-BiO: iterative differentiation, Ji et al. [116], [CF] 5.3.2.
 
 x_0 = x^u, x_{t+1} = x_t - alpha grad_x Phi(x_t; gamma) for t < T, and back through those T alone:
 
@@ -29,6 +29,7 @@ from deqbilevel.algorithms.base import (
     gradient_map,
     info,
 )
+from deqbilevel.algorithms.checked import checked
 from deqbilevel.hypergradients import no_info, unrolled
 from deqbilevel.solvers import DESCENTS
 from deqbilevel.solvers.base import OFFSET
@@ -42,6 +43,7 @@ class State(NamedTuple):
     optimiser: optax.OptState
 
 
+@checked()
 def itd(
     problem: Problem,
     optimiser: optax.GradientTransformation,

@@ -1,11 +1,12 @@
-"""Newton's method on the optimality system of the single-level problem, [CF] 5.1.
+"""Newton's method on the optimality system of the single-level problem, [CF] 5.2.
 
 The lower level as a constraint, with the Lagrangian l(gamma; x) + nu^T grad_x Phi(x; gamma), has
 the stationary points
 
     grad_x Phi = 0,    grad_x l + H nu = 0,    grad_gamma l + J^T nu = 0            [CF] (5.1)
 
-and a step solves this system, linearised at (gamma, x, nu), for all three at once. nu = -v.
+and a step solves this system, linearised at (gamma, x, nu), for all three at once. nu = -v. (Where
+[CF] 5.2 writes the Lagrangian of (Ex) out, phi has to be its derivative, as in grad_x Phi.)
 """
 
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from deqbilevel.algorithms.base import (
     move,
     upper_gradients,
 )
+from deqbilevel.algorithms.checked import checked
 
 
 class State(NamedTuple):
@@ -38,6 +40,7 @@ class State(NamedTuple):
     optimiser: optax.OptState
 
 
+@checked()
 def lagrangian(
     problem: Problem,
     optimiser: optax.GradientTransformation | None = None,

@@ -42,6 +42,7 @@ from deqbilevel.algorithms.base import (
     lower_level,
     upper_gradients,
 )
+from deqbilevel.algorithms.checked import checked
 
 Scalar = Float[Array, ""]
 
@@ -104,6 +105,7 @@ class Trial(NamedTuple):
     calls: Calls
 
 
+@checked()
 def maid(
     problem: Problem,
     optimiser: optax.GradientTransformation | None = None,

@@ -23,6 +23,7 @@ import optax
 from jaxtyping import Array, PRNGKeyArray
 
 from deqbilevel.algorithms.base import Algorithm, Calls, Data, Gamma, Info, Problem, info, move
+from deqbilevel.algorithms.checked import RULES, checked
 from deqbilevel.hypergradients.stochastic import (
     Estimate,
     at,
@@ -31,6 +32,7 @@ from deqbilevel.hypergradients.stochastic import (
     recursive_momentum,
     require,
 )
+from deqbilevel.rules import options
 
 
 class State(NamedTuple):
@@ -46,6 +48,7 @@ class State(NamedTuple):
     optimiser: optax.OptState
 
 
+@checked()
 def mrbo(
     problem: Problem,
     optimiser: optax.GradientTransformation,
@@ -110,6 +113,7 @@ def mrbo(
     return Algorithm(init, step, rows=("x", "previous_x", "h_x"))
 
 
+@options(**RULES)
 def sustain(problem: Problem, optimiser: optax.GradientTransformation, **options: Any) -> Algorithm:
     """MRBO with the randomised product, (Q - 1) / 2 products with H a point on average."""
     return mrbo(problem, optimiser, **{"randomised": True} | options)

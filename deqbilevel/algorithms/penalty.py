@@ -12,7 +12,9 @@ grows, with a bias of order 1 / lambda where it does not; for the augmented one 
 
 The Hessian of F in x is about that of l plus 2 lambda H^2. So a step contracts by about
 q = (kappa - 1) / (kappa + 1), kappa = (L / mu)^2, and lambda multiplies what error is left in the
-gradient: lambda q^T has to stay small, or the method diverges. Hence lambda is capped by default.
+gradient: lambda q^T has to stay small, or the method diverges. The text lets lambda grow without
+bound, `growing(largest=None)`, for which T has to grow with it; by default lambda is capped, where
+the T of `penalty` still suffices.
 """
 
 from collections.abc import Callable
@@ -35,9 +37,15 @@ from deqbilevel.algorithms.base import (
     trials,
     upper_gradients,
 )
+from deqbilevel.algorithms.checked import checked
+from deqbilevel.rules import POSITIVE, Rule, options, real
 
 Weight = Callable[[Int[Array, ""]], Any]
 """u -> lambda_u, with u from 0."""
+
+
+CAP = Rule(lambda x: x is None or POSITIVE.holds(x), "a number above 0, or None")
+STEP_SIZE = Rule(callable, "a function (gamma, lambda) -> beta, such as contracting(problem)")
 
 
 class State(NamedTuple):
@@ -50,11 +58,19 @@ class State(NamedTuple):
     optimiser: optax.OptState
 
 
+@options(initial=POSITIVE, factor=real(least=1), largest=CAP)
 def growing(initial: Any = 10.0, factor: Any = 1.1, largest: Any = 100.0) -> Weight:
-    """lambda_u = min(initial factor^u, largest)."""
+    """lambda_u = min(initial factor^u, largest); largest: None for a growth without bound, as in
+    [CF] 5.4, until a step of x is lost in rounding.
+
+    Raises: ValueError for weights that are not positive, and a factor below 1.
+    """
+    if largest is None:
+        return lambda u: initial * factor**u
     return lambda u: jnp.minimum(initial * factor**u, largest)
 
 
+@checked(step_size=STEP_SIZE)
 def penalty(
     problem: Problem,
     optimiser: optax.GradientTransformation,
@@ -74,6 +90,7 @@ def penalty(
     return _penalty(problem, optimiser, weight, lower_iterations, beta, augmented=False)
 
 
+@checked(step_size=STEP_SIZE)
 def augmented_penalty(
     problem: Problem,
     optimiser: optax.GradientTransformation,

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from deqbilevel.algorithms.base import Gamma, Posed, from_cost
+from deqbilevel.checks import Registry
 
 
 class Quadratic(NamedTuple):
@@ -68,5 +69,5 @@ def coupled() -> Posed:
     return Posed(problem, data, jnp.zeros(3), jnp.zeros((1, 3)), solution)
 
 
-PROBLEMS = {"q1": quadratic, "q2": coupled}
+PROBLEMS = Registry("problem", {"q1": quadratic, "q2": coupled})
 """The probe problems with a known answer, by name."""

@@ -10,7 +10,8 @@ both points z = (gamma, x),
 
 The first matrices are those of the first sample. The last term moves x along with its minimiser,
 so that both levels may have one timescale. P takes the nearest symmetric matrix with eigenvalues of
-mu at least, and scales the other to its Frobenius norm.
+mu at least, and scales the other to a Frobenius norm of C at most. In print the last bracket of
+(5.3) is another, and the inverse of the size of gamma: it is gamma^{u+1} - gamma^u, and that of x.
 """
 
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from deqbilevel.algorithms.base import (
     move,
     upper_gradients,
 )
+from deqbilevel.algorithms.checked import checked
 from deqbilevel.hypergradients.stochastic import at, at_both, recursive_momentum
 
 Hessians = Float[Array, "batch n n"]
@@ -51,6 +53,7 @@ class State(NamedTuple):
     optimiser: optax.OptState
 
 
+@checked()
 def stable(
     problem: Problem,
     optimiser: optax.GradientTransformation,

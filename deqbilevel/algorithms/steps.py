@@ -11,26 +11,34 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from deqbilevel.checks import traced
+from deqbilevel.rules import POSITIVE, Rule, count, one_of, options, or_function, real
+
 Tree = Any
 
+INSIDE = real(above=0, below=1)
 
-def dimension_normalised(rate: Any) -> optax.GradientTransformation:
-    """-rate / sqrt(R) grad l, R the number of upper-level variables.
 
-    A step then is as long as the root mean square of the gradient's entries, times the rate, so
-    that one rate serves few and many variables. [CF] 5.1 has a step normalised by the dimension
-    from its [123]; that it is the square root is our reading. The rate may be an optax schedule.
+@options(rate=or_function(POSITIVE), dimension=count(1))
+def dimension_normalised(rate: Any, dimension: int) -> optax.GradientTransformation:
+    """-rate / N grad l, N = `dimension` the number of data: [123] of [CF] 5.1.
+
+    A loss that is a sum over N data grows like N, so that one rate serves small and large images.
+    The rate may be an optax schedule.
+    Raises: ValueError for a dimension that is no whole number of 1 or more.
     """
 
     def scale(gradient: Tree, params: Tree = None) -> Tree:
-        return jax.tree.map(lambda g: g / _count(gradient) ** 0.5, gradient)
+        return jax.tree.map(lambda g: g / dimension, gradient)
 
     return optax.chain(optax.stateless(scale), optax.scale_by_learning_rate(rate))
 
 
+@options(rate=POSITIVE, trials=count(1), sufficient=INSIDE, shrink=INSIDE, grow=real(least=1))
 def armijo(
     rate: Any = 1.0,
     *,
@@ -48,10 +56,9 @@ def armijo(
     up to the lower level's error need not fall, and a step that raises it is worth nothing. The
     state's `num_linesearch_steps` are the trials, a lower-level solve each; [141] of [CF] has 57
     to 59 in 40 steps.
-    Raises: ValueError for fewer than one trial, and in an algorithm that hands over no loss.
+    Raises: ValueError for fewer than one trial and other numbers that make no search, and in an
+    algorithm that hands over no loss.
     """
-    if isinstance(trials, int) and trials < 1:
-        raise ValueError(f"trials={trials}: expected 1 or more")
     search: Any = optax.scale_by_backtracking_linesearch(
         trials - 1,
         slope_rtol=sufficient,
@@ -90,6 +97,12 @@ class Secant(NamedTuple):
     rate: Float[Array, ""]
 
 
+@options(
+    first=POSITIVE,
+    variant=one_of(("long", "short")),
+    least=real(least=0, most=1),
+    most=real(least=1),
+)
 def barzilai_borwein(
     first: Any, *, variant: str = "short", least: Any = 1e-3, most: Any = 1e3
 ) -> optax.GradientTransformationExtraArgs:
@@ -100,10 +113,9 @@ def barzilai_borwein(
 
     first: the first step size; all others are kept between `least` and `most` times that. Where
     the last change shows no positive curvature the step size before is taken again.
-    Raises: ValueError for another variant.
+    Raises: ValueError for another variant, step sizes that are not positive, and bounds that
+    leave out the first.
     """
-    if variant not in ("long", "short"):
-        raise ValueError(f"variant {variant!r}: expected long or short")
 
     def init(params: Tree) -> Secant:
         dtype = jnp.result_type(*jax.tree.leaves(params))
@@ -134,6 +146,13 @@ class Adaptive(NamedTuple):
     """How often the loss grew too much: HOAG then halves the tolerance of its lower level too."""
 
 
+@options(
+    lipschitz=POSITIVE,
+    success=real(above=0, most=1),
+    failure=real(above=1),
+    growth=real(least=1),
+    slack=real(least=0),
+)
 def hoag_adaptive(
     lipschitz: Any = None,
     *,
@@ -156,7 +175,8 @@ def hoag_adaptive(
     any less than a fifth with every step; it is of an earlier version. That code also applies an
     accepted step twice, and bounds gamma only in between: here a step is applied once, and a bound
     is `box`, behind it in a chain. Losses must not be negative.
-    Raises: ValueError in an algorithm that hands over no loss.
+    Raises: ValueError for numbers with which L cannot follow, and in an algorithm that hands over
+    no loss.
     """
 
     def init(params: Tree) -> Adaptive:
@@ -188,6 +208,7 @@ def hoag_adaptive(
     return _transformation(init, update)
 
 
+@options(project=Rule(callable, "a function, such as one of optax.projections"))
 def projected(project: Callable[[Tree], Tree]) -> optax.GradientTransformation:
     """Updates after which gamma is project(gamma + updates), up to rounding; last in a chain.
 
@@ -202,11 +223,23 @@ def projected(project: Callable[[Tree], Tree]) -> optax.GradientTransformation:
 
 def box(lower: Any, upper: Any) -> optax.GradientTransformation:
     """`projected` onto lower <= gamma <= upper: numbers, or trees of which gamma continues the
-    structure, such as {"beta": -10.0, "filters": -1.0}. HOAG's box is -6 to 6."""
+    structure, such as {"beta": -10.0, "filters": -1.0}. HOAG's box is -6 to 6.
+
+    Raises: ValueError where a lower bound is above the upper one, or is no number; where two trees
+    are compared, only in their first use.
+    """
+
+    def ordered(low: Any, high: Any) -> None:
+        if not (traced(low) or traced(high)) and not np.all(np.asarray(low) <= np.asarray(high)):
+            raise ValueError(f"box from {low} to {high}: expected numbers, the lower one first")
 
     def clip(gamma: Tree) -> Tree:
-        bounds = (jax.tree.broadcast(bound, gamma) for bound in (lower, upper))
+        bounds = [jax.tree.broadcast(bound, gamma) for bound in (lower, upper)]
+        jax.tree.map(ordered, *bounds)
         return jax.tree.map(jnp.clip, gamma, *bounds)
+
+    if jax.tree.structure(lower) == jax.tree.structure(upper):
+        jax.tree.map(ordered, lower, upper)
 
     return projected(clip)
 

@@ -1,4 +1,4 @@
-"""stocBiO: the stochastic bilevel optimiser of Ji, Yang and Liang (2021) [117], [CF] section 5.
+"""stocBiO: the stochastic bilevel optimiser of Ji, Yang and Liang (2021), [CF] [116], 5.3.
 
 x^{u+1}: T steps of stochastic gradient descent on Phi(.; gamma^u) from x^u
 v^{u+1} = eta sum_{q=0}^{Q} (I - eta H_q) ... (I - eta H_1) grad_x l, a sample for each factor
@@ -26,6 +26,7 @@ from deqbilevel.algorithms.base import (
     move,
     stochastic_descent,
 )
+from deqbilevel.algorithms.checked import checked
 from deqbilevel.hypergradients.stochastic import at, hypergradient, require
 
 
@@ -38,6 +39,7 @@ class State(NamedTuple):
     optimiser: optax.OptState
 
 
+@checked()
 def stocbio(
     problem: Problem,
     optimiser: optax.GradientTransformation,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from deqbilevel.algorithms.base import Gamma, Posed, from_cost
+from deqbilevel.rules import count, options
 
 
 class Samples(NamedTuple):
@@ -22,15 +23,16 @@ class Samples(NamedTuple):
     """How many samples `draw` takes, at most the `batch` of the problem; may grow."""
 
 
+@options(batch=count(1))
 def stochastic_quadratic(posed: Posed, *, batch: int = 2) -> Posed:
     """`problems.quadratic()` from samples, with the same solution: a draw takes `batch` of them.
 
     H_i = H + 0.2 a_i I, B_i = (1 + 0.2 b_i) B, c_i = c + 0.2 e_i, d_i = d + 0.2 a_i, for the signs
     a_i = (-1)^i, b_i = (-1)^[i/2], e_i = (-1)^[i/4] of i = 0, ..., 7. Drawn with replacement, a
-    batch in every call of an oracle. Raises ValueError for a batch below 1.
+    batch in every call of an oracle. Raises ValueError for a batch below 1, and another problem.
     """
-    if batch < 1:
-        raise ValueError(f"batch={batch}: expected 1 or more samples an oracle call")
+    if getattr(posed.data, "_fields", ()) != ("H", "B", "c", "d", "ridge"):
+        raise ValueError(f"data: a {type(posed.data).__name__}, expected those of quadratic()")
     i = jnp.arange(8)
     a, b, e = ((-1.0) ** (i // period) for period in (1, 2, 4))
     H, B, c, d, ridge = posed.data

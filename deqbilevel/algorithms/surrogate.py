@@ -37,6 +37,7 @@ from deqbilevel.algorithms.base import (
     move,
     upper_gradients,
 )
+from deqbilevel.algorithms.checked import checked
 from deqbilevel.solvers import symmetric_solve
 
 
@@ -48,6 +49,7 @@ class State(NamedTuple):
     optimiser: optax.OptState
 
 
+@checked()
 def surrogate(
     problem: Problem,
     optimiser: optax.GradientTransformation | None = None,

@@ -7,13 +7,18 @@ gamma^{u+1} = gamma^u - alpha_l (grad_gamma l - J^T v)
 A single loop. What makes it converge is that the upper level becomes the slower one,
 alpha_l / alpha_Phi -> 0:
 
-    l strongly convex          alpha_Phi ~ u^{-2/3}    alpha_l ~ u^{-1}
-    convex or not              alpha_Phi ~ u^{-2/5}    alpha_l ~ u^{-3/5}
+    l strongly convex    alpha_Phi ~ u^{-2/3}    alpha_l ~ u^{-1}
+    convex               alpha_Phi ~ u^{-1/2}    alpha_l ~ u^{-3/4}
+    neither              alpha_Phi ~ u^{-2/5}    alpha_l ~ u^{-3/5}
 
-the first by `lower_schedule` and the second by the optimiser, as in
-optax.sgd(lambda u: 0.1 * (100 / (100 + u)) ** 0.6).
+the first by `lower_schedule` and the second by the optimiser, both of `schedules`:
+
+    lower, upper = schedules("convex")
+    ttsa(problem, optax.sgd(lambda u: 0.1 * upper(u)), lower_schedule=lower)
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +37,29 @@ from deqbilevel.algorithms.base import (
     move,
     stochastic_descent,
 )
+from deqbilevel.algorithms.checked import checked
 from deqbilevel.hypergradients.stochastic import at, hypergradient, require
+from deqbilevel.rules import POSITIVE, one_of, options
+
+Schedule = Callable[[Any], Any]
+
+EXPONENTS = {"strongly convex": (2 / 3, 1.0), "convex": (1 / 2, 3 / 4), "nonconvex": (2 / 5, 3 / 5)}
+"""What l(gamma) is -> the powers of 1/u of alpha_Phi and alpha_l, [CF] 5.3."""
+
+
+@options(upper_loss=one_of(EXPONENTS), offset=POSITIVE)
+def schedules(upper_loss: str, offset: float = 100.0) -> tuple[Schedule, Schedule]:
+    """u -> (offset / (offset + u))^power for both levels: for alpha_Phi and for alpha_l.
+
+    upper_loss: what l(gamma) is, one of `EXPONENTS`.
+    Raises: ValueError for another, and for an offset that is not positive.
+    """
+    lower, upper = (partial(_decayed, offset, power) for power in EXPONENTS[upper_loss])
+    return lower, upper
+
+
+def _decayed(offset: float, power: float, u: Any) -> Any:
+    return (offset / (offset + u)) ** power
 
 
 class State(NamedTuple):
@@ -44,6 +71,7 @@ class State(NamedTuple):
     optimiser: optax.OptState
 
 
+@checked()
 def ttsa(
     problem: Problem,
     optimiser: optax.GradientTransformation,

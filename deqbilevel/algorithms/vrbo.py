@@ -34,6 +34,7 @@ from deqbilevel.algorithms.base import (
     move,
     whole,
 )
+from deqbilevel.algorithms.checked import checked
 from deqbilevel.hypergradients.stochastic import (
     Estimate,
     at,
@@ -42,6 +43,7 @@ from deqbilevel.hypergradients.stochastic import (
     recursive_momentum,
     require,
 )
+from deqbilevel.rules import count
 
 
 class State(NamedTuple):
@@ -55,6 +57,7 @@ class State(NamedTuple):
     optimiser: optax.OptState
 
 
+@checked(inner_iterations=count(0))
 def vrbo(
     problem: Problem,
     optimiser: optax.GradientTransformation,

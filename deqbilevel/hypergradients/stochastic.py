@@ -3,7 +3,7 @@
 Where H = grad_xx Phi, H_1, H_2, ... are the Hessians of samples of their own, b = grad_x l and
 0 < eta <= 1/L, two estimates of v = H^{-1} b are
 
-    series     v = eta sum_{q=0}^{Q} r_q,    r_q = (I - eta H_q) ... (I - eta H_1) b   stocBiO [117]
+    series     v = eta sum_{q=0}^{Q} r_q,    r_q = (I - eta H_q) ... (I - eta H_1) b   stocBiO [116]
     product    v = eta Q r_p,                p uniform on 0, ..., Q - 1                TTSA, BSA
 
 Over samples both have the mean of a Neumann series, of Q + 1 terms and of Q: they are biased by
