@@ -150,6 +150,7 @@ def test_wrong_spec(spec, says):
             {"spec": "faces", "shape": (26, 9)},
             r"face \d+: 25x25 is smaller than 26x9; use a smaller",
         ),
+        ({"seed": -1}, "seed=-1: give 0 or more"),
         ({"spec": "faces", "seed": -1}, "seed=-1: give 0 or more"),
         ({"spec": "faces", "test_size": 51}, "only 50 test images here; .* 50, .*celeb_a:DIR"),
         ({"spec": "photographs", "train_size": 0}, "train_size=0: ask for at least 1"),

@@ -114,7 +114,7 @@ READ = {
     "grey16.tif": (tiff(sixteen(RAMP)), GREY),
     "grey16-big-endian.tif": (tiff(sixteen(RAMP), byteorder=">"), GREY),
     "grey16-lzw.tif": (save(sixteen(RAMP), compression="tiff_lzw"), GREY),
-    "grey16.pgm": (save(sixteen(RAMP)), GREY),
+    "grey16.pgm": (text(b"P5 20 14 65535\n", sixteen(RAMP).astype(">u2").tobytes()), GREY),
     "rgb.png": (save(RGB), COLOUR),
     "rgb.webp": (save(RGB, lossless=True), COLOUR),
     "rgb.tif": (tiff(RGB, photometric="rgb", compression="zlib"), COLOUR),
@@ -243,6 +243,16 @@ def retagged(write, more=b"", **tags):
     return changed
 
 
+def endless(path):
+    """The next page of the only one is itself."""
+    tifffile.imwrite(path, RAMP)
+    data = bytearray(path.read_bytes())
+    (page,) = struct.unpack_from("<I", data, 4)
+    (tags,) = struct.unpack_from("<H", data, page)
+    struct.pack_into("<I", data, page + 2 + 12 * tags, page)
+    path.write_bytes(data)
+
+
 BOMB = zlib.compress(bytes(2**26))
 """64 MiB where the tags say 280 bytes."""
 
@@ -260,25 +270,27 @@ REFUSED = {
     "torn.webp": (torn(save(RGB)), CANNOT),
     "torn.pgm": (torn(save(RAMP)), CANNOT),
     "torn.tif": (torn(tiff(RGB, photometric="rgb")), "truncated"),
-    "torn-lzw.tif": (torn(save(RGB, compression="tiff_lzw")), "truncated"),
+    "torn-lzw.tif": (torn(save(RGB, compression="tiff_lzw")), "no whole picture in it: truncated"),
     "no-page.tif": (text(b"II*\0"), CANNOT),
+    "only-thumbnail.tif": (tiff(RGB, **REDUCED), "no whole picture in it"),
     "ink.jpg": (save(RGB, "CMYK"), "CMYK"),
     "ink.png": (save(RGB, "CMYK", format="JPEG"), "CMYK"),
     "ink.tif": (save(RGB, "CMYK"), "CMYK"),
     "lab.tif": (save(RGB, "LAB"), "CIELAB"),
     "ycbcr.tif": (save(RGB, "YCbCr"), "YCBCR"),
     "mosaic.tif": (tiff(RAMP, photometric="cfa"), "CFA"),
-    "pages.tif": (frames(), "2 frames or pages"),
-    "pages-lzw.tif": (frames(compression="tiff_lzw"), "2 frames or pages"),
-    "stack.tif": (tiff(np.zeros((6, 9, 9), np.uint8)), "6 frames or pages"),
+    "pages.tif": (frames(), "several frames or pages"),
+    "pages-lzw.tif": (frames(compression="tiff_lzw"), "several frames or pages"),
+    "stack.tif": (tiff(np.zeros((6, 9, 9), np.uint8)), "several frames or pages"),
     "volume.tif": (
         tiff(np.zeros((6, 9, 9), np.uint8), volumetric=True),
         r"array of shape \(6, 9, 9\)",
     ),
+    "endless.tif": (endless, "several frames or pages"),
     "imagej.tif": (tiff(np.zeros((6, 9, 9), np.uint8), imagej=True), "frames or pages"),
-    "animated.gif.png": (frames(format="GIF"), "2 frames or pages"),
-    "animated.png": (frames(), "2 frames or pages"),
-    "animated.webp": (frames(), "2 frames or pages"),
+    "animated.gif.png": (frames(format="GIF"), "several frames or pages"),
+    "animated.png": (frames(), "several frames or pages"),
+    "animated.webp": (frames(), "several frames or pages"),
     "channels.tif": (
         tiff(RGBA, photometric="minisblack", planarconfig="contig", extrasamples=(0, 0, 0)),
         "4 samples a pixel in MINISBLACK",

@@ -53,7 +53,8 @@ def load(
             `sample`: 6000 + 1000 digits of MNIST that ship with the package.
             `idx:DIR`: the IDX files of MNIST in DIR, gzipped or not.
             `tfds` or `tfds:DIR`: MNIST as tensorflow-datasets keeps it (in DIR).
-            `images:DIR`: the pictures in DIR, patches of them or whole.
+            `images:DIR`: the pictures in DIR and its subfolders, linked ones too, patches of them
+                or whole; nothing hidden and nothing of a run is one of them.
             `photographs`: parts of ten photographs that ship with scikit-image.
             `faces`: small faces, 25x25, that ship with scikit-image.
             `celeb_a` or `celeb_a:DIR`: CelebA as tensorflow-datasets keeps it (in DIR).
@@ -115,6 +116,8 @@ def _check_numbers(**values: Any) -> None:
     for name, value in values.items():
         if not (_whole(value) or (value is None and name.endswith("size"))):
             raise DataError(f"{name}={value!r}: give a whole number")
+    if values["seed"] < 0:
+        raise DataError(f"seed={values['seed']}: give 0 or more")
 
 
 def _whole(value: Any) -> bool:

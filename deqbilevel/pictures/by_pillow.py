@@ -66,7 +66,7 @@ def _check_frames(image: Image.Image) -> None:
         kinds = [entry["Attribute"]["MPType"] for entry in entries]
         frames = 1 + sum(kind.startswith("Multi-Frame") for kind in kinds[1:])
     if frames > 1:
-        raise DataError(f"{frames} frames or pages; save the one that is meant by itself")
+        raise DataError("several frames or pages; save the one that is meant by itself")
 
 
 def _pixels(image: Image.Image) -> Pixels:

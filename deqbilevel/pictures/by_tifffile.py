@@ -1,6 +1,7 @@
 """TIFF files, whose tags say what the samples mean. tifffile reads the samples but for those that
 are compressed in a way that it does not know alone."""
 
+import itertools
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,9 @@ import tifffile
 from deqbilevel.pictures.base import DataError, Pixels, check_size, check_values
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+_PAGES = 32
+"""A picture and its smaller copies are fewer."""
 
 _COLOURS = {"MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1, "RGB": 3}
 """How many samples of a pixel are its colour."""
@@ -68,14 +72,14 @@ def read_tiff(path: Path) -> Pixels | None:
 
 def _only_page(file: tifffile.TiffFile) -> Any:
     """The page of the picture; smaller copies of it and masks are none."""
-    pages = [page.aspage() for page in file.pages]
-    if not pages:
-        raise DataError("truncated or damaged, there is no page in it")
-    whole = [page for page in pages if not page.is_reduced and not page.is_mask] or pages
-    stacked = any(series.size > whole[0].size for series in file.series)
-    if len(whole) > 1 or stacked:
-        count = len(whole) if len(whole) > 1 else "several"
-        raise DataError(f"{count} frames or pages; save the one that is meant by itself")
+    pages = [page.aspage() for page in itertools.islice(file.pages, _PAGES)]
+    whole = [page for page in pages if not page.is_reduced and not page.is_mask]
+    if not whole:
+        raise DataError("no whole picture in it: truncated, or only smaller copies of one")
+    # The list of pages may run in a circle, so its end is asked for only where it is near.
+    several = len(whole) > 1 or len(pages) == _PAGES
+    if several or any(series.size > whole[0].size for series in file.series):
+        raise DataError("several frames or pages; save the one that is meant by itself")
     return whole[0]
 
 

@@ -3,7 +3,7 @@ share none."""
 
 import hashlib
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -66,8 +66,9 @@ def names(paths: Sequence[Path], folder: str | Path) -> list[str]:
     folder = existing_folder(folder)
     below = [path.relative_to(folder) for path in paths]
     short = [path.with_suffix("").as_posix() for path in below]
+    times = Counter(short)
     return [
-        name if short.count(name) == 1 else path.as_posix()
+        name if times[name] == 1 else path.as_posix()
         for name, path in zip(short, below, strict=True)
     ]
 
