@@ -53,7 +53,9 @@ def pictures(folder: str | Path) -> list[Path]:
     """
     folder = existing_folder(folder)
     if (folder / OWNED).exists():
-        raise DataError(f"{folder}: a run's folder ({OWNED}), its pictures are no data")
+        raise DataError(
+            f"{folder}: a run's folder ({OWNED}), its pictures are no data; give another one"
+        )
     found = [path for path in _files(folder) if path.suffix.lower() in ENDINGS]
     if not found:
         raise DataError(f"{folder}: no images here ({', '.join(ENDINGS)})")
