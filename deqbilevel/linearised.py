@@ -10,20 +10,20 @@ away from a fixed point that it has come near to.
 """
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from deqbilevel import checks
 from deqbilevel.solvers import (
     bicgstab,
     optimized_gradient,
     preconditioned_anderson,
     symmetric_solve,
 )
-from deqbilevel.solvers.base import any_lane, floor_tolerance, relative_residual, zeros_of
+from deqbilevel.solvers.base import Map, any_lane, floor_tolerance, relative_residual, zeros_of
 from deqbilevel.types import FixedPointMap, Info, Params, Solver
 
 START, AGAIN = 0.05, 0.1
@@ -74,16 +74,16 @@ class Linearised(Protocol):
 
 
 def linear_solve(
-    A: Jacobian, b: Array, *, tolerance: Any, max_evaluations: Any
+    A: Jacobian, b: Array, *, tolerance: Any, max_evaluations: Any, checked: bool = True
 ) -> tuple[Array, Info]:
     """A x = b with the preconditioner of A.
 
     By conjugate gradients if A is symmetric (and then positive semidefinite), else by stabilised
     bi-conjugate gradients. The residual is relative to b, or in the latter case to that and what
-    the product with A is.
+    the product with A is; it is that of a product of its own if `checked`.
     """
     precondition = A.preconditioner()
-    limits = {"tolerance": tolerance, "max_evaluations": max_evaluations}
+    limits = {"tolerance": tolerance, "max_evaluations": max_evaluations, "checked": checked}
     if A.symmetric:
         return symmetric_solve(A.apply, b, **limits, precondition=precondition)
     y, info = bicgstab(**limits)(lambda y: y - A.apply(precondition(y)), b)
@@ -111,6 +111,8 @@ class _State(NamedTuple):
 def newton(*, tolerance: Any = 1e-3, max_evaluations: Any = 300) -> Solver:
     """`newton_solve` as a `Solver`, of a `Linearised`."""
 
+    checks.limits(tolerance, max_evaluations)
+
     def solve(G: Any, u0: Array) -> tuple[Array, Info]:
         return newton_solve(G, u0, tolerance=tolerance, max_evaluations=max_evaluations)
 
@@ -129,8 +131,9 @@ def newton_solve(
     A; the budget may be passed by the last of them. Residual and tolerance are as in `iterate`.
     Raises ValueError for a budget below 1.
     """
-    if isinstance(max_evaluations, int) and max_evaluations < 1:
-        raise ValueError(f"max_evaluations={max_evaluations}: expected 1 or more evaluations")
+    checks.limits(tolerance, max_evaluations)
+    checks.batch(u0=u0)
+    G = Map(G)
     tolerance = floor_tolerance(tolerance, u0.dtype)
 
     momentum = optimized_gradient()
@@ -158,7 +161,10 @@ def newton_solve(
     def newton_step(state: _State) -> tuple[Array, Array, Int[Array, ""]]:
         left = max_evaluations - state.evaluations - 1
         s, info = linear_solve(
-            state.A, state.image - state.u, tolerance=FORCING, max_evaluations=left
+            *(state.A, state.image - state.u),
+            tolerance=FORCING,
+            max_evaluations=left,
+            checked=False,  # the next evaluation shows what the step is worth
         )
         return state.u + s, s, info.evaluations
 
@@ -211,7 +217,7 @@ def newton_solve(
     return end.u, info
 
 
-SOLVERS: Mapping[str, Callable[..., Solver]] = MappingProxyType(
-    {"newton": newton, "preconditioned_anderson": preconditioned_anderson}
+SOLVERS: Mapping[str, Callable[..., Solver]] = checks.Registry(
+    "solver", {"newton": newton, "preconditioned_anderson": preconditioned_anderson}
 )
 """Those of a `Linearised`; each takes at least `tolerance` and `max_evaluations`."""

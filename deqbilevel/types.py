@@ -1,7 +1,7 @@
 """The vocabulary that every layer shares. Imports nothing of ours."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -57,8 +57,19 @@ class At(NamedTuple):
 Solver = Callable[[Callable[[Array], Array], Array], tuple[Array, Info]]
 """`solve(G_of_u, u0) -> (u, info)`, on a whole batch at once."""
 
-Adjoint = Callable[[Callable[[Array], Array], Array], tuple[Array, Info]]
-"""`adjoint(vjp, g) -> (w, info)` with w = vjp(w) + g, that is (I - dG/du)^T w = g."""
+
+@dataclass(frozen=True, eq=False)
+class Adjoint:
+    """`adjoint(vjp, g) -> (w, info)` with w = vjp(w) + g, that is (I - dG/du)^T w = g.
+
+    A class of its own, as it takes what a `Solver` takes and is none: see `solvers.as_adjoint`.
+    """
+
+    name: str
+    solve: Callable[[Callable[[Array], Array], Array], tuple[Array, Info]]
+
+    def __call__(self, vjp: Callable[[Array], Array], g: Array) -> tuple[Array, Info]:
+        return self.solve(vjp, g)
 
 
 @runtime_checkable

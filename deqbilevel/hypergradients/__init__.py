@@ -5,11 +5,11 @@ solve = METHODS["gmres"](G, solver, tolerance=1e-6, max_evaluations=50)
 """
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import jax
 
+from deqbilevel.checks import Registry
 from deqbilevel.hypergradients.base import no_info
 from deqbilevel.hypergradients.derivative_free import finite_differences, gaussian_smoothing
 from deqbilevel.hypergradients.implicit import check_symmetric, fixed_point
@@ -18,7 +18,8 @@ from deqbilevel.hypergradients.nonsmooth import primal_dual_start, primal_dual_s
 from deqbilevel.hypergradients.preconditioned import preconditioned
 from deqbilevel.hypergradients.shine import shine
 from deqbilevel.hypergradients.unrolled import forward, piggyback, truncated, unrolled
-from deqbilevel.solvers import ADJOINTS, SYMMETRIC
+from deqbilevel.solvers import ADJOINTS, SYMMETRIC, as_solver
+from deqbilevel.solvers.base import Iteration
 from deqbilevel.types import FixedPointMap, Solve
 
 __all__ = [
@@ -72,6 +73,8 @@ def _forward(G: FixedPointMap, solver: Any, *, tolerance: Any, max_evaluations: 
 
 
 def _shine(G: FixedPointMap, solver: Any, *, tolerance: Any, max_evaluations: Any) -> Solve:
+    if not isinstance(as_solver(solver), Iteration):
+        raise ValueError(f"hypergradient 'shine': {solver} has no limits; take one of SOLVERS")
     options = {"tolerance": solver.tolerance, "max_evaluations": solver.max_evaluations}
     return shine(G, **options, adjoint_tolerance=tolerance)
 
@@ -88,7 +91,8 @@ def _gaussian_smoothing(
     return gaussian_smoothing(G, solver, directions=max_evaluations, key=jax.random.key(0))
 
 
-METHODS: Mapping[str, Method] = MappingProxyType(
+METHODS: Mapping[str, Method] = Registry(
+    "hypergradient",
     {
         **{name: _implicit(name) for name in ADJOINTS},
         "shine": _shine,
@@ -98,7 +102,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "forward": _forward,
         "finite_differences": _finite_differences,
         "gaussian_smoothing": _gaussian_smoothing,
-    }
+    },
 )
 """Every way: the implicit ones by the name of their adjoint solver, with that many products at
 most; `truncated` by that many last evaluations, `gaussian_smoothing` in that many directions. The

@@ -9,8 +9,9 @@ from jax.custom_derivatives import SymbolicZero
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from deqbilevel.solvers.base import OFFSET
-from deqbilevel.types import Info, Params, Solve
+from deqbilevel import checks
+from deqbilevel.solvers.base import OFFSET, Map
+from deqbilevel.types import FixedPointMap, Info, Params, Solve
 
 
 def no_info(dtype: Any = jnp.float32) -> Info:
@@ -21,6 +22,44 @@ def no_info(dtype: Any = jnp.float32) -> Info:
 def as_cotangent(info: Info, probe: Info) -> Info:
     """The Info as a cotangent of the probe."""
     return jax.tree.map(lambda x, slot: jnp.asarray(x, slot.dtype), info, probe)
+
+
+# ---- what is given to a solve
+
+
+def explicit(
+    G: FixedPointMap, params: Params, f: Array, u0: Array
+) -> tuple[Callable[..., Array], list[Array]]:
+    """`G(u, params, f, *closed)` and `closed`: the map with what it closes over as arguments.
+
+    They may be traced, but not differentiated: the gradient of a solve is with respect to params
+    and f, and one with respect to them raises ValueError, instead of JAX's error of a leak. Raises
+    it also for a u0 that is no [batch, ...], and for a map whose images have another form.
+    """
+    checks.batch(u0=u0)
+
+    def checked(u: Array, params: Params, f: Array) -> Array:
+        return Map(lambda u: G(u, params, f))(u)
+
+    converted, closed = jax.closure_convert(checked, u0, params, f)
+    return converted, [_constant(x) for x in closed]
+
+
+@jax.custom_vjp
+def _constant(x: Array) -> Array:
+    return x
+
+
+def _refuse(x: Array) -> Any:
+    form = f"{jnp.result_type(x)}{list(jnp.shape(x))}"
+    raise ValueError(
+        f"the map closes over a value that is differentiated ({form}): the gradient of a solve is "
+        "with respect to params and f; pass the value to the map through "
+        "`params` or `f`, or close over jax.lax.stop_gradient of it"
+    )
+
+
+_constant.defvjp(_refuse, lambda _, g: (g,))
 
 
 # ---- around an unrolled solve: `u0, link = begin(u0, ...)` and `u = end(u, link)`
@@ -90,8 +129,8 @@ Push = Callable[[Callable[[Array], tuple[Params, Array, Array]], Array, Array, A
 
 
 def along_directions(
-    run: Run,
-    push: Push,
+    G: FixedPointMap,
+    ways: Callable[[FixedPointMap], tuple[Run, Push]],
     direction: Direction,
     *,
     count: int | None = None,
@@ -102,13 +141,28 @@ def along_directions(
 
     The directions are in the space of those entries of `params` and f that are differentiated, and
     of no others: one for each entry, with n = 1, where `count` is None; else n = count random ones.
-    They are taken `block` at a time, so that memory does not grow with their number. Everything
-    traced that `push` and `direction` need is in `options`.
+    They are taken `block` at a time, so that memory does not grow with their number. `ways` makes
+    the run and the push of a map; everything else traced that they and `direction` need is in
+    `options`.
 
     The backward pass solves anew; its Info has the evaluations of all directions, the largest
-    residual, and whether all converged.
+    residual, and whether all converged. Raises ValueError for what `explicit` refuses.
     """
+    checks.whole(1, block=block)
 
+    def solve(params: Params, f: Array, u0: Array, probe: Info | None = None) -> tuple[Array, Info]:
+        G_of_all, closed = explicit(G, params, f, u0)
+        run, push = ways(lambda u, params, f: G_of_all(u, params, f[0], *f[1]))
+        differentiable = _along(run, push, direction, count, block)
+        probe = no_info(u0.dtype) if probe is None else probe
+        return differentiable(params, (f, closed), u0, probe, options)
+
+    return solve
+
+
+def _along(
+    run: Run, push: Push, direction: Direction, count: int | None, block: int
+) -> Callable[..., tuple[Array, Info]]:
     def forward(params: Any, f: Any, u0: Any, probe: Any, options: Any) -> Any:
         given = params, f
         moving = jax.tree.map(lambda x: x.value if x.perturbed else None, given)
@@ -142,12 +196,7 @@ def along_directions(
 
     differentiable = jax.custom_vjp(lambda params, f, u0, probe, options: run(params, f, u0))
     differentiable.defvjp(forward, backward, symbolic_zeros=True)
-
-    def solve(params: Params, f: Array, u0: Array, probe: Info | None = None) -> tuple[Array, Info]:
-        probe = no_info(u0.dtype) if probe is None else probe
-        return differentiable(params, f, u0, probe, options)
-
-    return solve
+    return differentiable
 
 
 def unit(i: Int[Array, ""], x: Array, options: Any) -> Array:

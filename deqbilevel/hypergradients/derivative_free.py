@@ -7,13 +7,16 @@ an error of their ratio.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from deqbilevel.hypergradients.base import along_directions, unit
+from deqbilevel import checks
+from deqbilevel.hypergradients.base import Push, Run, along_directions, unit
+from deqbilevel.solvers import as_solver
 from deqbilevel.types import FixedPointMap, Info, Params, Solve, Solver
 
 
@@ -25,7 +28,8 @@ def finite_differences(
     Their error is of the order step^2, and rounding over step. Info of the backward pass has the
     evaluations of all solves, two for each parameter, and the largest of their residuals.
     """
-    return along_directions(*_differences(G, solver), unit, options=(step, None), block=block)
+    checks.number(above=0, step=step)
+    return along_directions(G, _differences(solver), unit, options=(step, None), block=block)
 
 
 def gaussian_smoothing(
@@ -45,29 +49,35 @@ def gaussian_smoothing(
     relative error is about sqrt((P + 1) / directions). The same key gives the same directions.
     Info of the backward pass is that of `finite_differences`. Raises ValueError for directions < 1.
     """
-    if directions < 1:
-        raise ValueError(f"directions={directions}: expected 1 or more")
+    checks.whole(1, directions=directions)
+    checks.number(above=0, width=width)
 
     def normal(i: Int[Array, ""], x: Array, options: Any) -> Array:
         return jax.random.normal(jax.random.fold_in(options[1], i), x.shape, x.dtype)
 
     return along_directions(
-        *_differences(G, solver), normal, count=directions, options=(width, key), block=block
+        G, _differences(solver), normal, count=directions, options=(width, key), block=block
     )
 
 
-def _differences(G: FixedPointMap, solver: Solver) -> tuple[Callable, Callable]:
-    def run(params: Params, f: Array, u0: Array) -> tuple[Array, Info]:
-        return solver(lambda u: G(u, params, f), u0)
+def _differences(solver: Solver) -> Callable[[FixedPointMap], tuple[Run, Push]]:
+    solver = as_solver(solver)
 
-    def push(place: Callable, x: Array, d: Array, options: Any) -> tuple[Array, Info]:
-        step = jnp.asarray(options[0], x.dtype)
-        (ahead, one), (behind, other) = run(*place(x + step * d)), run(*place(x - step * d))
-        info = Info(
-            one.evaluations + other.evaluations,
-            jnp.maximum(one.residual, other.residual),
-            one.converged & other.converged,
-        )
-        return (ahead - behind) / (2 * step), info
+    def ways(G: FixedPointMap) -> tuple[Run, Push]:
+        def run(params: Params, f: Array, u0: Array) -> tuple[Array, Info]:
+            return solver(lambda u: G(u, params, f), u0)
 
-    return run, push
+        return run, partial(_push, run)
+
+    return ways
+
+
+def _push(run: Run, place: Callable, x: Array, d: Array, options: Any) -> tuple[Array, Info]:
+    step = jnp.asarray(options[0], x.dtype)
+    (ahead, one), (behind, other) = run(*place(x + step * d)), run(*place(x - step * d))
+    info = Info(
+        one.evaluations + other.evaluations,
+        jnp.maximum(one.residual, other.residual),
+        one.converged & other.converged,
+    )
+    return (ahead - behind) / (2 * step), info

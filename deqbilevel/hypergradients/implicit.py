@@ -3,7 +3,7 @@
 At u* = G(u*, params, f) the implicit function theorem gives, for an upper-level loss with
 gradient g = dl/du at u*,
 
-    dl/dparams = (dG/dparams)^T w,    (I - dG/du)^T w = g                           [REB] 2.3
+    dl/dparams = (dG/dparams)^T w,    (I - dG/du)^T w = g                       [REB] 2.2 (9)
 
 and the linear system is solved by any adjoint solver. Memory does not grow with iterations.
 
@@ -21,26 +21,27 @@ import jax.numpy as jnp
 from jaxopt.implicit_diff import custom_fixed_point
 from jaxtyping import Array
 
-from deqbilevel.hypergradients.base import as_cotangent, no_info
-from deqbilevel.solvers import SYMMETRIC, asymmetry
+from deqbilevel.hypergradients.base import as_cotangent, explicit, no_info
+from deqbilevel.solvers import SYMMETRIC, as_adjoint, as_solver, asymmetry
 from deqbilevel.types import Adjoint, FixedPointMap, Info, Params, Solve, Solver
 
 __all__ = ["check_symmetric", "fixed_point", "no_info"]
 
 
-def fixed_point(G: FixedPointMap, solver: Solver, adjoint: Adjoint) -> Solve:
+def fixed_point(G: FixedPointMap, solver: Solver, adjoint: Adjoint | Solver) -> Solve:
     """`solve(params, f, u0, probe) -> (u, info)`, differentiable in reverse mode.
 
-    u0: [batch, ...] starts the solver and has no gradient. Differentiating with respect to params
-    or f solves one adjoint system; the cotangent of `probe` (an Info of zeros, see `no_info`) is
-    the adjoint's Info.
+    solver: one of `SOLVERS` or `DESCENTS`; adjoint: one of `ADJOINTS`, or what `as_adjoint` makes
+    one of. u0: [batch, ...] starts the solver and has no gradient. Differentiating with respect to
+    params or f solves one adjoint system; the cotangent of `probe` (an Info of zeros, see
+    `no_info`) is the adjoint's Info.
 
         derivative = jax.value_and_grad(loss, (0, 1), has_aux=True)
         (value, info), (gradient, adjoint_info) = derivative(params, no_info())
-    """
 
-    def slotted(state: tuple[Array, Info], params: Params, f: Array, probe: Info) -> Any:
-        return G(state[0], params, f), probe
+    Raises ValueError for a solver of the other kind, and for what `base.explicit` refuses.
+    """
+    solver, adjoint = as_solver(solver), as_adjoint(adjoint)
 
     def solve_adjoint(matvec: Callable[[Any], Any], b: tuple[Array, Info]) -> tuple[Array, Info]:
         # jaxopt poses (dG/du - I)^T w = -g; in our terms matvec(w) = (dG/du)^T w - w and b = -g.
@@ -49,14 +50,21 @@ def fixed_point(G: FixedPointMap, solver: Solver, adjoint: Adjoint) -> Solve:
         w, info = adjoint(lambda w: w + matvec((w, silent))[0], -minus_g)
         return w, as_cotangent(info, silent)
 
-    @custom_fixed_point(slotted, has_aux=True, solve=solve_adjoint)
-    def run(state: tuple[Array, Info], params: Params, f: Array, probe: Info) -> Any:
-        u, info = solver(lambda u: G(u, params, f), state[0])
-        return (u, probe), info
-
     def solve(params: Params, f: Array, u0: Array, probe: Info | None = None) -> tuple[Array, Info]:
+        G_of_all, closed = explicit(G, params, f, u0)
         probe = no_info(u0.dtype) if probe is None else probe
-        (u, _), info = run((u0, probe), params, f, probe)
+
+        def slotted(
+            state: tuple[Array, Info], params: Any, f: Any, closed: Any, probe: Info
+        ) -> Any:
+            return G_of_all(state[0], params, f, *closed), probe
+
+        @custom_fixed_point(slotted, has_aux=True, solve=solve_adjoint)
+        def run(state: tuple[Array, Info], params: Any, f: Any, closed: Any, probe: Info) -> Any:
+            u, info = solver(lambda u: G_of_all(u, params, f, *closed), state[0])
+            return (u, probe), info
+
+        (u, _), info = run((u0, probe), params, f, closed, probe)
         return u, info
 
     return solve

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
-from deqbilevel.solvers.krylov import symmetric_solve
+from deqbilevel.solvers import symmetric_solve
 from deqbilevel.types import Info, Params
 
 
@@ -36,10 +36,11 @@ def minimiser(
 
     F: the gradient of the lower-level cost, and f its data; u: [batch, pixels], a minimiser; g: the
     upper-level loss's gradient there; v: where the solution of H v = g is sought from, zeros at
-    first, and what comes back as the start of the next. info: products with H,
-    norm(H v - g) / norm(g), and whether that met the tolerance; it never does where H is singular
-    and g not in its range, and conjugate gradients end where H is indefinite. See `symmetric_solve`
-    for the rest.
+    first, and what comes back as the start of the next. info: products with H, at most
+    `max_evaluations` (but three at least: with the start, a direction and what comes back),
+    norm(H v - g) / norm(g) of what comes back, and whether that met the tolerance; it never does
+    where H is singular and g not in its range, and conjugate gradients end where H is indefinite.
+    See `symmetric_solve` for the rest.
     """
     everything = params | weights
     _, hessian = jax.linearize(lambda u: F(u, everything, f), u)

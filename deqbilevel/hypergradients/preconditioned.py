@@ -2,7 +2,7 @@
 
 For u* = G(u*, params, f), A = I - dG/du there and g = dl/du,
 
-    dl/dparams = (dG/dparams)^T w,    A^T w = g                                     [REB] 2.3
+    dl/dparams = (dG/dparams)^T w,    A^T w = g                                     [REB] 2.2 (9)
 
 as in `implicit`; but A gives cheap products and a preconditioner to the solve for w.
 """
@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from deqbilevel import checks
 from deqbilevel.hypergradients.base import as_cotangent, no_info
 from deqbilevel.linearised import LinearisedMap, linear_solve
+from deqbilevel.solvers import as_solver
 from deqbilevel.types import At, FixedPointMap, Info, Params, Solve, Solver
 
 
@@ -28,6 +30,8 @@ def preconditioned(
     params and f goes image by image, so that what it needs of each stays in the cache: G must treat
     the images of a batch apart. Raises ValueError for a map that is no `LinearisedMap`.
     """
+    solver = as_solver(solver)
+    checks.limits(tolerance, max_evaluations)
     if not isinstance(G, LinearisedMap):
         raise ValueError(
             "hypergradient 'preconditioned': the map does not put its Jacobian together; take the "
@@ -64,6 +68,7 @@ def preconditioned(
     run.defvjp(run_forward, run_backward)
 
     def solve(params: Params, f: Array, u0: Array, probe: Info | None = None) -> tuple[Array, Info]:
+        checks.batch(u0=u0)
         probe = no_info(u0.dtype) if probe is None else probe
         return run(params, f, u0, probe, (tolerance, max_evaluations))
 

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from deqbilevel.hypergradients.base import as_cotangent, no_info
+from deqbilevel import checks
+from deqbilevel.hypergradients.base import as_cotangent, explicit, no_info
 from deqbilevel.solvers.base import iterate, relative_residual
 from deqbilevel.solvers.broyden import Inverse, State, begin, broyden, move
 from deqbilevel.types import FixedPointMap, Info, Params, Solve
@@ -39,19 +40,18 @@ def shine(
     it began anew, which it does not in less than `memory` evaluations; it is better the more the
     forward solve has seen, so the tighter its tolerance. Where G contracts slowly H^T g alone is
     far off, and the residual says so.
-    Raises ValueError for a memory or a budget below 1, or negative refinements.
+    Raises ValueError for a memory or a budget below 1, negative refinements, and what
+    `base.explicit` refuses.
     """
-    if refinements < 0:
-        raise ValueError(f"refinements={refinements}: expected 0 or more")
-    if isinstance(max_evaluations, int) and max_evaluations < 1:
-        raise ValueError(f"max_evaluations={max_evaluations}: expected 1 or more evaluations")
-    scheme = broyden(memory=memory).scheme
+    checks.whole(0, refinements=refinements)
+    checks.limits(adjoint_tolerance, max_evaluations)
+    scheme = broyden(tolerance=tolerance, memory=memory).begin
 
     def forward(
-        params: Params, f: Array, u0: Array, limits: tuple[Any, Any, Any]
+        G: Callable[[Array], Array], u0: Array, limits: tuple[Any, Any, Any]
     ) -> tuple[Array, Info, Inverse]:
         """The estimate is a part of what `iterate` freezes, so that lanes stay apart."""
-        step, state = scheme(lambda u: G(u, params, f), u0)
+        step, state = scheme(G, u0)
 
         def pack(u: Array, inverse: Inverse) -> Array:
             return jnp.concatenate([u.reshape(1, len(u), -1), *inverse])
@@ -89,26 +89,29 @@ def shine(
             max_evaluations=1 + refinements,
         )
 
-    # What may be traced is an argument, for the backward pass of a vmapped solve.
-    @jax.custom_vjp
-    def run(params: Params, f: Array, u0: Array, probe: Info, limits: Any) -> tuple[Array, Info]:
-        return forward(params, f, u0, limits)[:2]
-
-    def run_forward(params: Params, f: Array, u0: Array, probe: Info, limits: Any) -> Any:
-        u, info, inverse = forward(params, f, u0, limits)
-        return (u, info), (params, f, u, probe, limits, inverse)
-
-    def run_backward(saved: Any, cotangent: tuple[Array, Info]) -> Any:
-        params, f, u, probe, limits, inverse = saved
-        _, vjp = jax.vjp(lambda u: G(u, params, f), u)
-        w, info = adjoint(lambda w: vjp(w)[0], cotangent[0], inverse, limits[2])
-        _, pull = jax.vjp(lambda params, f: G(u, params, f), params, f)
-        return *pull(w), None, as_cotangent(info, probe), None
-
-    run.defvjp(run_forward, run_backward)
-
     def solve(params: Params, f: Array, u0: Array, probe: Info | None = None) -> tuple[Array, Info]:
+        G_of_all, closed = explicit(G, params, f, u0)
+
+        # What may be traced is an argument, for the backward pass of a vmapped solve.
+        @jax.custom_vjp
+        def run(params: Any, f: Any, closed: Any, u0: Array, probe: Info, limits: Any) -> Any:
+            return forward(lambda u: G_of_all(u, params, f, *closed), u0, limits)[:2]
+
+        def run_forward(
+            params: Any, f: Any, closed: Any, u0: Array, probe: Info, limits: Any
+        ) -> Any:
+            u, info, H = forward(lambda u: G_of_all(u, params, f, *closed), u0, limits)
+            return (u, info), (params, f, closed, u, probe, limits, H)
+
+        def run_backward(saved: Any, cotangent: tuple[Array, Info]) -> Any:
+            params, f, closed, u, probe, limits, H = saved
+            _, pull = jax.vjp(lambda *at: G_of_all(*at, *closed), u, params, f)
+            w, info = adjoint(lambda w: pull(w)[0], cotangent[0], H, limits[2])
+            return *pull(w)[1:], None, None, as_cotangent(info, probe), None
+
+        run.defvjp(run_forward, run_backward)
         probe = no_info(u0.dtype) if probe is None else probe
-        return run(params, f, u0, probe, (tolerance, max_evaluations, adjoint_tolerance))
+        limits = tolerance, max_evaluations, adjoint_tolerance
+        return run(params, f, closed, u0, probe, limits)
 
     return solve

@@ -22,8 +22,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from deqbilevel.hypergradients.base import along_directions, begin, end, no_info, unit
-from deqbilevel.solvers.base import Iteration, Step, floor_tolerance, iterate, relative_residual
+from deqbilevel import checks
+from deqbilevel.hypergradients.base import (
+    Push,
+    Run,
+    along_directions,
+    begin,
+    end,
+    explicit,
+    no_info,
+    unit,
+)
+from deqbilevel.solvers import as_solver
+from deqbilevel.solvers.base import (
+    Iteration,
+    Map,
+    Step,
+    floor_tolerance,
+    iterate,
+    relative_residual,
+)
 from deqbilevel.types import FixedPointMap, Info, Params, Solve, Solver
 
 Carry = tuple[Any, Array, Float[Array, ""]]
@@ -48,7 +66,7 @@ def unrolled(
         probe = no_info(u0.dtype) if probe is None else probe
         tolerance = floor_tolerance(iteration.tolerance, u0.dtype)
         u0, link = begin(u0, probe, evaluations, tolerance)
-        step, state = iteration.scheme(lambda u: G(u, params, f), u0)
+        step, state = iteration.begin(lambda u: G(u, params, f), u0)
         carry = _advance(step, _carry(state, u0), 0, budget, segment)
         u, info = _result(carry, budget, tolerance)
         return end(u, link), info
@@ -66,13 +84,14 @@ def truncated(G: FixedPointMap, solver: Solver, *, last: int) -> Solve:
     the residual of the backward pass, see `base.begin`, is the norm of what it lacks. Not for
     Anderson's method: its mixing weights divide by residuals of which the older are constants here,
     and training by it diverged, with residuals of 1e3 and more.
-    Raises ValueError for a solver without a scheme and for last < 1.
+    Raises ValueError for a solver without a scheme, for last < 1, and for what `base.explicit`
+    refuses.
     """
     iteration = _scheme(solver)
-    if last < 1:
-        raise ValueError(f"last={last}: expected 1 or more evaluations to differentiate")
+    checks.whole(1, last=last)
 
     def solve(params: Params, f: Array, u0: Array, probe: Info | None = None) -> tuple[Array, Info]:
+        G_of_all, closed = explicit(G, params, f, u0)
         probe = no_info(u0.dtype) if probe is None else probe
         tolerance = floor_tolerance(iteration.tolerance, u0.dtype)
 
@@ -85,11 +104,11 @@ def truncated(G: FixedPointMap, solver: Solver, *, last: int) -> Solve:
             return k + 1, still(k, state)
 
         fixed, f_fixed, u0 = jax.lax.stop_gradient((params, f, u0))
-        still, state = iteration.scheme(lambda u: G(u, fixed, f_fixed), u0)
+        still, state = iteration.begin(lambda u: G_of_all(u, fixed, f_fixed, *closed), u0)
         start = (jnp.array(0), _carry(state, u0))
         k, (state, u, residual) = jax.lax.while_loop(unfinished, body, start)
         state, link = begin(jax.lax.stop_gradient(state), probe, last, tolerance)
-        step, _ = iteration.scheme(lambda u: G(u, params, f), u0)
+        step, _ = iteration.begin(lambda u: G_of_all(u, params, f, *closed), u0)
         carry = _advance(step, (state, u, residual), k, last, last)
         u, info = _result(carry, k + last, tolerance)
         return end(u, link), info
@@ -108,24 +127,29 @@ def forward(G: FixedPointMap, solver: Solver, *, block: int = 32) -> Solve:
     """
     iteration, budget = _scheme(solver), _budget(solver)
 
-    def run(params: Params, f: Array, u0: Array) -> tuple[Array, Info]:
-        (_, u), info = last_two(params, f, u0)
-        return u, info
-
-    def last_two(params: Params, f: Array, u0: Array) -> tuple[tuple[Array, Array], Info]:
-        step, state = iteration.scheme(lambda u: G(u, params, f), u0)
+    def last_two(
+        G: FixedPointMap, params: Params, f: Array, u0: Array
+    ) -> tuple[tuple[Array, Array], Info]:
+        step, state = iteration.begin(lambda u: G(u, params, f), u0)
         before = _advance(step, _carry(state, u0), 0, budget - 1, budget)
         carry = _advance(step, before, budget - 1, 1, 1)
         u, info = _result(carry, budget, floor_tolerance(iteration.tolerance, u0.dtype))
         return (before[1], u), info
 
-    def push(place: Callable, x: Array, d: Array, tolerance: Any) -> tuple[Array, Info]:
-        _, (before, du), _ = jax.jvp(lambda x: last_two(*place(x)), (x,), (d,), has_aux=True)
-        residual = relative_residual(du, before)
-        evaluations = jnp.asarray(budget)
-        return du, Info(evaluations, residual, residual <= floor_tolerance(tolerance, du.dtype))
+    def ways(G: FixedPointMap) -> tuple[Run, Push]:
+        def run(params: Params, f: Array, u0: Array) -> tuple[Array, Info]:
+            (_, u), info = last_two(G, params, f, u0)
+            return u, info
 
-    return along_directions(run, push, unit, options=iteration.tolerance, block=block)
+        def push(place: Callable, x: Array, d: Array, tolerance: Any) -> tuple[Array, Info]:
+            _, (before, du), _ = jax.jvp(lambda x: last_two(G, *place(x)), (x,), (d,), has_aux=True)
+            residual = relative_residual(du, before)
+            evaluations = jnp.asarray(budget)
+            return du, Info(evaluations, residual, residual <= floor_tolerance(tolerance, du.dtype))
+
+        return run, push
+
+    return along_directions(G, ways, unit, options=iteration.tolerance, block=block)
 
 
 def piggyback(
@@ -151,10 +175,15 @@ def piggyback(
     the upper-level loss that does not depend on u is the caller's to add.
     """
 
+    checks.limits(tolerance, max_evaluations)
+
     def run(params: Params, f: Array, u0: Array, q0: Array, target: Any) -> Any:
+        checks.batch(u0=u0)
+        checks.same_form(q0, u0)
+
         def step(k: Array, state: tuple[Array, Array]) -> tuple[Any, Array, Array]:
             u, q = state
-            image, pull = jax.vjp(lambda u: G(u, params, f), u)
+            image, pull = jax.vjp(Map(lambda u: G(u, params, f)), u)
             adjoint = pull(q)[0] + jax.grad(loss)(u, target)
             residual = jnp.maximum(relative_residual(image, u), relative_residual(adjoint, q))
             return (image, adjoint), jnp.stack((image, adjoint)), residual
@@ -186,6 +215,7 @@ def piggyback(
 
 
 def _scheme(solver: Solver) -> Iteration:
+    solver = as_solver(solver)
     if not isinstance(solver, Iteration):
         raise ValueError(f"{solver}: has no scheme to unroll; expected one of SOLVERS or DESCENTS")
     return solver

@@ -1,23 +1,21 @@
 """Fixed-point solvers and adjoint solvers. A solver does not know how it is differentiated."""
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 
 from jaxtyping import Array
 
+from deqbilevel.checks import Registry
 from deqbilevel.solvers.anderson import anderson, preconditioned_anderson
 from deqbilevel.solvers.barzilai_borwein import barzilai_borwein
+from deqbilevel.solvers.base import Iteration, linear
 from deqbilevel.solvers.broyden import broyden
-from deqbilevel.solvers.dense import dense
-from deqbilevel.solvers.krylov import (
-    asymmetry,
-    bicgstab,
+from deqbilevel.solvers.conjugate_gradients import (
     conjugate_gradient,
-    gmres,
-    minres,
     normal_conjugate_gradient,
     symmetric_solve,
 )
+from deqbilevel.solvers.dense import dense
+from deqbilevel.solvers.krylov import asymmetry, bicgstab, gmres, minres
 from deqbilevel.solvers.line_search import (
     backtracking,
     limited_memory_bfgs,
@@ -36,6 +34,7 @@ __all__ = [
     "SYMMETRIC",
     "anderson",
     "as_adjoint",
+    "as_solver",
     "asymmetry",
     "backtracking",
     "barzilai_borwein",
@@ -58,25 +57,49 @@ __all__ = [
 ]
 
 
-def as_adjoint(solver: Solver) -> Adjoint:
-    """A fixed-point solver as the adjoint solver of w = (dG/du)^T w + g, started at g."""
+def as_adjoint(solver: Solver | Adjoint) -> Adjoint:
+    """A fixed-point solver as the adjoint solver of w = (dG/du)^T w + g, started at g.
+
+    An adjoint solver is left as it is. Raises ValueError for what is neither that nor an
+    `Iteration`: a function may be either.
+    """
+    if isinstance(solver, Adjoint):
+        return solver
+    if not isinstance(solver, Iteration):
+        raise ValueError(
+            f"adjoint {solver}: expected an adjoint solver, one of {', '.join(ADJOINTS)}; a "
+            "function of your own as types.Adjoint(name, function)"
+        )
 
     def adjoint(vjp: Callable[[Array], Array], g: Array) -> tuple[Array, Info]:
         return solver(lambda w: vjp(w) + g, g)
 
-    return adjoint
+    return linear("as_adjoint", adjoint)
+
+
+def as_solver(solver: Solver) -> Solver:
+    """The solver of a fixed-point equation. Raises ValueError for an adjoint solver."""
+    if isinstance(solver, Adjoint):
+        raise ValueError(
+            f"solver {solver.name}: solves the linear system of an adjoint, and not u = G(u); take "
+            f"one of {', '.join(SOLVERS)}, or for a gradient step one of {', '.join(DESCENTS)}"
+        )
+    if not callable(solver):
+        raise ValueError(f"solver {solver!r}: expected one of {', '.join(SOLVERS)}, made as a call")
+    return solver
 
 
 def _as_adjoint_factory(factory: Callable[..., Solver]) -> Callable[..., Adjoint]:
     return lambda **options: as_adjoint(factory(**options))
 
 
-SOLVERS: Mapping[str, Callable[..., Solver]] = MappingProxyType(
-    {"picard": picard, "anderson": anderson, "broyden": broyden}
+SOLVERS: Mapping[str, Callable[..., Solver]] = Registry(
+    "solver", {"picard": picard, "anderson": anderson, "broyden": broyden}
 )
 """Every fixed-point solver; each takes at least `tolerance` and `max_evaluations`."""
 
-DESCENTS: Mapping[str, Callable[..., Solver]] = MappingProxyType(
+DESCENTS: Mapping[str, Callable[..., Solver]] = Registry(
+    "descent",
     {
         "gradient_descent": picard,
         "nesterov": nesterov,
@@ -85,14 +108,15 @@ DESCENTS: Mapping[str, Callable[..., Solver]] = MappingProxyType(
         "backtracking": backtracking,
         "nonlinear_conjugate_gradient": nonlinear_conjugate_gradient,
         "limited_memory_bfgs": limited_memory_bfgs,
-    }
+    },
 )
 """Solvers for a map that is a gradient step G(u) = u - grad Phi(u) / L of a smooth cost."""
 
 LINE_SEARCHES = ("backtracking", "nonlinear_conjugate_gradient", "limited_memory_bfgs")
 """The descents that return the point whose residual they report; the others return its image."""
 
-ADJOINTS: Mapping[str, Callable[..., Adjoint]] = MappingProxyType(
+ADJOINTS: Mapping[str, Callable[..., Adjoint]] = Registry(
+    "adjoint solver",
     {
         **{name: _as_adjoint_factory(factory) for name, factory in SOLVERS.items()},
         "conjugate_gradient": conjugate_gradient,
@@ -103,7 +127,7 @@ ADJOINTS: Mapping[str, Callable[..., Adjoint]] = MappingProxyType(
         "neumann": neumann,
         "jacobian_free": jacobian_free,
         "dense": dense,
-    }
+    },
 )
 """Every adjoint solver; each takes at least `tolerance` and `max_evaluations`."""
 

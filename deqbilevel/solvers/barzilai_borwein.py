@@ -15,8 +15,7 @@ def barzilai_borwein(*, tolerance: Any = 1e-3, max_evaluations: Any = 50) -> Sol
 
     where s and y are the last changes of u and of r. G is a gradient step, the first step is its
     own, and a step is between that and 1000 times that: a change that shows no curvature gives no
-    step size. Stops as `iterate` does; returns the last G(u). Raises ValueError for a budget
-    below 1.
+    step size. Stops as `iterate` does; returns the last G(u).
     """
 
     def scheme(G: Callable[[Array], Array], u0: Array) -> tuple[Step, Any]:

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int
 
-from deqbilevel.types import Info
+from deqbilevel import checks
+from deqbilevel.types import Adjoint, Info
 
 OFFSET = 1e-5
 """Added to the norm in the denominator of the residual, as in [REB]'s published settings."""
@@ -47,6 +48,15 @@ PerImage = Float[Array, "batch 1"]
 def dot(x: Rows, y: Rows) -> PerImage:
     """The inner product of each image."""
     return jnp.sum(x * y, axis=1, keepdims=True)
+
+
+def norm(x: Rows) -> PerImage:
+    return jnp.linalg.norm(x, axis=1, keepdims=True)
+
+
+def ratio(x: Array, y: PerImage) -> Array:
+    """x / y, and 0 where y is."""
+    return jnp.where(y != 0, x / jnp.where(y != 0, y, 1), 0)
 
 
 def relative_residual(new: Array, old: Array) -> Float[Array, ""]:
@@ -95,16 +105,48 @@ Scheme = Callable[[Callable[[Array], Array], Array], tuple[Step, Any]]
 """`scheme(G, u0) -> (step, state)`: what a method does, without saying when it stops."""
 
 
+class Map(NamedTuple):
+    """A map, with the form of what it returns checked: that of what it is given."""
+
+    G: Any
+
+    def __call__(self, u: Array) -> Array:
+        image = self.G(u)
+        checks.same_form(image, u)
+        return image
+
+    def linearised(self, u: Array) -> tuple[Array, Any]:
+        """See `linearised.Linearised`. Raises ValueError for a map that is none."""
+        if not hasattr(self.G, "linearised"):
+            raise ValueError(
+                "the map does not put its Jacobian together, which this solver needs; take a "
+                "types.At of the map of models.convolutional, or another solver such as anderson"
+            )
+        return self.G.linearised(u)
+
+
 @dataclass(frozen=True, eq=False)
 class Iteration:
-    """A `Solver`: a scheme, and when it stops. Who unrolls a solver takes its scheme."""
+    """A `Solver`: a scheme, and when it stops. Who unrolls a solver takes its `begin`.
+
+    Raises ValueError for a budget or a tolerance that is none, see `checks.limits`; when called,
+    for a u0 that is no batch of images, and for a map whose images have another form.
+    """
 
     scheme: Scheme
     tolerance: Any
     max_evaluations: Any
 
+    def __post_init__(self) -> None:
+        checks.limits(self.tolerance, self.max_evaluations)
+
+    def begin(self, G: Callable[[Array], Array], u0: Array) -> tuple[Step, Any]:
+        """The scheme of a map at u0: [batch, ...], both of which are checked."""
+        checks.batch(u0=u0)
+        return self.scheme(Map(G), u0)
+
     def __call__(self, G: Callable[[Array], Array], u0: Array) -> tuple[Array, Info]:
-        step, state = self.scheme(G, u0)
+        step, state = self.begin(G, u0)
         return iterate(
             step, state, u0, tolerance=self.tolerance, max_evaluations=self.max_evaluations
         )
@@ -121,10 +163,10 @@ def iterate(
     """Repeat `step(k, state) -> (state, u, residual)` until the residual meets the tolerance.
 
     Each step is one evaluation; k counts from 0. Returns the last finite u: [batch, ...] and its
-    Info; u0 if there was none. The budget may be traced, and may differ between lanes.
+    Info; u0 if there was none. The budget may be traced, and may differ between lanes. Raises
+    ValueError for a budget or a tolerance that is none, see `checks.limits`.
     """
-    if isinstance(max_evaluations, int) and max_evaluations < 1:
-        raise ValueError(f"max_evaluations={max_evaluations}: expected 1 or more evaluations")
+    checks.limits(tolerance, max_evaluations)
     tolerance = floor_tolerance(tolerance, u0.dtype)
     start = Progress(u0, jnp.array(0), jnp.array(jnp.inf, u0.dtype), jnp.array(True))
 
@@ -152,3 +194,88 @@ def zeros_of(function: Callable[[], Any]) -> Any:
 
     shapes = jax.eval_shape(leaves)
     return jax.tree.unflatten(structures[0], [jnp.zeros(x.shape, x.dtype) for x in shapes])
+
+
+# ---- linear systems A w = g
+
+
+Linear = Callable[[Array], Array]
+Advance = Callable[[Array, Any], Any]
+"""`advance(k, state) -> state`: one product; a state begins with w and r."""
+
+LinearScheme = Callable[[Linear, Rows, Rows], tuple[Advance, Any]]
+"""`scheme(A, w, r) -> (advance, state)`, from w with r = g - A w."""
+
+
+def linear_adjoint(
+    name: str, scheme: LinearScheme, tolerance: Any, max_evaluations: Any, checked: bool = True
+) -> Adjoint:
+    """The adjoint solver of a scheme, with A = I - J."""
+    checks.limits(tolerance, max_evaluations)
+
+    def solve(vjp: Linear, g: Array) -> tuple[Array, Info]:
+        def A(p: Array) -> Array:
+            return p - vjp(p)
+
+        return linear_solve(scheme, A, g, None, _residual, tolerance, max_evaluations, checked)
+
+    return linear(name, solve)
+
+
+def linear(name: str, solve: Callable[[Linear, Array], tuple[Array, Info]]) -> Adjoint:
+    """The adjoint solver of that function, with the forms of g and of what vjp returns checked."""
+
+    def checked(vjp: Linear, g: Array) -> tuple[Array, Info]:
+        checks.batch(g=g)
+        return solve(Map(vjp), g)
+
+    return Adjoint(name, checked)
+
+
+def linear_solve(
+    scheme: LinearScheme,
+    A: Linear,
+    g: Array,
+    w0: Array | None,
+    size: Callable[[Rows, Rows], Float[Array, ""]],
+    tolerance: Any,
+    max_evaluations: Any,
+    checked: bool,
+) -> tuple[Array, Info]:
+    """A w = g from w0, or from 0, by the scheme, until `size(r, w)` meets the tolerance.
+
+    With `checked`, Info has the size of g - A w, else of the recursion's r. Evaluations are
+    products with A: the scheme gets what the budget leaves beside those with w0 and for the check.
+    """
+    checks.limits(tolerance, max_evaluations)
+    checks.batch(g=g)
+    if w0 is not None:
+        checks.same_form(w0, g)
+    shape, rows, A = g.shape, g.reshape(len(g), -1), Map(A)
+
+    def product(p: Rows) -> Rows:
+        return A(p.reshape(shape)).reshape(p.shape)
+
+    def step(k: Array, state: Any) -> tuple[Any, Array, Array]:
+        state = advance(k, state)
+        w, r = state[:2]
+        return state, w.reshape(shape), size(r, w)
+
+    w = jnp.zeros_like(rows) if w0 is None else w0.reshape(rows.shape)
+    advance, state = scheme(product, w, rows if w0 is None else rows - product(w))
+    others = (w0 is not None) + checked
+    budget = max_evaluations - others
+    budget = max(budget, 1) if isinstance(budget, int) else jnp.maximum(budget, 1)
+    w, info = iterate(step, state, w.reshape(shape), tolerance=tolerance, max_evaluations=budget)
+    info = info._replace(evaluations=info.evaluations + others)
+    if not checked:
+        return w, info
+    residual = size(rows - product(w.reshape(rows.shape)), w.reshape(rows.shape))
+    residual = jnp.where(jnp.isfinite(residual), residual, jnp.inf)
+    converged = residual <= floor_tolerance(tolerance, g.dtype)
+    return w, info._replace(residual=residual, converged=converged)
+
+
+def _residual(r: Rows, w: Rows) -> Float[Array, ""]:
+    """That of the fixed point: w + r = J w + g."""
+    return quotient(jnp.linalg.norm(r), jnp.linalg.norm(w + r))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.lax import dynamic_update_index_in_dim as put
 from jaxtyping import Array, Float
 
+from deqbilevel import checks
 from deqbilevel.solvers.base import Iteration, Rows, Step, relative_residual
 
 Factor = Float[Array, "memory batch n"]
@@ -56,7 +57,7 @@ def broyden(*, tolerance: Any = 1e-3, max_evaluations: Any = 50, memory: int = 2
     twice the steps on our models, and H^T from it, see SHINE, was no estimate of the transposed
     inverse where G contracts slowly. With more than `memory` pairs H begins anew from the last.
     Stops as `iterate` does, and returns the last G(u). Raises ValueError for a
-    memory or a budget below 1.
+    memory below 1.
     """
 
     def scheme(G: Callable[[Array], Array], u0: Array) -> tuple[Step, State]:
@@ -72,8 +73,7 @@ def broyden(*, tolerance: Any = 1e-3, max_evaluations: Any = 50, memory: int = 2
 
 def begin(u0: Array, memory: int) -> State:
     """At u0, with H = I. Raises ValueError for a memory below 1."""
-    if memory < 1:
-        raise ValueError(f"memory={memory}: expected 1 or more pairs")
+    checks.whole(1, memory=memory)
     u = u0.reshape(len(u0), -1)
     none = jnp.zeros((memory, *u.shape), u.dtype)
     return State(u, u, u, Inverse(none, none))

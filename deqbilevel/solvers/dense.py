@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from deqbilevel.solvers.base import iterate, relative_residual
+from deqbilevel import checks
+from deqbilevel.solvers.base import iterate, linear, relative_residual
 from deqbilevel.types import Adjoint, Info
 
 
@@ -19,6 +20,8 @@ def dense(*, tolerance: Any = 1e-3, max_evaluations: Any = 1, largest: int = 409
     rounding, gives w = 0 and an infinite residual. Raises ValueError for images of more than
     `largest` pixels.
     """
+    checks.limits(tolerance, max_evaluations)
+    checks.whole(1, largest=largest)
 
     def adjoint(vjp: Callable[[Array], Array], g: Array) -> tuple[Array, Info]:
         pixels = g[0].size
@@ -45,4 +48,4 @@ def dense(*, tolerance: Any = 1e-3, max_evaluations: Any = 1, largest: int = 409
         w, info = iterate(step, (), jnp.zeros_like(g), tolerance=tolerance, max_evaluations=1)
         return w, info._replace(evaluations=pixels + info.evaluations)
 
-    return adjoint
+    return linear("dense", adjoint)

@@ -23,6 +23,7 @@ from jax.lax import dynamic_update_index_in_dim as put
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float
 
+from deqbilevel import checks
 from deqbilevel.solvers.base import Iteration, PerImage, Rows, Step, dot, quotient
 from deqbilevel.types import Solver
 
@@ -64,8 +65,10 @@ def backtracking(
 
     The first trial is a = 1, G's own. A step that is too long is shortened, see `_search`; one that
     is not is taken, and the next trial is `growth` times as long. Stops as `iterate` does, with the
-    residual of the accepted points, and returns them. Raises ValueError for a budget below 1.
+    residual of the accepted points, and returns them. Raises ValueError for a growth below 1.
     """
+    checks.number(least=1, growth=growth)
+    checks.number(above=0, over=over)
 
     def turn(k: Array, line: Line, r: Rows, pairs: Pairs) -> tuple[Rows, PerImage]:
         return r, growth * line.a
@@ -84,8 +87,9 @@ def nonlinear_conjugate_gradient(
     after a line search to where |d(a)| <= sigma d(0). The first trial of a line is its minimiser
     were the curvature <p, H p> / ||p||^2 that of the line before. For a quadratic cost and exact
     line searches these are linear conjugate gradients. Stops as `iterate` does, with the residual
-    of the accepted points, and returns them. Raises ValueError for a budget below 1.
+    of the accepted points, and returns them. Raises ValueError for a sigma that is not above 0.
     """
+    checks.number(above=0, sigma=sigma)
 
     def turn(k: Array, line: Line, r: Rows, pairs: Pairs) -> tuple[Rows, PerImage]:
         y = line.r - r
@@ -112,10 +116,11 @@ def limited_memory_bfgs(
     B r is a combination of r and the pairs (Nocedal, Wright, Algorithm 7.4) whose coefficients need
     inner products only, so that the pairs are read twice an evaluation and never moved. Stops as
     `iterate` does, with the residual of the accepted points, and returns them. Raises ValueError
-    for a memory or a budget below 1.
+    for a memory below 1, and for an `over` or `under` that is no number of its kind.
     """
-    if memory < 1:
-        raise ValueError(f"memory={memory}: expected 1 or more pairs of changes")
+    checks.whole(1, memory=memory)
+    checks.number(above=0, over=over)
+    checks.number(least=0, under=under)
 
     def turn(k: Array, line: Line, r: Rows, pairs: Pairs) -> tuple[Rows, PerImage]:
         return _inverse_hessian(k, pairs, r), jnp.ones_like(line.a)

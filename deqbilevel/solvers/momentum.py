@@ -18,7 +18,7 @@ def optimized_gradient(*, tolerance: Any = 1e-3, max_evaluations: Any = 50) -> S
 
     and x+ = y+ with theta+ = 1 for an image whose gradient points against y+ - y. G must be a
     gradient step of at most 1/L. The worst case of convex costs is half that of `nesterov`.
-    Stops as `iterate` does, and returns the last y+. Raises ValueError for a budget below 1.
+    Stops as `iterate` does, and returns the last y+.
     """
     return _accelerated(tolerance, max_evaluations, overrelaxation=1.0)
 

@@ -6,7 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from deqbilevel.solvers.base import iterate, relative_residual
+from deqbilevel import checks
+from deqbilevel.solvers.base import iterate, linear, relative_residual
 from deqbilevel.types import Adjoint, Info
 
 
@@ -15,11 +16,13 @@ def neumann(*, tolerance: Any = 0.0, max_evaluations: Any = 5, damping: Any = 1.
 
         w = damping sum_{t<T} (damping J + (1 - damping) I)^t g
 
-    the phantom gradient of Geng et al. (2021); undamped, [CF] 4.2.4's. Its error is
+    the phantom gradient of Geng et al. (2021); undamped, [CF] 4.5's [176]. Its error is
     (damping J + (1 - damping) I)^T times the solution. The terms take T - 1 products, and the T-th
     is spent on the residual of w. Ends with fewer terms where that meets the tolerance. Raises
-    ValueError for a budget below 1.
+    ValueError for a damping that is no number above 0, and for limits as `checks.limits` does.
     """
+    checks.limits(tolerance, max_evaluations)
+    checks.number(above=0, damping=damping)
 
     def adjoint(vjp: Callable[[Array], Array], g: Array) -> tuple[Array, Info]:
         def step(k: Array, w: Array) -> tuple[Array, Array, Array]:
@@ -29,7 +32,7 @@ def neumann(*, tolerance: Any = 0.0, max_evaluations: Any = 5, damping: Any = 1.
         start = damping * g
         return iterate(step, start, start, tolerance=tolerance, max_evaluations=max_evaluations)
 
-    return adjoint
+    return linear("neumann", adjoint)
 
 
 def jacobian_free(*, tolerance: Any = 0.0, max_evaluations: Any = 0) -> Adjoint:
@@ -40,7 +43,10 @@ def jacobian_free(*, tolerance: Any = 0.0, max_evaluations: Any = 0) -> Adjoint:
     product. Where G contracts, it is a direction of descent in the sense of their Theorem 3.1.
     """
 
+    checks.limits(tolerance, 1)
+    checks.whole(0, max_evaluations=max_evaluations)
+
     def adjoint(vjp: Callable[[Array], Array], g: Array) -> tuple[Array, Info]:
         return g, Info(jnp.array(0), jnp.array(jnp.inf, g.dtype), jnp.array(False))
 
-    return adjoint
+    return linear("jacobian_free", adjoint)

@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxtyping import Array
 
+from deqbilevel import checks
 from deqbilevel.solvers.base import Iteration, Step, relative_residual
 from deqbilevel.types import Solver
 
@@ -14,8 +15,10 @@ def picard(*, tolerance: Any = 1e-3, max_evaluations: Any = 50, damping: Any = 1
 
     Stops when norm(G(u) - u) / (1e-5 + norm(G(u))) <= tolerance over the batch, or when the
     budget of evaluations is spent, and returns the last G(u). Converges where G is a contraction
-    [REB] 2.2. Raises ValueError for a budget below 1.
+    [REB] 2.2. Raises ValueError for a damping that is no number above 0.
     """
+
+    checks.number(above=0, damping=damping)
 
     def scheme(G: Callable[[Array], Array], u0: Array) -> tuple[Step, Any]:
         def step(k: Array, u: Array) -> tuple[Array, Array, Array]:
