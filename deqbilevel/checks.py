@@ -125,3 +125,57 @@ def alike(**arrays: Any) -> None:
     if len(set(shapes.values())) > 1:
         listed = " and ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
         raise ValueError(f"{listed}: expected arrays of one shape")
+
+
+# ---- what a solver is given, traced or not
+
+
+def count(name: str, value: Any, *, least: int = 1) -> Any:
+    """The whole number of at least `least`; one that is traced, if it is of whole numbers."""
+    scalar = np.shape(value) == () and not isinstance(value, bool)
+    dtype = getattr(value, "dtype", np.dtype(int if isinstance(value, int) else object))
+    whole = scalar and jax.numpy.issubdtype(dtype, np.integer)
+    if not whole or not (traced(value) or int(value) >= least):
+        raise ValueError(f"{name}={value}: expected {least} or more, a whole number")
+    return value
+
+
+def limits(tolerance: Any, max_evaluations: Any) -> None:
+    """A tolerance, None or one number of 0 or more, and a budget, a whole number of 1 or more."""
+    if np.shape(tolerance) != ():
+        raise ValueError(f"tolerance of shape {list(np.shape(tolerance))}: expected one number")
+    if tolerance is not None:
+        number("tolerance", tolerance, least=0)
+    count("max_evaluations", max_evaluations)
+
+
+def batch(**arrays: Any) -> None:
+    """Arrays [batch, ...] of floating numbers, not empty, by the names that they are called by."""
+    for name, x in arrays.items():
+        shape, dtype = np.shape(x), getattr(x, "dtype", np.dtype(object))
+        if not jax.numpy.issubdtype(dtype, np.floating):
+            raise ValueError(
+                f"{name}: {_form(x)}; expected an array of floating numbers, as of float32"
+            )
+        if len(shape) < 2:
+            raise ValueError(
+                f"{name}: {_form(x)}; expected a batch of images [batch, ...]: for one image give "
+                f"{name}[None], and its data with such an axis too; under vmap, which takes an "
+                "axis away, inside of what is mapped"
+            )
+        if 0 in shape:
+            raise ValueError(f"{name}: {_form(x)}; expected one image or more, of some size")
+
+
+def same_form(new: Any, old: Any) -> None:
+    """What a map returns for `old`, if it has the shape and the dtype of that."""
+    if np.shape(new) != old.shape or getattr(new, "dtype", None) != old.dtype:
+        raise ValueError(
+            f"the map returns {_form(new)} for {_form(old)}: expected the same shape and dtype; "
+            "mend the map, or give what it is applied to in that form"
+        )
+
+
+def _form(x: Any) -> str:
+    dtype = getattr(x, "dtype", None)
+    return f"a {type(x).__name__}" if dtype is None else f"{dtype} of shape {list(np.shape(x))}"

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from deqbilevel import hypergradients, linearised
+from deqbilevel.checks import Registry
 from deqbilevel.solvers import ADJOINTS, DESCENTS, SOLVERS, anderson
 from deqbilevel.solvers.base import floor_tolerance
 from deqbilevel.types import Adjoint, FixedPointMap, Info, Solve, Solver
@@ -115,7 +116,7 @@ class Setting(NamedTuple):
             budget = self.budget
         options = {"tolerance": self.adjoint_tolerance, "max_evaluations": budget.adjoint}
         own = {"preconditioned": hypergradients.preconditioned}
-        method = {**hypergradients.METHODS, **own}[name]
+        method = Registry("hypergradient", {**hypergradients.METHODS, **own})[name]
         return lambda G: method(G, self.forward(budget), **options)
 
     def evaluation(self) -> Solver:
@@ -125,7 +126,8 @@ class Setting(NamedTuple):
     def _lower_level(self, tolerance: Any, max_evaluations: Any) -> Solver:
         if self.solver == "anderson":
             return anderson(**self._options(tolerance, max_evaluations))
-        solver = {**SOLVERS, **DESCENTS, **linearised.SOLVERS}[self.solver]
+        known = Registry("solver", {**SOLVERS, **DESCENTS, **linearised.SOLVERS})
+        solver = known[self.solver]
         return solver(tolerance=tolerance, max_evaluations=max_evaluations)
 
     def _options(self, tolerance: Any, max_evaluations: Any) -> dict[str, Any]:

@@ -142,12 +142,12 @@ def test_conjugate_gradients_start_warm_and_flag_what_they_cannot_solve():
 
     w, info = symmetric_solve(product, g, jnp.zeros_like(g), tolerance=1e-12)
     np.testing.assert_allclose(w, np.asarray(g) / np.diag(H), rtol=1e-9)
-    assert info.converged and 10 < info.evaluations <= 14
-    assert symmetric_solve(product, g, w, tolerance=1e-9)[1].evaluations <= 2
+    assert info.converged and 10 < info.evaluations <= 15
+    assert symmetric_solve(product, g, w, tolerance=1e-9)[1].evaluations <= 3
     exact = symmetric_solve(
         product, g, jnp.zeros_like(g), tolerance=1e-12, precondition=lambda r: r / np.diag(H)
     )[1]
-    assert exact.converged and exact.evaluations == 2
+    assert exact.converged and exact.evaluations == 3  # of the start, one step, of the end
     singular = np.diag(H) * (np.arange(12) > 0)
     w, info = symmetric_solve(lambda x: x * singular, g, jnp.zeros_like(g), max_evaluations=200)
     assert not info.converged and np.isfinite(w).all() and info.residual > 1e-3

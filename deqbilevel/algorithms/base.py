@@ -237,8 +237,9 @@ def implicit(
 ) -> tuple[Gamma, Array, types.Info]:
     """-J^T v by conjugate gradients on H v = g = grad_x l from v: `(gradient, v, info)`.
 
-    At most `products` iterations, with as many products of H and one for the residual at the start;
-    fewer where norm(H v - g) <= tolerance norm(g). It is `hypergradients.minimiser`, for a problem.
+    At most `products` iterations, with as many products of H, one for the residual at the start and
+    one for that at the end; fewer where norm(H v - g) <= tolerance norm(g). It is
+    `hypergradients.minimiser`, for a problem.
     """
     options = {}
     if problem.precondition is not None:
@@ -252,7 +253,7 @@ def implicit(
         g,
         v,
         tolerance=tolerance,
-        max_evaluations=products,
+        max_evaluations=products + 2,
         **options,
     )
     return gradient["gamma"], v, found

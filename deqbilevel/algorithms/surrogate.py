@@ -19,7 +19,6 @@ conjugate gradients from 0, and l'' is that of l itself, which has to be convex 
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
@@ -89,9 +88,8 @@ def surrogate(
             return symmetric_solve(
                 H,
                 g,
-                jnp.zeros_like(g),
                 tolerance=None,
-                max_evaluations=adjoint_iterations,
+                max_evaluations=adjoint_iterations + 1,  # one for the residual
                 **options,
             )
 
@@ -119,9 +117,8 @@ def surrogate(
         solution, inner = symmetric_solve(
             curvature,
             flat[None],
-            jnp.zeros_like(flat[None]),
             tolerance=inner_tolerance,
-            max_evaluations=inner_iterations,
+            max_evaluations=inner_iterations + 1,
         )
         new, moved = move(
             optimiser, unravel(solution[0]), state.optimiser, gamma, value=loss, grad=gradient

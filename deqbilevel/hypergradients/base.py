@@ -38,7 +38,7 @@ def explicit(
     """
     checks.batch(u0=u0)
 
-    def checked(u: Array, params: Params, f: Array) -> Array:
+    def checked(u: Array, params: Params, f: Any) -> Array:
         return Map(lambda u: G(u, params, f))(u)
 
     converted, closed = jax.closure_convert(checked, u0, params, f)
@@ -117,13 +117,13 @@ end.defvjp(_end_forward, _end_backward)
 # ---- the gradient as a sum over directions
 
 
-Run = Callable[[Params, Array, Array], tuple[Array, Info]]
+Run = Callable[[Params, Any, Array], tuple[Array, Info]]
 """`run(params, f, u0) -> (u, info)`: a solve that nobody differentiates."""
 
 Direction = Callable[[Int[Array, ""], Array, Any], Array]
 """`direction(i, x, options)`: the i-th direction at the vector x of parameters."""
 
-Push = Callable[[Callable[[Array], tuple[Params, Array, Array]], Array, Array, Any], Any]
+Push = Callable[[Callable[[Array], tuple[Params, Any, Array]], Array, Array, Any], Any]
 """`push(place, x, d, options) -> (du, info)`: the derivative along d of the u that is found from
 `place(x) = (params, f, u0)`."""
 
@@ -148,7 +148,7 @@ def along_directions(
     The backward pass solves anew; its Info has the evaluations of all directions, the largest
     residual, and whether all converged. Raises ValueError for what `explicit` refuses.
     """
-    checks.whole(1, block=block)
+    checks.count("block", block, least=1)
 
     def solve(params: Params, f: Array, u0: Array, probe: Info | None = None) -> tuple[Array, Info]:
         G_of_all, closed = explicit(G, params, f, u0)
@@ -177,7 +177,7 @@ def _along(
         if isinstance(g, SymbolicZero):
             g = jnp.zeros_like(u0)
 
-        def place(x: Array) -> tuple[Params, Array, Array]:
+        def place(x: Array) -> tuple[Params, Any, Array]:
             return (*_merge(unravel(x), fixed), u0)
 
         def slope(i: Array) -> tuple[Array, Info]:
@@ -204,6 +204,6 @@ def unit(i: Int[Array, ""], x: Array, options: Any) -> Array:
     return jnp.zeros_like(x).at[i].set(1)
 
 
-def _merge(one: Any, other: Any) -> tuple[Params, Array]:
+def _merge(one: Any, other: Any) -> tuple[Params, Any]:
     """One tree of two, each of which is None where the other is not."""
     return jax.tree.map(lambda x, y: y if x is None else x, one, other, is_leaf=lambda x: x is None)

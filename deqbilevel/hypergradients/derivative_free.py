@@ -28,7 +28,7 @@ def finite_differences(
     Their error is of the order step^2, and rounding over step. Info of the backward pass has the
     evaluations of all solves, two for each parameter, and the largest of their residuals.
     """
-    checks.number(above=0, step=step)
+    checks.number("step", step, above=0)
     return along_directions(G, _differences(solver), unit, options=(step, None), block=block)
 
 
@@ -49,8 +49,8 @@ def gaussian_smoothing(
     relative error is about sqrt((P + 1) / directions). The same key gives the same directions.
     Info of the backward pass is that of `finite_differences`. Raises ValueError for directions < 1.
     """
-    checks.whole(1, directions=directions)
-    checks.number(above=0, width=width)
+    checks.count("directions", directions, least=1)
+    checks.number("width", width, above=0)
 
     def normal(i: Int[Array, ""], x: Array, options: Any) -> Array:
         return jax.random.normal(jax.random.fold_in(options[1], i), x.shape, x.dtype)
@@ -64,7 +64,7 @@ def _differences(solver: Solver) -> Callable[[FixedPointMap], tuple[Run, Push]]:
     solver = as_solver(solver)
 
     def ways(G: FixedPointMap) -> tuple[Run, Push]:
-        def run(params: Params, f: Array, u0: Array) -> tuple[Array, Info]:
+        def run(params: Params, f: Any, u0: Array) -> tuple[Array, Info]:
             return solver(lambda u: G(u, params, f), u0)
 
         return run, partial(_push, run)

@@ -43,7 +43,7 @@ def shine(
     Raises ValueError for a memory or a budget below 1, negative refinements, and what
     `base.explicit` refuses.
     """
-    checks.whole(0, refinements=refinements)
+    checks.count("refinements", refinements, least=0)
     checks.limits(adjoint_tolerance, max_evaluations)
     scheme = broyden(tolerance=tolerance, memory=memory).begin
 

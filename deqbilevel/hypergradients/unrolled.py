@@ -88,7 +88,7 @@ def truncated(G: FixedPointMap, solver: Solver, *, last: int) -> Solve:
     refuses.
     """
     iteration = _scheme(solver)
-    checks.whole(1, last=last)
+    checks.count("last", last, least=1)
 
     def solve(params: Params, f: Array, u0: Array, probe: Info | None = None) -> tuple[Array, Info]:
         G_of_all, closed = explicit(G, params, f, u0)
@@ -128,7 +128,7 @@ def forward(G: FixedPointMap, solver: Solver, *, block: int = 32) -> Solve:
     iteration, budget = _scheme(solver), _budget(solver)
 
     def last_two(
-        G: FixedPointMap, params: Params, f: Array, u0: Array
+        G: FixedPointMap, params: Params, f: Any, u0: Array
     ) -> tuple[tuple[Array, Array], Info]:
         step, state = iteration.begin(lambda u: G(u, params, f), u0)
         before = _advance(step, _carry(state, u0), 0, budget - 1, budget)
@@ -137,7 +137,7 @@ def forward(G: FixedPointMap, solver: Solver, *, block: int = 32) -> Solve:
         return (before[1], u), info
 
     def ways(G: FixedPointMap) -> tuple[Run, Push]:
-        def run(params: Params, f: Array, u0: Array) -> tuple[Array, Info]:
+        def run(params: Params, f: Any, u0: Array) -> tuple[Array, Info]:
             (_, u), info = last_two(G, params, f, u0)
             return u, info
 

@@ -73,7 +73,7 @@ def broyden(*, tolerance: Any = 1e-3, max_evaluations: Any = 50, memory: int = 2
 
 def begin(u0: Array, memory: int) -> State:
     """At u0, with H = I. Raises ValueError for a memory below 1."""
-    checks.whole(1, memory=memory)
+    checks.count("memory", memory)
     u = u0.reshape(len(u0), -1)
     none = jnp.zeros((memory, *u.shape), u.dtype)
     return State(u, u, u, Inverse(none, none))

@@ -21,7 +21,7 @@ def dense(*, tolerance: Any = 1e-3, max_evaluations: Any = 1, largest: int = 409
     `largest` pixels.
     """
     checks.limits(tolerance, max_evaluations)
-    checks.whole(1, largest=largest)
+    checks.count("largest", largest)
 
     def adjoint(vjp: Callable[[Array], Array], g: Array) -> tuple[Array, Info]:
         pixels = g[0].size

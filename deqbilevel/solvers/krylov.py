@@ -65,7 +65,7 @@ def gmres(*, tolerance: Any = 1e-3, max_evaluations: Any = 50, restart: int = 20
     53, 2010): the space grows by (I - J) r where the last product has reduced r, else by (I - J) q
     for the last q, so that it grows where r stagnates. Raises ValueError for a restart below 1.
     """
-    checks.whole(1, restart=restart)
+    checks.count("restart", restart)
 
     def scheme(A: Linear, w: Rows, r: Rows) -> tuple[Advance, Any]:
         def advance(k: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:

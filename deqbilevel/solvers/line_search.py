@@ -67,8 +67,8 @@ def backtracking(
     is not is taken, and the next trial is `growth` times as long. Stops as `iterate` does, with the
     residual of the accepted points, and returns them. Raises ValueError for a growth below 1.
     """
-    checks.number(least=1, growth=growth)
-    checks.number(above=0, over=over)
+    checks.number("growth", growth)
+    checks.number("over", over, above=0)
 
     def turn(k: Array, line: Line, r: Rows, pairs: Pairs) -> tuple[Rows, PerImage]:
         return r, growth * line.a
@@ -89,7 +89,7 @@ def nonlinear_conjugate_gradient(
     line searches these are linear conjugate gradients. Stops as `iterate` does, with the residual
     of the accepted points, and returns them. Raises ValueError for a sigma that is not above 0.
     """
-    checks.number(above=0, sigma=sigma)
+    checks.number("sigma", sigma, above=0)
 
     def turn(k: Array, line: Line, r: Rows, pairs: Pairs) -> tuple[Rows, PerImage]:
         y = line.r - r
@@ -118,9 +118,9 @@ def limited_memory_bfgs(
     `iterate` does, with the residual of the accepted points, and returns them. Raises ValueError
     for a memory below 1, and for an `over` or `under` that is no number of its kind.
     """
-    checks.whole(1, memory=memory)
-    checks.number(above=0, over=over)
-    checks.number(least=0, under=under)
+    checks.count("memory", memory)
+    checks.number("over", over, above=0)
+    checks.number("under", under, least=0)
 
     def turn(k: Array, line: Line, r: Rows, pairs: Pairs) -> tuple[Rows, PerImage]:
         return _inverse_hessian(k, pairs, r), jnp.ones_like(line.a)

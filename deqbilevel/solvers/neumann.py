@@ -22,7 +22,7 @@ def neumann(*, tolerance: Any = 0.0, max_evaluations: Any = 5, damping: Any = 1.
     ValueError for a damping that is no number above 0, and for limits as `checks.limits` does.
     """
     checks.limits(tolerance, max_evaluations)
-    checks.number(above=0, damping=damping)
+    checks.number("damping", damping, above=0)
 
     def adjoint(vjp: Callable[[Array], Array], g: Array) -> tuple[Array, Info]:
         def step(k: Array, w: Array) -> tuple[Array, Array, Array]:
@@ -44,7 +44,7 @@ def jacobian_free(*, tolerance: Any = 0.0, max_evaluations: Any = 0) -> Adjoint:
     """
 
     checks.limits(tolerance, 1)
-    checks.whole(0, max_evaluations=max_evaluations)
+    checks.count("max_evaluations", max_evaluations, least=0)
 
     def adjoint(vjp: Callable[[Array], Array], g: Array) -> tuple[Array, Info]:
         return g, Info(jnp.array(0), jnp.array(jnp.inf, g.dtype), jnp.array(False))
