@@ -152,7 +152,7 @@ def limits(tolerance: Any, max_evaluations: Any) -> None:
 def batch(**arrays: Any) -> None:
     """Arrays [batch, ...] of floating numbers, not empty, by the names that they are called by."""
     for name, x in arrays.items():
-        shape, dtype = np.shape(x), getattr(x, "dtype", np.dtype(object))
+        shape, dtype = getattr(x, "shape", ()), getattr(x, "dtype", np.dtype(object))
         if not jax.numpy.issubdtype(dtype, np.floating):
             raise ValueError(
                 f"{name}: {_form(x)}; expected an array of floating numbers, as of float32"
@@ -169,7 +169,7 @@ def batch(**arrays: Any) -> None:
 
 def same_form(new: Any, old: Any) -> None:
     """What a map returns for `old`, if it has the shape and the dtype of that."""
-    if np.shape(new) != old.shape or getattr(new, "dtype", None) != old.dtype:
+    if (getattr(new, "shape", None), getattr(new, "dtype", None)) != (old.shape, old.dtype):
         raise ValueError(
             f"the map returns {_form(new)} for {_form(old)}: expected the same shape and dtype; "
             "mend the map, or give what it is applied to in that form"

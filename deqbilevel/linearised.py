@@ -113,14 +113,14 @@ def newton(*, tolerance: Any = 1e-3, max_evaluations: Any = 300) -> Solver:
 
     checks.limits(tolerance, max_evaluations)
 
-    def solve(G: Any, u0: Array) -> tuple[Array, Info]:
+    def solve(G: Any, u0: Any) -> tuple[Array, Info]:
         return newton_solve(G, u0, tolerance=tolerance, max_evaluations=max_evaluations)
 
     return solve
 
 
 def newton_solve(
-    G: Linearised, u0: Array, *, tolerance: Any = 1e-3, max_evaluations: Any = 300
+    G: Any, u0: Any, *, tolerance: Any = 1e-3, max_evaluations: Any = 300
 ) -> tuple[Array, Info]:
     """u = G(u) from u0: [batch, pixels]: `(u, info)`.
 

@@ -68,7 +68,7 @@ class Adjoint:
     name: str
     solve: Callable[[Callable[[Array], Array], Array], tuple[Array, Info]]
 
-    def __call__(self, vjp: Callable[[Array], Array], g: Array) -> tuple[Array, Info]:
+    def __call__(self, vjp: Callable[[Array], Array], g: Any) -> tuple[Array, Info]:
         return self.solve(vjp, g)
 
 

@@ -275,7 +275,7 @@ def test_budgets_that_are_none(budget):
         with pytest.raises(ValueError, match=message):
             make(max_evaluations=budget)(At(linear, {"p": 0.5}, jnp.ones((2, 3))), jnp.ones((2, 3)))
     for name in ADJOINTS:
-        if (name, budget) != ("jacobian_free", 0):
+        if name != "jacobian_free" or str(budget) != "0":
             message = r"max_evaluations=.*: expected [01] or more, a whole number"
             with pytest.raises(ValueError, match=message):
                 ADJOINTS[name](max_evaluations=budget)

@@ -46,11 +46,11 @@ def explicit(
 
 
 @jax.custom_vjp
-def _constant(x: Array) -> Array:
+def _constant(x: Any) -> Any:
     return x
 
 
-def _refuse(x: Array) -> Any:
+def _refuse(x: Any) -> Any:
     form = f"{jnp.result_type(x)}{list(jnp.shape(x))}"
     raise ValueError(
         f"the map closes over a value that is differentiated ({form}): the gradient of a solve is "

@@ -140,12 +140,12 @@ class Iteration:
     def __post_init__(self) -> None:
         checks.limits(self.tolerance, self.max_evaluations)
 
-    def begin(self, G: Callable[[Array], Array], u0: Array) -> tuple[Step, Any]:
+    def begin(self, G: Any, u0: Any) -> tuple[Step, Any]:
         """The scheme of a map at u0: [batch, ...], both of which are checked."""
         checks.batch(u0=u0)
         return self.scheme(Map(G), u0)
 
-    def __call__(self, G: Callable[[Array], Array], u0: Array) -> tuple[Array, Info]:
+    def __call__(self, G: Any, u0: Any) -> tuple[Array, Info]:
         step, state = self.begin(G, u0)
         return iterate(
             step, state, u0, tolerance=self.tolerance, max_evaluations=self.max_evaluations
@@ -158,7 +158,7 @@ def iterate(
     u0: Array,
     *,
     tolerance: Any,
-    max_evaluations: int | Int[Array, ""],
+    max_evaluations: Any,
 ) -> tuple[Array, Info]:
     """Repeat `step(k, state) -> (state, u, residual)` until the residual meets the tolerance.
 
@@ -225,7 +225,7 @@ def linear_adjoint(
 def linear(name: str, solve: Callable[[Linear, Array], tuple[Array, Info]]) -> Adjoint:
     """The adjoint solver of that function, with the forms of g and of what vjp returns checked."""
 
-    def checked(vjp: Linear, g: Array) -> tuple[Array, Info]:
+    def checked(vjp: Linear, g: Any) -> tuple[Array, Info]:
         checks.batch(g=g)
         return solve(Map(vjp), g)
 

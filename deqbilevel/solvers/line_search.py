@@ -67,7 +67,7 @@ def backtracking(
     is not is taken, and the next trial is `growth` times as long. Stops as `iterate` does, with the
     residual of the accepted points, and returns them. Raises ValueError for a growth below 1.
     """
-    checks.number("growth", growth)
+    checks.number("growth", growth, least=1)
     checks.number("over", over, above=0)
 
     def turn(k: Array, line: Line, r: Rows, pairs: Pairs) -> tuple[Rows, PerImage]:
