@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from deqbilevel import hypergradients, maps
+from deqbilevel import checks, hypergradients, maps, operators
 from deqbilevel.operators import Identity, Operator
 from deqbilevel.regularizers import convolutional
 from deqbilevel.regularizers.convolutional import Convolutional
@@ -54,24 +55,39 @@ class Problem(NamedTuple):
 
     def gradient(self) -> Callable[[Images, Params, Images], Images]:
         """F(u, params, f), the gradient of the lower-level cost."""
-        return maps.stationarity(self.K, self.regularizer.gradient)
+        F = maps.stationarity(self.K, self.regularizer.gradient)
+        return lambda u, params, f: F(u, _with_scalars(params), f)
 
     def lipschitz(self, params: Params) -> Float[Array, ""]:
         """A Lipschitz constant of F."""
+        params = _with_scalars(params)
         of_regularizer = params["gamma"] * self.regularizer.lipschitz(params)
         return params["lam"] * self.K_norm**2 + of_regularizer
 
     def preconditioner(self, u: Images, params: Params) -> Callable[[Images], Images]:
         """An approximation of the inverse Hessian, with K^T K replaced by ||K||^2 / 2 where K is
         not the identity: half-way between what K sees and what it does not."""
+        params = _with_scalars(params)
         seen = 1.0 if isinstance(self.K, Identity) else self.K_norm**2 / 2
         scaled = params | {"beta_0": params["beta_0"] + jnp.log(params["gamma"])}
         return self.regularizer.preconditioner(u, scaled, params["lam"] * seen)
 
     def energy(self, u: Images, params: Params, f: Images) -> Float[Array, " batch"]:
         """The lower-level cost of each image."""
+        params = _with_scalars(params)
         fidelity = 0.5 * jnp.sum((self.K.apply(u) - f) ** 2, axis=-1)
         return params["lam"] * fidelity + params["gamma"] * self.regularizer.energy(u, params)
+
+    def checked(self) -> "Problem":
+        """Itself. Raises: ValueError for a field that is out of range, or a name unheard of."""
+        checks.number("K_norm", self.K_norm, above=0)
+        for name in ("lower_evaluations", "adjoint_evaluations"):
+            checks.whole(name, getattr(self, name))
+        for name in ("lower_tolerance", "adjoint_tolerance"):
+            checks.number(name, getattr(self, name), least=0)
+        checks.known("lower_solver", self.lower_solver, DESCENTS)
+        checks.known("hypergradient", self.hypergradient, ["minimiser", *hypergradients.METHODS])
+        return self
 
 
 class State(NamedTuple):
@@ -102,10 +118,19 @@ class Metrics(NamedTuple):
 
 
 def check(problem: Problem, params: Params, truth: Images, f: Images) -> None:
-    """Raises ValueError for images or a potential that this approach cannot be used with."""
-    for name, images in (("truth", truth), ("f", f)):
-        if not bool(jnp.isfinite(images).all()):
-            raise ValueError(f"{name}: holds values that are not finite; mend the images first")
+    """Raises ValueError for what this approach cannot be used with: images that are none, a
+    potential that is not smooth, parameters that are missing, an operator whose adjoint is that of
+    another, or a K_norm below its norm."""
+    K, pixels = problem.checked().K, checks.pixels(problem.regularizer.shape)
+    checks.finite("truth", checks.rows("truth", truth, pixels))
+    operators.check(K, pixels)
+    checks.finite("f", checks.rows("f", f))
+    if f.shape != jax.eval_shape(K.apply, truth).shape:
+        raise ValueError(f"f: of shape {list(f.shape)}; expected the measurements of {len(truth)}")
+    norm = operators.norm(K, pixels, jax.random.key(0), iterations=20)
+    if not checks.traced((problem.K_norm, norm)) and problem.K_norm < 0.999 * norm:
+        raise ValueError(f"K_norm={problem.K_norm}: expected at least ||K||, which is {norm:.4g}")
+    weights(problem, params)
     if not params["phi"].twice_differentiable:
         raise ValueError(
             f"{type(params['phi']).__name__}: not twice differentiable, so the minimiser has no "
@@ -115,8 +140,9 @@ def check(problem: Problem, params: Params, truth: Images, f: Images) -> None:
 
 
 def weights(problem: Problem, params: Params) -> Params:
-    """The learned entries of `params`."""
-    return {name: params[name] for name in problem.learned}
+    """The learned entries of `params`. Raises: ValueError for those that it has not."""
+    params = _with_scalars(params)
+    return {checks.known("learned", name, params): params[name] for name in problem.learned}
 
 
 def start(
@@ -133,8 +159,9 @@ def start(
     from far away a hypergradient may be none, and a non-convex cost have an indefinite Hessian.
     """
     problems, (fs,), listed = _listed(problem, f)
+    checks.whole("evaluations", evaluations, least=0)
     u = [problem.K.adjoint(f) for problem, f in zip(problems, fs, strict=True)]
-    params = _with_scalars(params, fs[0])
+    params = _with_scalars(params)
     if evaluations:
         u = [
             _solved(p._replace(lower_evaluations=evaluations), params, *x)
@@ -155,15 +182,33 @@ def _solved(problem: Problem, params: Params, f: Images, u: Images) -> Images:
     return jax.lax.map(of_image, (f, u))
 
 
-def _with_scalars(params: Params, f: Images) -> Params:
-    """`params` with lam = 1 and gamma = 1 where it has none, as in [CF]."""
-    return {"lam": jnp.ones((), f.dtype), "gamma": jnp.ones((), f.dtype)} | params
+def _with_scalars(params: Params) -> Params:
+    """`params` with lam = 1 and gamma = 1 where it has none, as in [CF], whose cost has neither.
+
+    Raises: ValueError for parameters of another regulariser.
+    """
+    missing = [name for name in ("filters", "beta", "beta_0", "phi") if name not in params]
+    if missing:
+        raise ValueError(
+            f"params: no {', '.join(missing)}; expected what `regularizers.convolutional.init` "
+            "returns"
+        )
+    one = jnp.ones((), params["filters"].dtype)
+    return {"lam": one, "gamma": one} | params
 
 
 def solve(
     problem: Problem, params: Params, f: Images, u: Images, solver: Solver
 ) -> tuple[Images, Info]:
-    """The lower level from u, by a solver of `solvers.DESCENTS` with the step 1/L."""
+    """The lower level from u, by a solver of `solvers.DESCENTS` with the step 1/L.
+
+    lam and gamma are 1 where `params` has none. Raises: ValueError for a K_norm that is not above
+    0, and images `[batch, pixels]` that are none.
+    """
+    checks.number("K_norm", problem.K_norm, above=0)
+    checks.rows("f", f)
+    checks.rows("u", u, checks.pixels(problem.regularizer.shape))
+    params = _with_scalars(params)
     params = params | {"tau": 1 / problem.lipschitz(params)}
     G = maps.gradient_step(problem.K, problem.regularizer.gradient)
     return solver(lambda u: G(u, params, f), u)
@@ -172,7 +217,13 @@ def solve(
 def hypergradient(
     problem: Problem, params: Params, truth: Images, f: Images, u: Images, v: Images
 ) -> tuple[Params, Images, Images, Metrics]:
-    """The hypergradient on images of one shape: `(gradient, u, v, metrics)`."""
+    """The hypergradient on images of one shape: `(gradient, u, v, metrics)`.
+
+    Raises: ValueError for a problem whose fields are out of range, and images of other shapes.
+    """
+    problem.checked()
+    checks.alike(truth=truth, u=u, v=v)
+    params = _with_scalars(params)
     way = _at_minimiser if problem.hypergradient == "minimiser" else _through_solver
     gradient, u, v, info, adjoint = way(problem, params, truth, f, u, v)
     metrics = Metrics(
@@ -293,7 +344,9 @@ def steps(
     """Steps, scanned; the metrics have a leading axis of steps.
 
     batches: a number of steps on all images, or the indices of the images of each step.
+    Raises: ValueError for fewer than one step, and for indices that no image has.
     """
+    _check_batches(batches, truth)
     if isinstance(batches, int):
         return jax.lax.scan(
             lambda state, _: step(problem, optimiser, state, truth, f), state, None, batches
@@ -311,6 +364,24 @@ def steps(
         return part._replace(u=put(state.u, part.u), v=put(state.v, part.v)), metrics
 
     return jax.lax.scan(on_minibatch, state, batches)
+
+
+def _check_batches(batches: Any, truth: Any) -> None:
+    if isinstance(batches, int):
+        checks.whole("batches", batches)
+        return
+    groups = zip(jax.tree.leaves(batches), jax.tree.leaves(truth), strict=True)
+    for chosen, images in groups:
+        if chosen.ndim != 2 or 0 in chosen.shape or not jnp.issubdtype(chosen.dtype, jnp.integer):
+            raise ValueError(
+                f"batches: {chosen.dtype} of shape {list(chosen.shape)}; expected whole numbers "
+                "[steps, batch], the images of each step"
+            )
+        if not checks.traced(chosen) and not 0 <= chosen.min() <= chosen.max() < len(images):
+            raise ValueError(
+                f"batches: from {chosen.min()} to {chosen.max()}; expected indices of "
+                f"{len(images)} images, from 0"
+            )
 
 
 def _listed(problem: Any, *images: Any) -> tuple[list[Problem], list[list[Any]], bool]:
@@ -334,6 +405,7 @@ def _lower_gradient_norm(
 
 
 def _loss(u: Images, truth: Images) -> Float[Array, ""]:
+    checks.alike(u=u, truth=truth)
     return 0.5 * jnp.sum((u - truth) ** 2)
 
 
@@ -341,17 +413,47 @@ def _gradient_norm(gradient: Params) -> Float[Array, ""]:
     return optax.tree.norm(gradient) / sum(x.size for x in jax.tree.leaves(gradient)) ** 0.5
 
 
+class Search(NamedTuple):
+    """What `search` found."""
+
+    beta_0: Float[Array, "*lanes"]
+    """The value with the least upper-level loss."""
+    losses: Float[Array, "*lanes values"]
+    """Of all values."""
+
+    @property
+    def at_edge(self) -> Bool[Array, "*lanes"]:
+        """Whether the best value is the first or the last, so that the best of all may lie beyond;
+        also where no loss is a number."""
+        best = jnp.argmin(_comparable(self.losses), axis=-1)
+        return (best == 0) | (best == self.losses.shape[-1] - 1)
+
+
 def search(
     problem: Problem, params: Params, truth: Images, f: Images, values: Any = BETA_0
-) -> tuple[Float[Array, ""], Float[Array, " values"]]:
-    """The value of beta_0 with the least upper-level loss, and the losses of all."""
+) -> Search:
+    """The value of beta_0 with the least upper-level loss, and the losses of all.
+
+    values: a rising grid; see `Search.at_edge` for a best value at its edge.
+    Raises: ValueError for values that do not rise.
+    """
+    problem.checked()
+    if not checks.traced(values):
+        grid = np.asarray(checks.number("values", values), float)
+        if grid.ndim != 1 or not len(grid) or not (grid[1:] > grid[:-1]).all():
+            raise ValueError(f"values={values}: expected one or more, each above the last")
+    values = jnp.asarray(values, f.dtype)
     solver = _lower_solver(problem._replace(lower_evaluations=4 * problem.lower_evaluations))
-    fixed = _with_scalars(params, f)
+    fixed = _with_scalars(params)
 
     def loss(beta_0: Array) -> Array:
         u, _ = solve(problem, fixed | {"beta_0": beta_0}, f, problem.K.adjoint(f), solver)
         return _loss(u, truth)
 
-    values = jnp.asarray(values, f.dtype)
     losses = jax.lax.map(loss, values)
-    return values[jnp.argmin(losses)], losses
+    return Search(values[jnp.argmin(_comparable(losses))], losses)
+
+
+def _comparable(losses: Array) -> Array:
+    """With infinity for what is no number."""
+    return jnp.where(jnp.isnan(losses), jnp.inf, losses)

@@ -99,10 +99,16 @@ def rows(name: str, x: Any, pixels: int | None = None) -> Any:
 
     pixels: how many each has to have.
     """
-    shape, dtype = np.shape(x), np.dtype(getattr(x, "dtype", object))
+    shape = np.shape(x)
     wanted = f"[batch, {'pixels' if pixels is None else pixels}]"
     if len(shape) != 2 or 0 in shape or pixels not in (None, shape[1]):
         raise ValueError(f"{name}: of shape {list(shape)}; expected images {wanted}, one or more")
+    return floating(name, x)
+
+
+def floating(name: str, x: Any) -> Any:
+    """The array, if it is of floating numbers; of whole ones differences may wrap around."""
+    dtype = np.dtype(getattr(x, "dtype", type(x)))
     if not jax.numpy.issubdtype(dtype, np.floating):
         raise ValueError(f"{name}: of type {dtype}; expected floating numbers, as of float32")
     return x

@@ -1,6 +1,7 @@
 """Upper-level losses and image quality, on images `[batch, pixels]` with values in [-1, 1].
 
-All compare images u with the true ones, and raise ValueError where their shapes differ.
+All compare images u with the true ones, and raise ValueError where their shapes differ, or their
+numbers are not floating ones.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ SSIM_WINDOW = 11
 
 def mean_squared_error(u: Images, truth: Images) -> Float[Array, ""]:
     """1/(batch pixels) ||u - truth||^2, the upper-level loss of [REB] 4."""
-    checks.alike(u=u, truth=truth)
+    _pair(u, truth)
     return jnp.mean((u - truth) ** 2)
 
 
@@ -31,7 +32,7 @@ def psnr(u: Images, truth: Images, data_range: float | None = 2.0) -> Float[Arra
     The peak is a fixed range of values, 2 for images in [-1, 1]; or with None that of the true
     image, ||truth||_inf, as in [CF] (3.2): 10 log10(N ||truth||_inf^2 / ||u - truth||^2).
     """
-    checks.alike(u=u, truth=truth)
+    _pair(u, truth)
     if data_range is None:
         peak = jnp.max(jnp.abs(truth), axis=-1)
     else:
@@ -42,7 +43,7 @@ def psnr(u: Images, truth: Images, data_range: float | None = 2.0) -> Float[Arra
 def snr(u: Images, truth: Images) -> Float[Array, " batch"]:
     """Signal-to-noise ratio of each image in dB, 10 log10(||truth||^2 / ||u - truth||^2): [CF]
     (3.2)."""
-    checks.alike(u=u, truth=truth)
+    _pair(u, truth)
     return 10 * jnp.log10(jnp.sum(truth**2, axis=-1) / jnp.sum((u - truth) ** 2, axis=-1))
 
 
@@ -67,7 +68,7 @@ def ssim_or_nan(
     """`ssim`, for reports: not a number where the pictures are below its window."""
     if has_ssim(shape):
         return _ssim(u, truth, shape, data_range)
-    checks.alike(u=u, truth=truth)
+    _pair(u, truth)
     return jnp.full(len(u), jnp.nan, u.dtype)
 
 
@@ -80,11 +81,18 @@ def has_ssim(shape: tuple[int, int]) -> bool:
 def _ssim(
     u: Images, truth: Images, shape: tuple[int, int], data_range: float
 ) -> Float[Array, " batch"]:
-    checks.alike(u=u, truth=truth)
+    _pair(u, truth)
     checks.rows("u", u, checks.pixels(shape))
     checks.number("data_range", data_range, above=0)
     pictures = (x.reshape(-1, *shape, 1) for x in (u, truth))
     return jnp.asarray(dm_pix.ssim(*pictures, max_val=data_range, filter_size=SSIM_WINDOW))
+
+
+def _pair(u: Images, truth: Images) -> None:
+    """Raises: ValueError for arrays that are not of one shape, or not of floating numbers."""
+    checks.alike(u=u, truth=truth)
+    checks.floating("u", u)
+    checks.floating("truth", truth)
 
 
 def quantised(u: Images) -> Images:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from deqbilevel import maps, operators, potentials
+from deqbilevel import checks, maps, operators, potentials
 from deqbilevel.checks import Registry
 from deqbilevel.checks import known as known
 from deqbilevel.convolutions import multiplied, padded_grid
@@ -104,8 +104,10 @@ def build(task: str, model: str, shape: tuple[int, int], features: int | None = 
     """The dense model of [REB] 3.2 with the gradient step, (14) or (18).
 
     `features` is the number of rows of A; None: as many as pixels, as in the paper.
-    Raises: ValueError for an unknown task or model.
+    Raises: ValueError for an unknown task or model, a shape without pixels, and fewer than one
+    feature.
     """
+    checks.pixels(shape)
     K = operators.OPERATORS[TASKS[task]](shape)
     return assemble(K, tied=MODELS[model], shape=shape, features=features)
 
@@ -118,8 +120,15 @@ def assemble(
     features: int | None = None,
     step: Callable[[Operator, maps.Regularizer], FixedPointMap] = maps.gradient_step,
 ) -> Model:
-    """A dense model from your own forward operator and choice of map."""
-    pixels = shape[0] * shape[1]
+    """A dense model from your own forward operator and choice of map.
+
+    Raises: ValueError for a shape without pixels, fewer than one feature, and an operator whose
+    adjoint is that of another, see `operators.check`.
+    """
+    pixels = checks.pixels(shape)
+    if features is not None:
+        checks.whole("features", features)
+    operators.check(K, pixels)
     init = partial(dense.init, pixels=pixels, tied=tied, features=features)
     return Model(K, dense.gradient, step(K, dense.gradient), tied, shape, init)
 
@@ -227,8 +236,16 @@ def convolutional(
 
     kernels: number and height and width of the random ones to start with, of which C is a copy;
     `regularizer.init` starts with others.
+    Raises: ValueError for fewer than one kernel or entry, kernels that are larger than the images,
+    and an operator whose adjoint is that of another, see `operators.check`.
     """
-    count, size = kernels
+    count, size = (checks.whole("kernels", n) for n in kernels)
+    if size > min(regularizer.shape):
+        raise ValueError(
+            f"kernels of {size}x{size} pixels are larger than the image of "
+            f"{regularizer.shape[0]}x{regularizer.shape[1]}; take smaller ones"
+        )
+    operators.check(K, checks.pixels(regularizer.shape))
 
     def init(key: PRNGKeyArray) -> dict[str, Any]:
         A = normalised.uniform(key, count, size, size)
@@ -266,9 +283,10 @@ def hyperparameters(
     scalars = {"tau": tau, "gamma": gamma, "lam": lam, "noise": noise}
     scalars["learning_rate"] = learning_rate
     for name, value in scalars.items():
-        if not 0 <= value < float("inf") or (value == 0 and name in ("tau", "learning_rate")):
-            low = "above 0" if name in ("tau", "learning_rate") else "0 or more"
-            raise ValueError(f"{name}={value}: expected a finite number, {low}")
+        least = {"above": 0} if name in ("tau", "learning_rate") else {"least": 0}
+        checks.number(name, value, **least)
+    if threshold is not None:
+        checks.number("threshold", threshold, least=0)
     if activation is None:
         return jax.tree.map(jnp.float32, scalars)
     threshold = tau if threshold is None else threshold

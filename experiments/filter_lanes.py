@@ -119,5 +119,12 @@ def searched(options: dict[str, Any], lanes: Lanes) -> Array:
     """beta_0 of each lane, by the upper-level loss on up to twenty training images of a shape."""
     values = BETA_0.get(options["experiment"], WIDE)
     problem, truth, f = lanes.problems[0], lanes.truth[0][:20], lanes.f[0][:, :20]
-    search = jax.vmap(lambda p, f: bilevel.search(problem, p, truth, f, values)[0])
-    return jax.jit(search)(lanes.params, f)
+    search = jax.vmap(lambda p, f: bilevel.search(problem, p, truth, f, values))
+    found = jax.jit(search)(lanes.params, f)
+    for lane in np.flatnonzero(found.at_edge):
+        print(
+            f"warning: beta_0 = {found.beta_0[lane]:g} of lane {lane} is at the edge of the grid "
+            f"from {values[0]:g} to {values[-1]:g}; a better one may lie beyond, see --beta-0",
+            flush=True,
+        )
+    return found.beta_0

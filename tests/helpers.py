@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,18 @@ def untyped() -> Iterator[None]:
         yield
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
+
+
+class WrongAdjoint(NamedTuple):
+    """A forward difference along the rows of pixels, with itself for its adjoint."""
+
+    def apply(self, u: jax.Array) -> jax.Array:
+        return jnp.roll(u, 1, -1) - u
+
+    adjoint = apply
+
+    def resolvent(self, z: jax.Array, a: Any) -> jax.Array:
+        return z
 
 
 def normal(seed: int, *shape: int) -> jax.Array:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import default_precision, float64, normal
+from helpers import WrongAdjoint, default_precision, float64, normal, untyped
 
 from deqbilevel import bilevel, hypergradients, losses, operators
 from deqbilevel.potentials import POTENTIALS, Quadratic
@@ -194,3 +194,79 @@ def test_what_cannot_be_learned_is_refused():
     with pytest.raises(ValueError, match="filters of 7x1 pixels are larger than the image of 6x7"):
         bilevel.check(problem, p | {"filters": jnp.ones((3, 7, 1))}, truth, f)
     bilevel.check(problem, p, truth, f)
+
+
+@float64
+def test_parameters_without_lam_and_gamma_have_them_as_one():
+    problem, p, _, f = setup(POTENTIALS["fair"]())
+    bare = {name: x for name, x in p.items() if name not in ("lam", "gamma")}
+    solver = DESCENTS["optimized_gradient"](tolerance=1e-10, max_evaluations=500)
+    found = [jax.jit(lambda p: bilevel.solve(problem, p, f, f, solver))(q)[0] for q in (bare, p)]
+    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(*(problem.energy(f, q, f) for q in (bare, p)))
+    np.testing.assert_array_equal(*(problem.gradient()(f, q, f) for q in (bare, p)))
+    with pytest.raises(ValueError, match="params: no beta, phi; expected what"):
+        bilevel.solve(problem, {"filters": 1, "beta_0": 1}, f, f, solver)
+
+
+def test_a_best_value_at_the_edge_of_the_grid_says_so():
+    problem, p, truth, f = setup(
+        POTENTIALS["corner_rounded"](), K=operators.Identity(), lower_evaluations=20
+    )
+    truth, f = (jnp.asarray(x, jnp.float32) for x in (truth, f))
+    search = jax.jit(lambda p, values: bilevel.search(problem, p, truth, f, values))
+    for values in ([-9.0, -2.0, 3.0], [-9.0, -8.5, -8.0], [1.0, 2.0, 3.0], [0.5]):
+        found = search(p, jnp.array(values))
+        assert bool(found.at_edge) == (int(np.argmin(found.losses)) in (0, len(values) - 1))
+    assert bilevel.Search(jnp.ones(()), jnp.full(3, jnp.nan)).at_edge
+    np.testing.assert_array_equal(
+        bilevel.Search(jnp.ones(2), jnp.array([[2.0, 1, 2], [2, 2, 1]])).at_edge, [False, True]
+    )
+    for values in ([1.0, 1.0], [2.0, 1.0], [], [[1.0]], [1.0, float("nan")]):
+        with pytest.raises(ValueError, match="values="):
+            bilevel.search(problem, p, truth, f, values)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"K_norm": -1.0}, "K_norm=-1.0: expected a finite number, above 0"),
+        ({"K_norm": 0.0}, "K_norm=0.0"),
+        ({"K_norm": float("nan")}, "K_norm=nan"),
+        ({"K_norm": 0.5}, r"K_norm=0.5: expected at least \|\|K\|\|, which is 1"),
+        ({"learned": ("filters", "kernels")}, "learned 'kernels': expected one of .*filters"),
+        ({"lower_evaluations": 0}, "lower_evaluations=0: expected a whole number, 1 or more"),
+        ({"adjoint_evaluations": 2.5}, "adjoint_evaluations=2.5: expected a whole number"),
+        ({"lower_tolerance": -1.0}, "lower_tolerance=-1.0"),
+        ({"adjoint_tolerance": float("nan")}, "adjoint_tolerance=nan"),
+        ({"lower_solver": "newton"}, "lower_solver 'newton': expected one of gradient_descent"),
+        ({"hypergradient": "guess"}, "hypergradient 'guess': expected one of minimiser"),
+        ({"K": WrongAdjoint()}, r"WrongAdjoint: <K u, v> = .* and <u, K\^T v> = "),
+    ],
+)
+def test_problems_out_of_range_are_refused(options, message):
+    problem, p, truth, f = setup(POTENTIALS["fair"](), ("filters",), operators.Identity())
+    problem = problem._replace(**options)
+    with pytest.raises(ValueError, match=message):
+        bilevel.check(problem, p, jnp.float32(truth), jnp.float32(f))
+
+
+def test_images_and_batches_out_of_range_are_refused():
+    problem, p, truth, f = setup(POTENTIALS["fair"](), ("filters",), operators.Identity())
+    truth, f = jnp.float32(truth), jnp.float32(f)
+    optimiser = optax.sgd(1.0)
+    state = bilevel.start(problem, p, optimiser, f)
+    for batches in (0, -3):
+        with pytest.raises(ValueError, match=f"batches={batches}: expected a whole number, 1"):
+            bilevel.steps(problem, optimiser, state, truth, f, batches)
+    for batches in ([[0, 99]], [[-1, 0]]):
+        with pytest.raises(ValueError, match=r"batches: from .* expected indices of 2 images"):
+            bilevel.steps(problem, optimiser, state, truth, f, jnp.array(batches))
+    with untyped(), pytest.raises(ValueError, match=r"batches: float32 of shape .* expected whole"):
+        bilevel.steps(problem, optimiser, state, truth, f, jnp.ones((1, 2)))
+    solver = DESCENTS["optimized_gradient"]()
+    for bad in (f[0], f[:0], f[:, :5], jnp.ones(f.shape, int)):
+        with untyped(), pytest.raises(ValueError, match=r"[fu]: of "):
+            bilevel.solve(problem, p, bad, bad, solver)
+    with untyped(), pytest.raises(ValueError, match=r"u \[2, 42\].*: expected arrays of one shape"):
+        bilevel.step(problem, optimiser, state, truth[:1], f)

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import float64, normal
+from helpers import float64, normal, untyped
 from scipy import ndimage
 
 from deqbilevel import convolutions
 from deqbilevel.potentials import CornerRounded, Quadratic
-from deqbilevel.regularizers import convolutional
+from deqbilevel.regularizers import convolutional, normalised
 
 SHAPE = (8, 9)
 BOUNDARIES = {"circular": "wrap", "zero": "constant", "reflecting": "reflect"}
@@ -113,6 +113,48 @@ def test_filters_of_several_sizes_keep_them():
 def test_filters_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="filters: expected finite numbers, found"):
         convolutional.init(np.full((1, 2, 2), np.nan), beta_0=0.0, phi=Quadratic())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"c": np.ones((2, 3))},
+            r"filters: of shape \[2, 3\]; expected \[filters, rows, c",
+        ),
+        ({"c": np.ones((0, 3, 3))}, "filters: of shape"),
+        ({"c": [np.ones((2, 3)), np.ones(3)]}, "filters of shapes .*expected one or more"),
+        ({"c": []}, r"filters of shapes \[\]"),
+        ({"c": np.ones((2, 3)), "basis": np.ones((4, 2, 2))}, r"basis: .*expected \[3, rows, col"),
+        ({"c": np.ones((2, 1)), "basis": np.full((1, 2, 2), np.nan)}, "basis: expected finite"),
+        ({"beta": np.ones(3)}, r"beta: of shape \[3\]; expected \[2\]"),
+        ({"beta_0": np.ones(2)}, r"beta_0: of shape \[2\]; expected a single number"),
+        ({"beta_0": 1e39}, "beta_0: expected finite"),
+        ({"phi": "fair"}, "phi='fair': expected a potential"),
+    ],
+)
+def test_filters_that_do_not_fit_are_refused(options, message):
+    with untyped(), pytest.raises(ValueError, match=message):
+        convolutional.init(**{"c": np.ones((2, 2, 2)), "beta_0": 0.0, "phi": Quadratic()} | options)
+
+
+def test_sizes_boundaries_and_methods_that_are_none_are_refused():
+    for build in (convolutions.bank, convolutional.convolutional, normalised.normalised_bank):
+        with untyped(), pytest.raises(ValueError, match="boundary 'moebius': expected one"):
+            build(SHAPE, "moebius")
+        with (
+            untyped(),
+            pytest.raises(ValueError, match="method 'winograd': expected one"),
+        ):
+            build(SHAPE, "zero", "winograd")
+        with pytest.raises(ValueError, match="shape=0: expected a whole number, 1 or more"):
+            build((0, 4))
+    for make in (convolutional.cosines, convolutional.differences):
+        with pytest.raises(ValueError, match="columns=-1: expected a whole number, 1 or more"):
+            make(3, -1)
+    for make in (convolutional.random, normalised.uniform):
+        with pytest.raises(ValueError, match="count=-1: expected a whole number, 1 or more"):
+            make(jax.random.key(0), -1, 2, 2)
 
 
 @float64

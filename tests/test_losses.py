@@ -98,3 +98,11 @@ def test_shapes_that_differ_are_refused(shapes):
     for measure in (*LOSSES.values(), psnr, snr, *square):
         with untyped(), pytest.raises(ValueError, match=r"u \[.*\] and truth \[1, 256\]: expected"):
             measure(jnp.asarray(u), jnp.asarray(truth))
+
+
+def test_whole_numbers_are_refused():
+    """Differences of grey values would wrap around."""
+    u, truth = jnp.zeros((1, 4), jnp.uint8), jnp.ones((1, 4), jnp.uint8)
+    for measure in (*LOSSES.values(), psnr, snr):
+        with untyped(), pytest.raises(ValueError, match=r"u: of type uint8; expected floating"):
+            measure(u, truth)

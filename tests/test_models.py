@@ -1,14 +1,25 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import PIXELS, SHAPE, default_precision, float64, model_params, normal, small_model
+from helpers import (
+    PIXELS,
+    SHAPE,
+    WrongAdjoint,
+    default_precision,
+    float64,
+    model_params,
+    normal,
+    small_model,
+)
 
-from deqbilevel import models
+from deqbilevel import models, operators
 from deqbilevel.hypergradients import fixed_point
 from deqbilevel.models import ACTIVATIONS, MODELS, TASKS
 from deqbilevel.operators import OPERATORS
-from deqbilevel.regularizers import dense
+from deqbilevel.regularizers import dense, normalised
 from deqbilevel.solvers import ADJOINTS, anderson
 
 GOOD = {"tau": 0.9, "gamma": 0.1, "activation": "relu"}
@@ -37,6 +48,34 @@ def test_build_refuses_unknown_names():
         models.build("sharpening", "bilevel", SHAPE)
     with pytest.raises(ValueError, match="model 'trilevel': expected one of bilevel, deq"):
         models.build("denoising", "trilevel", SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("shape", "features", "message"),
+    [
+        (SHAPE, -1, "features=-1: expected a whole number, 1 or more"),
+        (SHAPE, 0, "features=0"),
+        ((0, 5), None, "shape=0: expected a whole number"),
+        ((5, -5), 3, "shape=-5"),
+    ],
+)
+def test_build_refuses_sizes(shape, features, message):
+    with pytest.raises(ValueError, match=message):
+        models.build("denoising", "deq", shape, features)
+    with pytest.raises(ValueError, match=message):
+        models.assemble(operators.Identity(), tied=True, shape=shape, features=features)
+
+
+def test_an_operator_with_the_adjoint_of_another_is_refused():
+    bank = normalised.normalised_bank(SHAPE)
+    with pytest.raises(ValueError, match=r"WrongAdjoint: <K u, v> = .* has to be the transpose"):
+        models.assemble(WrongAdjoint(), tied=True, shape=SHAPE)
+    with pytest.raises(ValueError, match=r"WrongAdjoint: <K u, v>"):
+        models.convolutional(WrongAdjoint(), bank, tied=True)
+    with pytest.raises(ValueError, match="kernels of 7x7 pixels are larger than the image of 6x6"):
+        models.convolutional(operators.Identity(), bank, tied=True, kernels=(2, 7))
+    with pytest.raises(ValueError, match="kernels=0: expected a whole number, 1 or more"):
+        models.convolutional(operators.Identity(), bank, tied=True, kernels=(0, 3))
 
 
 def test_features_may_differ_from_pixels():
@@ -105,16 +144,19 @@ def test_activation_takes_the_step_size_for_its_threshold(activation):
     ("name", "value"),
     [
         ("tau", 0.0),
+        ("tau", 1e-50),
+        ("threshold", -1.0),
+        ("threshold", float("nan")),
         ("learning_rate", 0.0),
         *(
             (name, value)
             for name in ("tau", "gamma", "lam", "noise", "learning_rate")
-            for value in (-0.1, float("inf"), float("nan"))
+            for value in (-0.1, float("inf"), float("nan"), 1e39)
         ),
     ],
 )
 def test_hyperparameters_refuse_numbers(name, value):
-    with pytest.raises(ValueError, match=f"{name}={value}: expected a finite number, "):
+    with pytest.raises(ValueError, match=re.escape(f"{name}={value}: expected a finite number, ")):
         models.hyperparameters(**GOOD | {name: value})
 
 

@@ -156,8 +156,8 @@ def test_lanes_change_nothing(network):
     ("build", "options", "message"),
     [
         (networks.affine, {"size": 7}, "size=7: filters are larger than the image of 6x6"),
-        (networks.convex, {"channels": 0}, "channels=0: expected 1 or more"),
-        (networks.denoiser, {"layers": 0}, "layers=0: expected 1 or more"),
+        (networks.convex, {"channels": 0}, "channels=0: expected a whole number, 1 or more"),
+        (networks.denoiser, {"layers": 0}, "layers=0: expected a whole number, 1 or more"),
     ],
 )
 def test_what_cannot_be_built_is_refused(build, options, message):

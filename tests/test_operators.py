@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from deqbilevel.operators import (
     OPERATORS,
     CircularConvolution,
     Operator,
+    check,
     circular_convolution,
     diagonal_blur,
     norm,
@@ -261,3 +263,51 @@ def test_convolution_refuses_a_centre_outside_and_an_image_without_pixels():
 def test_circular_convolution_refuses(kernel):
     with pytest.raises(ValueError, match=r"no larger than the image \(6, 6\); crop the kernel"):
         circular_convolution(kernel, (6, 6))
+
+
+class Dense(NamedTuple):
+    """A matrix, and that of its adjoint."""
+
+    matrix: np.ndarray
+    transpose: np.ndarray
+
+    def apply(self, u: jax.Array) -> jax.Array:
+        return u @ self.matrix.T
+
+    def adjoint(self, v: jax.Array) -> jax.Array:
+        return v @ self.transpose.T
+
+
+def test_an_operator_is_checked_by_one_inner_product():
+    rng = np.random.default_rng(3)
+    matrix = rng.standard_normal((300, 400)).astype(np.float32)
+    check(Dense(matrix, matrix.T), 400)
+    check(Dense(1e4 * matrix, 1e4 * matrix.T), 400)
+    check(Dense(0 * matrix, 0 * matrix.T), 400)
+    check(Dense(1j * matrix, -1j * matrix.T), 400)
+    wrong = matrix.copy()
+    wrong[:20, :20] *= 1.1
+    for transpose in (wrong.T, 1.01 * matrix.T, -matrix.T, np.nan * matrix.T):
+        with pytest.raises(ValueError, match=r"Dense: <K u, v> = .* and <u, K\^T v> = "):
+            check(Dense(matrix, transpose), 400)
+    with pytest.raises(ValueError, match=r"Dense: does not take images \[batch, 399\]"):
+        check(Dense(matrix, matrix.T), 399)
+    with pytest.raises(ValueError, match=r"its adjoint \[2, 300\] of that"):
+        check(Dense(matrix, np.eye(300, dtype=np.float32)), 400)
+    with pytest.raises(ValueError, match="SimpleNamespace has no adjoint"):
+        check(SimpleNamespace(apply=lambda u: u), 400)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"Mask: does not take images \[batch, 7\]"):
+        check(row_mask((2, 4), 1), 7)
+
+
+def test_a_traced_operator_is_not_checked():
+    matrix = np.ones((2, 2), np.float32)
+
+    @jax.jit
+    def build(matrix):
+        check(Dense(matrix, 2 * matrix), 2)
+        return matrix
+
+    build(matrix)
+    with pytest.raises(ValueError, match="<K u, v>"):
+        check(Dense(matrix, 2 * matrix), 2)

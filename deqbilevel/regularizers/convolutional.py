@@ -18,8 +18,10 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from scipy.fft import idctn
 
+from deqbilevel import checks
 from deqbilevel.checks import Registry
 from deqbilevel.convolutions import Bank, Boundary, Method, bank, multiplied, transfer
+from deqbilevel.potentials import Potential
 from deqbilevel.types import Images, Params
 
 PAD_NORM = {"circular": 1.0, "zero": 1.0, "reflecting": 4.0}
@@ -113,6 +115,7 @@ def cosines(
 
     All but the constant one sum to zero.
     """
+    _sized(rows=rows, columns=columns)
     units = np.eye(rows * columns).reshape(-1, rows, columns)
     found = np.asarray(idctn(units, axes=(1, 2), norm="ortho"))
     return found if constant else found[1:]
@@ -120,6 +123,7 @@ def cosines(
 
 def differences(rows: int, columns: int) -> Float[np.ndarray, "filters rows columns"]:
     """Finite differences between neighbours, down and right, of filters of that size."""
+    _sized(rows=rows, columns=columns)
     found = np.zeros((2, rows, columns))
     for i, (down, right) in enumerate(((1, 0), (0, 1))):
         if rows > down and columns > right:
@@ -131,8 +135,15 @@ def random(
     key: PRNGKeyArray, count: int, rows: int, columns: int
 ) -> Float[Array, "filters rows columns"]:
     """Normal random filters of norm 1."""
+    _sized(count=count, rows=rows, columns=columns)
     c = jax.random.normal(key, (count, rows, columns))
     return c / jnp.linalg.norm(c, axis=(1, 2), keepdims=True)
+
+
+def _sized(**counts: int) -> None:
+    """Raises: ValueError for a count below 1."""
+    for name, count in counts.items():
+        checks.whole(name, count)
 
 
 def init(
@@ -146,26 +157,51 @@ def init(
     """`params` of the regulariser: filters (coefficients, with a basis), weights and potential.
 
     Filters of different sizes are filled up with zeros to the largest; the weight of each is
-    e^{beta_0 + beta_k}. Raises: ValueError for values that are not finite.
+    e^{beta_0 + beta_k}.
+    Raises: ValueError for values that are not finite, a potential that is none, and filters,
+    weights and a basis whose shapes do not fit.
     """
+    if not isinstance(phi, Potential):
+        raise ValueError(f"phi={phi!r}: expected a potential, see `potentials`")
     mask = None
     if not hasattr(c, "ndim"):
         sizes = [np.shape(x) for x in c]
+        if not sizes or any(len(size) != 2 or 0 in size for size in sizes):
+            raise ValueError(f"filters of shapes {sizes}: expected one or more [rows, columns]")
         margins = [np.max(sizes, axis=0) - size for size in sizes]
         pads = [[(0, n) for n in margin] for margin in margins]
         mask = np.stack([np.pad(np.ones(size), p) for size, p in zip(sizes, pads, strict=True)])
         c = np.stack([np.pad(x, p) for x, p in zip(c, pads, strict=True)])
+    shape = ("filters", "rows", "columns") if basis is None else ("filters", "elements")
+    _shaped("filters", c, shape)
+    if basis is not None:
+        _shaped("basis", basis, (c.shape[1], "rows", "columns"))
+    _shaped("beta_0", beta_0, ())
+    _shaped("beta", beta, (len(c),) if np.ndim(beta) else ())
     numbers = {"filters": c, "beta": np.broadcast_to(beta, len(c)), "beta_0": beta_0}
+    for name, value in (numbers | ({} if basis is None else {"basis": basis})).items():
+        with np.errstate(over="ignore"):  # a number beyond float32 is infinite there
+            if not bool(jnp.isfinite(jnp.asarray(value, float)).all()):
+                raise ValueError(f"{name}: expected finite numbers, found {np.asarray(value)}")
     params: dict[str, Any] = {name: jnp.asarray(x, float) for name, x in numbers.items()}
-    for name, value in params.items():
-        if not bool(jnp.isfinite(value).all()):
-            raise ValueError(f"{name}: expected finite numbers, found {np.asarray(value)}")
     constants = {"phi": phi, "basis": basis, "mask": mask}
     return params | {
         name: jax.tree.map(lambda x: jnp.asarray(x, float), x)
         for name, x in constants.items()
         if x is not None
     }
+
+
+def _shaped(name: str, x: Any, expected: tuple[int | str, ...]) -> None:
+    """Raises ValueError for another shape; a word stands for any size above 0."""
+    shape = np.shape(x)
+    fits = len(shape) == len(expected) and all(
+        n > 0 if isinstance(wanted, str) else n == wanted
+        for n, wanted in zip(shape, expected, strict=True)
+    )
+    if not fits:
+        wanted = f"[{', '.join(map(str, expected))}]" if expected else "a single number"
+        raise ValueError(f"{name}: of shape {list(shape)}; expected {wanted}")
 
 
 BASES: Registry[Callable[[int, int], Float[np.ndarray, "filters rows columns"]]] = Registry(

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from deqbilevel import checks
 from deqbilevel.types import Params
 
 
@@ -21,8 +22,10 @@ def init(
 
     Every entry is uniform on (-1/sqrt(pixels), 1/sqrt(pixels)), A and C drawn independently, as
     in [REB]'s published settings; the same key gives tied and untied regularisers the same A, b.
+    Raises: ValueError for fewer than one pixel or feature.
     """
-    features = pixels if features is None else features
+    checks.whole("pixels", pixels)
+    features = pixels if features is None else checks.whole("features", features)
     keys = jax.random.split(key, 3)
     bound = pixels**-0.5
 

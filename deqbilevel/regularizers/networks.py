@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
+from deqbilevel import checks
 from deqbilevel.checks import Registry
 from deqbilevel.types import Images, Params
 
@@ -246,9 +247,9 @@ NETWORKS: Registry[Callable[[Shape], Network]] = Registry(
 
 def _check(shape: Shape, *, size: int, **counts: int) -> None:
     """Raises: ValueError for a count below 1, or filters that are larger than the image."""
+    checks.pixels(shape)
     for name, count in (counts | {"size": size}).items():
-        if count < 1:
-            raise ValueError(f"{name}={count}: expected 1 or more")
+        checks.whole(name, count)
     if size > min(shape):
         raise ValueError(
             f"size={size}: filters are larger than the image of {shape[0]}x{shape[1]}; take "
