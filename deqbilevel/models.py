@@ -96,8 +96,25 @@ class Model(NamedTuple):
         return differentiable(G), params
 
     def reconstruct(self, solver: Solver, params: Params, f: Images) -> tuple[Images, Info]:
-        """u* from f: [batch, pixels], from `start(f)`: `(u, info)`."""
+        """u* from f: [batch, pixels], from `start(f)`: `(u, info)`.
+
+        Raises: ValueError for measurements that are not of images of this model's shape.
+        """
+        self.check(f)
         return solver(At(self.G, params, f), self.start(f))
+
+    def check(self, f: Images) -> None:
+        """Raises: ValueError for measurements f that are not `[batch, data]` of images of this
+        model's shape, one or more, of finite floating numbers."""
+        checks.finite("f", checks.floating("f", f))
+        image = jax.ShapeDtypeStruct((1, checks.pixels(self.shape)), f.dtype)
+        size = jax.eval_shape(lambda u: self.K.apply(u), image).shape[1:]
+        if f.shape[1:] != size or not len(f):
+            wanted = ", ".join(map(str, ("batch", *size)))
+            raise ValueError(
+                f"f: of shape {list(f.shape)}; expected measurements [{wanted}] of one image of "
+                f"{self.shape[0]}x{self.shape[1]} or more"
+            )
 
 
 def build(task: str, model: str, shape: tuple[int, int], features: int | None = None) -> Model:

@@ -13,6 +13,7 @@ from helpers import (
     model_params,
     normal,
     small_model,
+    untyped,
 )
 
 from deqbilevel import models, operators
@@ -76,6 +77,19 @@ def test_an_operator_with_the_adjoint_of_another_is_refused():
         models.convolutional(operators.Identity(), bank, tied=True, kernels=(2, 7))
     with pytest.raises(ValueError, match="kernels=0: expected a whole number, 1 or more"):
         models.convolutional(operators.Identity(), bank, tied=True, kernels=(0, 3))
+
+
+def test_reconstruct_refuses_measurements_of_other_images():
+    model = small_model("row_mask", "bilevel")
+    params, solver = model_params(model), anderson(max_evaluations=1)
+    f = jnp.ones((2, PIXELS))
+    for bad in (f[0], f[:0], f[:, :5], f[None], f.reshape(2, *SHAPE)):
+        with untyped(), pytest.raises(ValueError, match=r"f: of shape .*; expected measurements"):
+            model.reconstruct(solver, params, bad)
+    with untyped(), pytest.raises(ValueError, match="f: of type int32; expected floating"):
+        model.reconstruct(solver, params, jnp.ones((2, PIXELS), int))
+    with pytest.raises(ValueError, match="f: holds values that are not finite"):
+        model.reconstruct(solver, params, f.at[1, 3].set(jnp.nan))
 
 
 def test_features_may_differ_from_pixels():
