@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from deqbilevel import (
     algorithms,
+    baselines,
     checkpoints,
     data,
     hypergradients,
@@ -151,6 +152,8 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
 
     params_key, run_key, picture_key = loop.keys(config.seed)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
+    known = baselines.baselines(model.K, train, test, config.noise, picture_key)
+    print(f"test loss without learning: {baselines.text(known)}", file=sys.stderr)
     steps = training.steps_per_epoch(len(train), config.batch_size)
     total_steps = max(config.epochs, 1) * steps
     trainer = training.trainer(
@@ -203,11 +206,14 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
                 file=sys.stderr,
             )
 
-    caption = _caption(config, images, course[-1])
-    numbers = _headline(model, state, course, test, picture_key, out)
+    caption = _caption(config, images, course[-1], known)
+    numbers = _headline(model, state, course, known, test, picture_key, out)
     folders.write(out / "result.json", json.dumps(common.plain(numbers), indent=1))
     _draw(out, model, setting, state.params, test[:6], picture_key, caption)
-    draw(out / "losses.png", plots.loss_curves, course, caption)
+    levels = {baselines.NAMES[name]: loss for name, loss in known.items()}
+    draw(out / "losses.png", plots.loss_curves, course, caption, levels)
+    if said := baselines.warning(course[-1]["test_loss"], known):
+        print(f"warning: {said}: nothing useful was learned", file=sys.stderr)
     return numbers
 
 
@@ -242,13 +248,15 @@ def _setting(config: Train) -> settings.Setting:
     return setting
 
 
-def _caption(config: Train, images: Images, record: dict[str, Any]) -> str:
+def _caption(
+    config: Train, images: Images, record: dict[str, Any], known: dict[str, float]
+) -> str:
     how = "" if config.algorithm is None else f", {config.algorithm}"
     return (
         f"{config.task}, {config.model}, {config.activation}, tau {config.tau:g}, "
         f"gamma {config.gamma:g}, lam {config.lam:g}, noise {config.noise:g}; setting "
         f"{config.setting}{how}, epochs: {record['epoch']}; {images.source}; test loss "
-        f"{record['test_loss']:.4f}"
+        f"{record['test_loss']:.4f}; without learning: {baselines.text(known)}"
     )
 
 
@@ -274,11 +282,13 @@ def _headline(
     model: Model,
     state: training.State,
     records: list[dict[str, Any]],
+    known: dict[str, float],
     test: jax.Array,
     key: jax.Array,
     out: Path,
 ) -> dict[str, Any]:
-    """The last epoch, and the test loss at convergence, where all settings can be compared."""
+    """The last epoch, the test loss at convergence, where all settings can be compared, and the
+    losses without learning."""
     strictly = jax.jit(partial(training.evaluation, model, settings.converged()))
     strict = strictly(state.params, test[:1000], key)
     last = records[-1]
@@ -286,6 +296,7 @@ def _headline(
         "test_loss_initial": records[0]["test_loss"],
         "test_loss_converged": np.asarray(strict["loss"]),
         "test_residual_converged": np.asarray(strict["residual"]),
+        **{f"test_loss_{name}": loss for name, loss in known.items()},
         "seconds": sum(record["seconds"] for record in records),
         "out": str(out),
     }

@@ -25,7 +25,7 @@ LAYERS = [
     ["stencils", "linearised"],
     ["maps", "regularizers", "hypergradients", "data", "plots"],
     ["settings", "models", "bilevel", "pretrained"],
-    ["training", "algorithms", "grids", "conditions"],
+    ["training", "algorithms", "grids", "conditions", "baselines"],
     ["loop", "contraction"],
     ["studies"],
     ["plans"],

@@ -115,3 +115,8 @@ def curve(axes: Axes, epochs: Sequence[Any], loss: Sequence[Any], **style: Any) 
     """One loss against the epoch; few epochs are marked, so that a single one is visible."""
     marker = "o" if len(epochs) <= 20 else ""
     axes.plot(epochs, loss, marker=marker, markersize=3, linewidth=1.5, **style)
+
+
+def level(axes: Axes, value: float, label: str, **style: Any) -> None:
+    """A dotted line at a loss that nothing was learned for."""
+    axes.axhline(value, linestyle=":", linewidth=1, label=label, **style)

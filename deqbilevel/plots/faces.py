@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from deqbilevel.plots.base import curve, finish, new_figure, styled
+from deqbilevel.plots.base import curve, finish, level, new_figure, styled
 
 
 @styled
@@ -41,15 +41,23 @@ def kernel_figure(
 
 @styled
 def compared_losses(
-    curves: Mapping[str, Mapping[str, Sequence[float]]], epochs: Sequence[int], caption: str
+    curves: Mapping[str, Mapping[str, Sequence[float]]],
+    epochs: Sequence[int],
+    caption: str,
+    levels: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Train (dashed) and test loss of several models against the epoch: {model: {split: loss}}."""
+    """Train (dashed) and test loss of several models against the epoch: {model: {split: loss}}.
+
+    levels: see `loss_curves`.
+    """
     figure = new_figure(6.5, 3.8, "", caption)
     axes = figure.subplots()
     for i, (model, splits) in enumerate(curves.items()):
         for split, loss in splits.items():
             style = "--" if split == "train" else "-"
             curve(axes, epochs, loss, color=f"C{i}", linestyle=style, label=f"{model}, {split}")
+    for i, (label, value) in enumerate((levels or {}).items()):
+        level(axes, value, label, color=f"{0.25 * i}")
     axes.set(yscale="log", ylabel="mean squared error")
     finish(axes, "epoch", "both")
     axes.legend(fontsize=8)

@@ -1,0 +1,67 @@
+"""What doing nothing gives: the losses that a reconstruction has to be below to be worth learning.
+
+    known = baselines(model.K, train, test, noise, key)    # {"measurement": 0.25, ...}
+    best(known)                                            # ("measurement", 0.25)
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from deqbilevel.losses import Loss, mean_squared_error
+from deqbilevel.models import measure
+from deqbilevel.operators import Operator
+from deqbilevel.types import TestImages, TrainImages
+
+NAMES = {
+    "measurement": "measurement f",
+    "adjoint": "K^T f",
+    "mean_image": "mean training image",
+}
+"""What is taken for a reconstruction, and what to call it."""
+
+
+def baselines(
+    K: Operator,
+    train: TrainImages,
+    test: TestImages,
+    noise: float | Float[Array, ""],
+    key: PRNGKeyArray,
+    loss: Loss = mean_squared_error,
+) -> dict[str, float]:
+    """The loss on all test images, for f = K u + noise N(0, 1), of each of NAMES.
+
+    f is left out where K takes images to something of another size.
+    """
+    mean = jnp.mean(jnp.asarray(train), axis=0)
+
+    @jax.jit
+    def losses(mean: Array, truth: Array, key: PRNGKeyArray) -> dict[str, Array]:
+        f = measure(K, truth, jnp.asarray(noise, truth.dtype), key)
+        found = {"measurement": f, "adjoint": K.adjoint(f)}
+        found["mean_image"] = jnp.broadcast_to(mean, truth.shape)
+        return {k: loss(u, truth) for k, u in found.items() if u.shape == truth.shape}
+
+    found = losses(mean, jnp.asarray(test), key)
+    return {name: float(found[name]) for name in NAMES if name in found}
+
+
+def best(known: Mapping[str, float]) -> tuple[str, float]:
+    """The name and the loss of the best of them."""
+    name = min(known, key=lambda name: known[name])
+    return name, known[name]
+
+
+def text(known: Mapping[str, float]) -> str:
+    """All of them in a line."""
+    return ", ".join(f"{NAMES[name]} {loss:.4g}" for name, loss in known.items())
+
+
+def warning(loss: float, known: Mapping[str, float]) -> str | None:
+    """What to say of a loss that is no better than doing nothing; None of one that is."""
+    name, least = best(known)
+    if loss < least:
+        return None
+    return f"test loss {loss:.4g} is no better than {least:.4g}, that of the {NAMES[name]}"
