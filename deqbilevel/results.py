@@ -1,5 +1,6 @@
 """Results of a study, opened lazily: its best runs and its table."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -45,75 +46,126 @@ def final(dataset: xr.Dataset, name: str) -> xr.DataArray:
     return dataset[name].load().isel(epoch=(exists * number).max("epoch"))
 
 
-def best(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
-    """The best finished run of each task, model and noise: see `read`."""
+def finished(dataset: xr.Dataset) -> xr.DataArray:
+    """Whether a run is at its last epoch, or has used the study's `hours` (among the attributes
+    where there is a limit)."""
+    exists = dataset.test_loss.notnull()
+    done = exists.isel(epoch=-1)
+    if "hours" in dataset.attrs:
+        spent = (dataset.seconds + dataset.evaluation_seconds).sum("epoch")
+        # What is stored is rounded to float32.
+        done |= exists.any("epoch") & (spent >= (1 - 1e-5) * 3600 * dataset.attrs["hours"])
+    return done
+
+
+def lowest(dataset: xr.Dataset, loss: xr.DataArray) -> tuple[xr.DataArray, dict[str, Any]]:
+    """The least loss for each task, model and noise, and for `isel` where its run is; `loss` has
+    the dimensions of a run and is NaN where that does not count. NaN where none does."""
     rest = others(dataset, *AXES[:3])
-    loss = dataset.test_loss.isel(epoch=-1).where(~dataset.diverged.isel(epoch=-1).astype(bool))
     runs = loss.stack(run=rest).transpose(..., "run")
     # argmin refuses a cell without any run; its place is then 0 and its values are missing.
     where = runs.fillna(np.inf).argmin("run")
-    lowest = runs.min("run")
-    found = {"best_test_loss": lowest.drop_vars(rest, errors="ignore")}
     places = np.unravel_index(where.values, [dataset.sizes[d] for d in rest])
     index = {d: xr.DataArray(i, dims=where.dims) for d, i in zip(rest, places, strict=True)}
-    for name in [*rest, *sampled(dataset)]:
+    index |= {str(d): xr.DataArray(np.arange(dataset.sizes[d]), dims=str(d)) for d in where.dims}
+    return runs.min("run").drop_vars(rest, errors="ignore"), index
+
+
+def best(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
+    """The best finished run of each task, model and noise: see `read`."""
+    counts = finished(dataset) & ~final(dataset, "diverged").astype(bool)
+    least, index = lowest(dataset, final(dataset, "test_loss").where(counts))
+    axes = [*others(dataset, *AXES[:3]), *sampled(dataset)]
+    found = {"best_test_loss": least.drop_vars(axes, errors="ignore")}
+    for name in axes:
         (d,) = dataset[name].dims
         values = dataset[name].isel({d: index[str(d)]}).reset_coords(drop=True)
         missing = "" if values.dtype.kind in "UO" else np.nan
-        found[f"best_{name}"] = values.where(lowest.notnull().values, missing)
+        found[f"best_{name}"] = values.where(least.notnull().values, missing)
     for name in PICTURES:
         if name in dataset:
-            pointed = {c: xr.DataArray(np.arange(dataset.sizes[c]), dims=c) for c in where.dims}
-            pictures = dataset[name].isel(pointed | index)
-            pictures = pictures.drop_vars([*rest, *sampled(dataset)])
-            found[f"best_{name}"] = pictures.where(lowest.notnull())
+            pictures = dataset[name].isel(index).drop_vars(axes)
+            found[f"best_{name}"] = pictures.where(least.notnull())
+    return found
+
+
+def without_learning(dataset: xr.Dataset, task: str, noise: float) -> dict[str, float]:
+    """What doing nothing gives for a task and noise, by its name: see `baselines`. Each loss once;
+    none where the study did not store them."""
+    if "baseline_loss" not in dataset:
+        return {}
+    found: dict[str, float] = {}
+    for name in dataset.baseline.values:
+        loss = float(dataset.baseline_loss.sel(task=task, noise=noise, baseline=name))
+        if np.isfinite(loss) and loss not in found.values():
+            found[str(name)] = loss
     return found
 
 
 def summary(dataset: xr.Dataset, threshold: float = 0.5) -> list[dict[str, Any]]:
-    """For each task and model: how many runs, how many ended under the threshold, and how well.
+    """For each task, noise and model: how many runs, how many ended under the threshold, how well,
+    and `without_learning`.
 
     Median and quartiles are over the runs that did not diverge and ended under the threshold, as
     in Figure 1 of [REB]; the best setting is the one with the lowest final test loss.
     """
-    rows, rest = [], others(dataset, "task", "model")
+    rest = others(dataset, "task", "model", "noise")
     axes = [*rest, *sampled(dataset)]
     names = [n for n in AXES if n in axes] + [n for n in axes if n not in AXES]
-    for task in dataset.task.values:
-        for model in dataset.model.values:
-            cell = dataset[["test_loss", "diverged"]].sel(task=task, model=model)
-            flat = xr.Dataset(
-                {name: final(cell, name) for name in ("test_loss", "diverged")}
-            ).stack(run=rest)
-            exists = flat.where(flat.test_loss.notnull(), drop=True)
-            diverged = exists.diverged.astype(bool)
-            good = exists.test_loss.where(~diverged & (exists.test_loss < threshold), drop=True)
-            row = {"task": str(task), "model": str(model), "runs": exists.sizes["run"]}
-            row |= {"under": good.sizes["run"], "diverged": int(diverged.sum())}
-            quartiles = good.quantile([0.25, 0.5, 0.75]).values if good.size else [np.nan] * 3
-            row |= dict(zip(("lower_quartile", "median", "upper_quartile"), quartiles, strict=True))
-            if good.size:
-                lowest = good.isel(run=int(np.argmin(good.values)))
-                row |= {"best": float(lowest)}
-                row |= {name: lowest[name].item() for name in names}
-            rows.append(row)
+    ends = xr.Dataset({name: final(dataset, name) for name in ("test_loss", "diverged")})
+    cells = itertools.product(*(dataset[n].values.tolist() for n in ("task", "noise", "model")))
+    rows = []
+    for task, noise, model in cells:
+        flat = ends.sel(task=task, model=model, noise=noise, drop=True).stack(run=rest)
+        exists = flat.where(flat.test_loss.notnull(), drop=True)
+        diverged = exists.diverged.astype(bool)
+        good = exists.test_loss.where(~diverged & (exists.test_loss < threshold), drop=True)
+        row = {"task": task, "noise": noise, "model": model, "runs": exists.sizes["run"]}
+        row |= {"under": good.sizes["run"], "diverged": int(diverged.sum())}
+        row["without_learning"] = without_learning(dataset, task, noise)
+        quartiles = good.quantile([0.25, 0.5, 0.75]).values if good.size else [np.nan] * 3
+        row |= dict(zip(("lower_quartile", "median", "upper_quartile"), quartiles, strict=True))
+        if good.size:
+            lowest = good.isel(run=int(np.argmin(good.values)))
+            row |= {"best": float(lowest)}
+            row |= {name: lowest[name].item() for name in names}
+        rows.append(row)
     return rows
 
 
-def table(rows: list[dict[str, Any]], threshold: float = 0.5) -> str:
-    """The summary as a Markdown table."""
-    head = ("task", "model", "runs", f"under {threshold:g}", "diverged", "median", "quartiles")
-    lines: list[tuple[str, ...]] = [(*head, "best", "best setting")]
+def warnings(rows: list[dict[str, Any]]) -> list[str]:
+    """A sentence for each task, noise and model whose best run is no better than doing nothing."""
+    found = []
     for row in rows:
-        cells = [row["task"], row["model"], str(row["runs"]), str(row["under"])]
-        cells.append(str(row["diverged"]))
+        known = row["without_learning"]
+        name = min(known, key=lambda name: known[name], default=None)
+        best = row.get("best", np.inf)
+        if name is not None and row["runs"] and best >= known[name]:
+            has = f"the best run has {best:.4f}" if np.isfinite(best) else "no run remains"
+            found.append(
+                f"{row['task']}, noise {row['noise']:g}, {row['model']}: {has}, and the {name} "
+                f"{known[name]:.4f}"
+            )
+    return found
+
+
+def table(rows: list[dict[str, Any]], threshold: float = 0.5) -> str:
+    """The summary as a Markdown table; before the models of a task and noise stand the losses of
+    doing nothing."""
+    head = ("task", "noise", "model", "runs", f"under {threshold:g}", "diverged", "median")
+    lines: list[tuple[str, ...]] = [(*head, "quartiles", "best", "best setting")]
+    shown = None
+    for row in rows:
+        cell = [row["task"], f"{row['noise']:g}"]
+        if cell != shown:
+            known = row["without_learning"].items()
+            lines += [(*cell, name, *[""] * 5, f"{loss:.4f}", "") for name, loss in known]
+            shown = cell
+        cells = [*cell, row["model"], str(row["runs"]), str(row["under"]), str(row["diverged"])]
         if row["under"]:
             cells += [f"{row['median']:.4f}", f"{row['lower_quartile']:.4f} to "]
             cells[-1] += f"{row['upper_quartile']:.4f}"
-            setting = (
-                f"{row['activation']}, tau {row['tau']:g}, gamma {row['gamma']:g}, "
-                f"noise {row['noise']:g}"
-            )
+            setting = f"{row['activation']}, tau {row['tau']:g}, gamma {row['gamma']:g}"
             own = list(row)[list(row).index(AXES[-1]) + 1 :]  # AXES come first, in order
             setting += "".join(f", {name} {row[name]:g}" for name in own)
             cells += [f"{row['best']:.4f}", setting]

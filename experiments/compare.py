@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from deqbilevel import (
+    baselines,
     data,
     grids,
     lanes,
@@ -254,10 +255,27 @@ def main(config: Compare) -> dict[str, Any]:
         "runs": len(work.grid),
         "under_threshold": sum(row["under"] for row in rows),
         "diverged": sum(row["diverged"] for row in rows),
-        "best_test_loss": {f"{r['task']}/{r['model']}": r.get("best") for r in rows},
+        **_headline(rows),
         **numbers,
         "seconds": time.perf_counter() - begin,
         "out": str(out),
+    }
+
+
+def _headline(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The best test loss of each task and model, also by noise, and what doing nothing gives."""
+    best: dict[str, float | None] = {}
+    for row in rows:
+        name = f"{row['task']}/{row['model']}"
+        losses = (best.get(name), row.get("best"))
+        best[name] = min((x for x in losses if x is not None), default=None)
+    by_noise = {f"{r['task']}/{r['model']}/{r['noise']:g}": r.get("best") for r in rows}
+    known = {f"{r['task']}/{r['noise']:g}": r["without_learning"] for r in rows}
+    return {
+        "best_test_loss": best,
+        "best_test_loss_by_noise": by_noise,
+        "test_loss_without_learning": known,
+        "no_better_than_nothing": results.warnings(rows),
     }
 
 
@@ -501,7 +519,8 @@ def _pictures(
     images: Images,
     caption: str,
 ) -> xr.Dataset:
-    """The true images and the measurements of the pictures, and what the figures say of them."""
+    """The true images and the measurements of the pictures, what the figures say of them, and what
+    doing nothing gives on all test images."""
     dims = ("task", "noise", "picture", "pixel")
     measured = [
         [
@@ -512,14 +531,27 @@ def _pictures(
         ]
         for task in axes["task"]
     ]
+    known = [
+        [_known(built[task, axes["model"][0]], study, noise, images) for noise in axes["noise"]]
+        for task in axes["task"]
+    ]
     height, width = images.shape
     return xr.Dataset(
         {
+            "baseline_loss": (("task", "noise", "baseline"), np.asarray(known)),
             "truth": (dims[2:], np.asarray(images.test[: study.pictures])),
             "measurement": (dims, np.asarray(measured)),
         },
+        coords={"baseline": list(baselines.NAMES.values())},
         attrs={"caption": caption, "height": height, "width": width},
     )
+
+
+def _known(model: models.Model, study: studies.Study, noise: float, images: Images) -> list[float]:
+    """The losses of `baselines.NAMES`; NaN where there is none."""
+    key = study.keys({})[2]
+    found = baselines.baselines(model.K, images.train, images.test, noise, key)
+    return [found.get(name, np.nan) for name in baselines.NAMES]
 
 
 if __name__ == "__main__":

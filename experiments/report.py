@@ -1,5 +1,6 @@
 """What a study shows of itself: table, figures, and the page that holds them."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from experiments.drawing import draw
 
 def present(dataset: xr.Dataset, rows: list[dict[str, Any]], out: Path) -> None:
     """Print the table of a study, and draw its figures and summary."""
-    table = results.table(rows)
+    table, warnings = results.table(rows), results.warnings(rows)
     print(table, flush=True)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     drawn = plots.drawings(dataset)
     there = [name for name, figure in drawn.items() if draw(out / f"{name}.png", figure)]
-    folders.write(out / "summary.md", _summary(dataset.attrs["caption"], table, there))
+    text = _summary(dataset.attrs["caption"], table, warnings, there)
+    folders.write(out / "summary.md", text)
 
 
 def caption(options: dict[str, Any], grid: list[Lane], images: Images) -> str:
@@ -38,11 +42,13 @@ def caption(options: dict[str, Any], grid: list[Lane], images: Images) -> str:
     )
 
 
-def _summary(caption: str, table: str, figures: list[str]) -> str:
+def _summary(caption: str, table: str, warnings: list[str], figures: list[str]) -> str:
+    nothing = "Nothing useful was learned:\n\n" + "\n".join(f"- {x}" for x in warnings) + "\n\n"
     pictures = "\n\n".join(f"![{name}]({name}.png)" for name in figures)
     return (
         "# Deep equilibrium models versus bilevel learning\n\n"
         f"{caption}.\n\nTest loss is the mean squared error on images in [-1, 1] after the last "
         "epoch. Median, quartiles and best are over the runs that did not diverge and ended under "
-        f"the threshold.\n\n{table}\n\n{pictures}\n"
+        "the threshold. Before the models stands what doing nothing gives.\n\n"
+        f"{table}\n\n{nothing * bool(warnings)}{pictures}\n"
     )

@@ -248,9 +248,7 @@ def _setting(config: Train) -> settings.Setting:
     return setting
 
 
-def _caption(
-    config: Train, images: Images, record: dict[str, Any], known: dict[str, float]
-) -> str:
+def _caption(config: Train, images: Images, record: dict[str, Any], known: dict[str, float]) -> str:
     how = "" if config.algorithm is None else f", {config.algorithm}"
     return (
         f"{config.task}, {config.model}, {config.activation}, tau {config.tau:g}, "

@@ -68,11 +68,16 @@ def made_up(
         return ((*names, "picture", "pixel"), np.clip(rows + 0.2 * noise, -1, 1))
 
     data["measurement"] = noisy("task", "noise")
+    data["reconstruction"] = noisy(*DIMS[:-1])
+    data["measured_reconstruction"] = noisy(*DIMS[:-1])
     data["best_reconstruction"] = noisy(*PICTURE)
     data["best_measured_reconstruction"] = noisy(*PICTURE)
     for name, best in (("tau", taus), ("gamma", gammas), ("activation", activations)):
         data[f"best_{name}"] = (PICTURE, np.full(size[:3], best[0]))
     data["best_test_loss"] = (PICTURE, rng.uniform(0.01, 0.1, size[:3]))
+    known = rng.uniform(0.1, 0.6, (len(tasks), len(noises), 2))
+    data["baseline_loss"] = (("task", "noise", "baseline"), known)
+    coords["baseline"] = ["measurement f", "mean training image"]
     attrs = {"caption": CAPTION, "height": picture.shape[1], "width": picture.shape[2]}
     return xr.Dataset(data, coords, attrs)
 
@@ -160,26 +165,37 @@ def test_runs_that_do_not_exist_are_not_counted():
     assert counts == ["12", "12", "24", "24", "24", "24"]
 
 
-def test_best_losses_are_drawn(results):
+def test_the_course_of_the_run_that_ends_lowest_is_drawn(results):
     figure = plots.figure_5(results)
     noises, models = results.noise.values.tolist(), results.model.values.tolist()
     assert labels(figure) == [
         *(f"noise {noise:g}" for noise in noises),
         *(paper.NAMES[model] for model in models),
+        "without learning",
     ]
-    for task, axes in zip(results.task.values.tolist(), figure.axes, strict=True):
-        assert axes.get_title() == task and axes.get_yscale() == "log"
-        assert len(axes.lines) == len(noises) * len(models)
-        lines = iter(axes.lines)
+    tasks = results.task.values.tolist()
+    grid = np.array(figure.axes).reshape(2, len(tasks))
+    for (task, column), split in product(zip(tasks, grid.T, strict=True), ("test", "train")):
+        axes = column[0 if split == "test" else 1]
+        assert column[0].get_title() == task and axes.get_yscale() == "log"
+        lines = [line for line in axes.lines if line.get_linestyle() != ":"]
+        levels = [line for line in axes.lines if line.get_linestyle() == ":"]
+        assert len(lines) == len(noises) * len(models)
+        assert len(levels) == (len(noises) if split == "test" else 0)
+        for noise, line in zip(noises, levels, strict=False):
+            known = results.baseline_loss.sel(task=task, noise=noise)
+            assert line.get_ydata()[0] == float(known.min())
         colours = []
-        for noise, model in product(noises, models):
-            line = next(lines)
-            best = np.full(results.sizes["epoch"], np.inf)
-            for run, bad in runs(results, task, model):
-                if not bad and run.noise == noise:
-                    best = np.minimum(best, run.test_loss.values)
-            best[np.isinf(best)] = np.nan
-            np.testing.assert_array_equal(line.get_ydata(), best)
+        for (noise, model), line in zip(product(noises, models), lines, strict=True):
+            ended = [
+                (run.test_loss.values[-1], run[f"{split}_loss"].values)
+                for run, bad in runs(results, task, model)
+                if not bad and run.noise == noise
+            ]
+            course = min(ended, key=lambda x: x[0])[1] if ended else np.nan
+            np.testing.assert_array_equal(
+                line.get_ydata(), np.broadcast_to(course, results.sizes["epoch"])
+            )
             np.testing.assert_array_equal(line.get_xdata(), results.epoch)
             assert line.get_linestyle() == paper.STYLES[model]
             colours.append(tuple(line.get_color()))
@@ -188,30 +204,39 @@ def test_best_losses_are_drawn(results):
     assert texts(figure.axes[0]) == (["no run remains"] if empty else [])
 
 
+def test_the_course_that_is_drawn_is_no_envelope():
+    """One run falls early, another ends lower: the course is that of the second."""
+    results = made_up(["denoising"], ["deq"], [0.1], [0.1, 1.0], [0.5], ["relu"], diverging=0)
+    early, late = [0.9, 0.2, 0.2, 0.2], [0.9, 0.8, 0.3, 0.1]
+    results["test_loss"][:] = np.array([early, late]).reshape(results.test_loss.shape)
+    assert plots.figure_5(results).axes[0].lines[0].get_ydata().tolist() == late
+
+
 @pytest.mark.parametrize("cap", [None, 7.3])
 def test_histogram_of_epochs_within_a_cap(results, cap):
     figure = plots.figure_6(results, cap)
     if results.sizes["epoch"] == 1:
-        assert texts(figure.axes[0]) == ["no run was timed"]
-        assert "No run was timed." in caption_of(figure)
+        assert texts(figure.axes[0]) == ["no such run was timed"]
+        assert "No such run was timed." in caption_of(figure)
         return
     timed = {
         cell: [
             np.mean(run.seconds.values[1:] + run.evaluation_seconds.values[1:])
-            for run, _ in runs(results, *cell)
+            for run, bad in runs(results, *cell)
+            if not bad and run.test_loss.values[-1] < 0.5
         ]
         for cell in cells(results)
     }
-    if cap is None:
-        cap = float(f"{np.median([10 * t for times in timed.values() for t in times]):.2g}")
-    assert f"Time cap {cap:g} s" in caption_of(figure)
-    assert "extrapolated" in caption_of(figure)
+    cap = cap or 3600
+    assert f"Epochs within {cap:g} s are extrapolated" in caption_of(figure)
     models = results.model.values.tolist()
     for task, axes in zip(results.task.values.tolist(), figure.axes, strict=True):
         bars = axes.patches
         assert len(bars) <= paper.HISTOGRAM_BINS * len(models)
         if len(models) == 1:
             assert [bar.get_height() for bar in bars] == [1]
+            continue
+        if not any(timed[task, model] for model in models):
             continue
         for side, (model, group) in enumerate(
             zip(models, np.split(np.array(bars), 2), strict=True)
@@ -236,14 +261,49 @@ def test_a_run_that_takes_a_whole_fraction_of_the_cap_reaches_it():
     assert bar.get_x() < 3 < bar.get_x() + bar.get_width()
 
 
+def test_epochs_that_runs_reached_before_their_time_was_used():
+    """Below the threshold only, and what they did reach, not what they might have."""
+    results = made_up(["denoising"], ["deq"], [0.1], [0.1, 1.0, 2.0], [0.5], ["relu"], diverging=0)
+    results["test_loss"][:] = 0.2
+    results["test_loss"].loc[{"tau": 0.1, "epoch": [2, 3]}] = np.nan
+    results["test_loss"].loc[{"tau": 2.0}] = 0.6
+    figure = plots.figure_6(results.assign_attrs(hours=0.5))
+    bars = {round(b.get_x() + b.get_width() / 2): b.get_height() for b in figure.axes[0].patches}
+    assert bars == {1: 1, 2: 0, 3: 1}
+    assert "ended after 0.5 h, or its last epoch" in caption_of(figure)
+
+
+def test_the_setting_that_the_paper_shows_stands_beside_the_best():
+    results = made_up(taus=(0.5, 1.0), gammas=(0.1, 1.0), diverging=0)
+    figure = plots.reconstruction_figure(results, "inpainting")
+    says = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    chosen = results.sel(task="inpainting", tau=0.5, gamma=1.0, activation="softshrink")
+    for model in ("bilevel", "deq"):
+        for noise, line in zip((0.01, 0.1, 0.2), np.split(np.array(figure.axes), 3), strict=True):
+            own = chosen.sel(model=model, noise=noise)
+            name = paper.NAMES[model]
+            label = (
+                f"{name} $u^*$, as in [REB]\n$\\tau$ 0.5, $\\gamma$ 1, softshrink\n"
+                f"test loss {float(own.test_loss[-1]):.3g}"
+            )
+            assert label in says
+            [first] = [axes for axes in line if axes.get_ylabel() == label]
+            drawn = np.asarray(first.images[0].get_array())
+            np.testing.assert_array_equal(drawn.ravel(), own.reconstruction.values[0])
+    assert "no such run" not in caption_of(figure)
+    assert "tau 0.5, gamma 0.5, activation softshrink; no such run is among these" in caption_of(
+        plots.reconstruction_figure(results, "deblurring")
+    )
+
+
 @pytest.mark.parametrize("task", ["denoising", "deblurring"])
 def test_reconstructions_of_the_best_runs(task):
     results = RESULTS["dead"]
     figure = plots.reconstruction_figure(results, task)
     rows = ["truth $u$", "measurement $f$"]
     for model in ("bilevel", "DEQ"):
-        rows += [f"{model} $K u^*$"] if task != "denoising" else []
-        rows += [f"{model} $u^*$"]
+        rows += [f"{model} $K u^*$, best"] if task != "denoising" else []
+        rows += [f"{model} $u^*$, best"]
     grid = np.array(figure.axes).reshape(3 * len(rows), paper.MAX_PICTURES)
     assert [axes.get_ylabel().split("\n")[0] for axes in grid[:, 0]] == 3 * rows
     heads = [axes.get_title(loc="left") for axes in grid[:: len(rows), 0]]
@@ -283,7 +343,7 @@ def rendered(figure, path):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     with Image.open(path) as image:
         assert image.format == "PNG" and image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
-        assert image.size == tuple(int(150 * side) for side in figure.get_size_inches())
+        assert image.size == pytest.approx(150 * figure.get_size_inches(), abs=1)
         pixels = np.asarray(image.convert("L"))
     assert np.ptp(pixels) > 200 and pixels.std() > 10
     return pixels

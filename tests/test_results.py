@@ -57,7 +57,7 @@ def test_every_run_is_where_its_setting_says(tmp_path: Path) -> None:
 def test_best_and_summary_against_a_plain_loop(tmp_path: Path) -> None:
     stored(tmp_path)
     dataset = results.read(tmp_path)
-    rows = {(row["task"], row["model"]): row for row in results.summary(dataset)}
+    rows = {(row["task"], row["model"], row["noise"]): row for row in results.summary(dataset)}
     runs = [(lane, np.float32(x)) for lane, x in zip(LANES, LOSSES, strict=True)]
     for task, model in itertools.product(AXES["task"], AXES["model"]):
         mine = [(r, x) for r, x in runs if (r["task"], r["model"]) == (task, model)]
@@ -69,13 +69,38 @@ def test_best_and_summary_against_a_plain_loop(tmp_path: Path) -> None:
             for name in ("tau", "gamma", "activation", "seed"):
                 assert cell[f"best_{name}"].item() == lane[name]
             assert np.all(cell.best_reconstruction == loss)
-        under = sorted(x for _, x in good if x < 0.5)
-        row = rows[task, model]
-        assert (row["runs"], row["under"], row["diverged"]) == (24, len(under), 8)
-        assert row["median"] == pytest.approx(np.median(under))
-        assert row["best"] == pytest.approx(under[0])
+            under = sorted(x for r, x in good if x < 0.5 and r["noise"] == noise)
+            row = rows[task, model, noise]
+            assert (row["runs"], row["under"], row["diverged"]) == (12, len(under), 4)
+            assert row["median"] == pytest.approx(np.median(under))
+            assert row["best"] == pytest.approx(under[0])
     table = results.table(list(rows.values()))
-    assert len(table.splitlines()) == 2 + 4 and f"{rows['denoising', 'deq']['best']:.4f}" in table
+    assert len(table.splitlines()) == 2 + 8
+    assert f"{rows['denoising', 'deq', 0.5]['best']:.4f}" in table
+    assert results.warnings(list(rows.values())) == []
+
+
+def test_the_table_shows_what_doing_nothing_gives_and_which_runs_are_no_better(
+    tmp_path: Path,
+) -> None:
+    stored(tmp_path)
+    dataset = results.read(tmp_path)
+    known = np.array([[[0.01, 0.01, 0.3], [0.02, 0.6, 0.3]]] * 2)
+    dataset["baseline_loss"] = (("task", "noise", "baseline"), known)
+    dataset = dataset.assign_coords(baseline=["measurement f", "K^T f", "mean training image"])
+    rows = results.summary(dataset)
+    assert rows[0]["without_learning"] == {"measurement f": 0.01, "mean training image": 0.3}
+    lines = [line.split("|")[1:-1] for line in results.table(rows).splitlines()[2:]]
+    cells = [[cell.strip() for cell in line] for line in lines]
+    assert len(cells) == 8 + 2 * (2 + 3)
+    assert cells[0] == ["denoising", "0.1", "measurement f", *[""] * 5, "0.0100", ""]
+    assert [line[2] for line in cells[4:9]] == [*dataset.baseline.values, "bilevel", "deq"]
+    said = results.warnings(rows)
+    assert len(said) == 8
+    best = rows[0]["best"]
+    assert said[0] == (
+        f"denoising, noise 0.1, bilevel: the best run has {best:.4f}, and the measurement f 0.0100"
+    )
 
 
 def test_a_study_under_way_has_a_table_of_what_there_is_and_no_best_run(tmp_path: Path) -> None:

@@ -18,8 +18,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from deqbilevel.plots.base import curve, finish, new_figure, note, picture_grid, styled
-from deqbilevel.results import final, others
+from deqbilevel.plots.base import (
+    curve,
+    finish,
+    level,
+    new_figure,
+    note,
+    picture_grid,
+    styled,
+)
+from deqbilevel.results import best, final, lowest, without_learning
 
 NAMES = {"bilevel": "bilevel", "deq": "DEQ"}
 COLOURS = {"bilevel": "tab:blue", "deq": "tab:orange"}
@@ -29,6 +37,13 @@ RECONSTRUCTION_FIGURES = {
     "figure_3": "inpainting",
     "figure_4": "deblurring",
 }
+CAPTIONS: dict[str, dict[str, Any]] = {
+    "denoising": {"tau": 0.5, "gamma": 0.1, "activation": "relu"},
+    "inpainting": {"tau": 0.5, "gamma": 1.0, "activation": "softshrink"},
+    "deblurring": {"tau": 0.5, "gamma": 0.5, "activation": "softshrink"},
+}
+"""The settings that Figures 2 to 4 of [REB] show, of both models."""
+
 MAX_PICTURES = 5
 MAX_NOISES = 3
 HISTOGRAM_BINS = 20
@@ -103,11 +118,12 @@ def figure_1(results: xr.Dataset, threshold: float = 0.5) -> Figure:
 
 @styled
 def reconstruction_figure(results: xr.Dataset, task: str) -> Figure:
-    """Pictures of the best run of each model, a block for each of at most 3 noise levels.
+    """Pictures of the run that [REB] shows and of the best run of each model, a block for each of
+    at most 3 noise levels.
 
     Args:
-        results: with `truth`, `measurement` and the `best_*` variables; `height` and `width` among
-            its attributes.
+        results: with `truth`, `measurement`, the `best_*` variables and, for the runs of CAPTIONS,
+            the pictures of every run; `height` and `width` among its attributes.
         task: one of the tasks present.
 
     Raises:
@@ -117,72 +133,110 @@ def reconstruction_figure(results: xr.Dataset, task: str) -> Figure:
         raise ValueError(f"task={task!r}: there is only {_coordinate(results, 'task')}")
     noises = _coordinate(results, "noise")
     spread = np.linspace(0, len(noises) - 1, min(MAX_NOISES, len(noises)))
-    shown = results.sel(task=task).isel(picture=slice(MAX_PICTURES))
+    shown = results.sel(task=task)
+    captioned = _captioned(results, task)
     blocks = {}
     for index in spread.round().astype(int):
         block = shown.isel(noise=index)
-
-        def pictures(name: str, block: xr.Dataset = block, **where: str) -> np.ndarray:
-            return block[name].sel(where).transpose("picture", "pixel").values
-
-        rows = {"truth $u$": pictures("truth"), "measurement $f$": pictures("measurement")}
+        rows = {
+            "truth $u$": _pictures(block.truth),
+            "measurement $f$": _pictures(block.measurement),
+        }
         for model in _coordinate(results, "model"):
+            own = block.sel(model=model)
             if task != "denoising":
-                measured = pictures("best_measured_reconstruction", model=model)
-                rows[f"{NAMES[model]} $K u^*$"] = measured
-            rows[_best_label(block.sel(model=model), model)] = pictures(
-                "best_reconstruction", model=model
-            )
+                measured = _pictures(own.best_measured_reconstruction)
+                rows[f"{NAMES[model]} $K u^*$, best"] = measured
+            if captioned is not None:
+                theirs = captioned.isel(noise=index).sel(model=model)
+                said = _label(theirs, model, "as in [REB]")
+                rows[said] = _pictures(theirs.best_reconstruction)
+            rows[_label(own, model, "best")] = _pictures(own.best_reconstruction)
         blocks[f"noise {noises[index]:g}"] = rows
     number = next(name for name, held in RECONSTRUCTION_FIGURES.items() if held == task)
-    title = f"{number.replace('_', ' ').capitalize()}: best {task} by each model"
+    title = f"{number.replace('_', ' ').capitalize()}: {task} by each model"
+    caption = results.attrs["caption"]
+    if captioned is None:
+        setting = ", ".join(f"{name} {value}" for name, value in CAPTIONS[task].items())
+        caption = (
+            f"{caption.rstrip('. ')}. The figure of [REB] is of {setting}; no such run is among "
+            "these, so that only the best ones are shown"
+        )
     shape = (int(results.attrs["height"]), int(results.attrs["width"]))
-    return picture_grid(blocks, shape, title, results.attrs["caption"])
+    return picture_grid(blocks, shape, title, caption)
 
 
-def _best_label(best: xr.Dataset, model: str) -> str:
-    """The row label of a best run: what it is, its hyperparameters and its test loss."""
-    name, loss = f"{NAMES[model]} $u^*$", float(best.best_test_loss)
+def _pictures(values: xr.DataArray) -> np.ndarray:
+    return values.isel(picture=slice(MAX_PICTURES)).transpose("picture", "pixel").values
+
+
+def _captioned(results: xr.Dataset, task: str) -> xr.Dataset | None:
+    """The runs of CAPTIONS as `best_*` variables, (model, noise); the best along other axes. None
+    where the study has no such runs."""
+    where = {name: [value] for name, value in CAPTIONS[task].items()}
+    if any(name not in results.dims for name in where) or "reconstruction" not in results:
+        return None
+    if any(values[0] not in results[name].values for name, values in where.items()):
+        return None
+    return xr.Dataset(best(results.sel(where | {"task": [task]}))).squeeze("task")
+
+
+def _label(run: xr.Dataset, model: str, which: str) -> str:
+    """The row label of a run: what it is, its hyperparameters and its test loss."""
+    name, loss = f"{NAMES[model]} $u^*$, {which}", float(run.best_test_loss)
     if not np.isfinite(loss):
         return f"{name}\nno run remains"
-    chosen = f"$\\tau$ {float(best.best_tau):.3g}, $\\gamma$ {float(best.best_gamma):.3g}"
-    return f"{name}\n{chosen}, {best.best_activation.item()}\ntest loss {loss:.3g}"
+    chosen = f"$\\tau$ {float(run.best_tau):.3g}, $\\gamma$ {float(run.best_gamma):.3g}"
+    return f"{name}\n{chosen}, {run.best_activation.item()}\ntest loss {loss:.3g}"
 
 
-def _panels(results: xr.Dataset, title: str, caption: str) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with one panel per task, side by side."""
+def _panels(
+    results: xr.Dataset, title: str, caption: str, lines: int = 1
+) -> tuple[Figure, dict[str, list[Axes]]]:
+    """A figure with a column of panels per task, side by side."""
     tasks = _coordinate(results, "task")
-    figure = new_figure(2.8 + 3 * len(tasks), 3.8, title, caption)
-    grid = figure.subplots(1, len(tasks), squeeze=False, sharey=True)
-    panels = dict(zip(tasks, grid[0], strict=True))
-    for task, axes in panels.items():
-        axes.set_title(task, fontsize=10)
+    figure = new_figure(2.8 + 3 * len(tasks), 0.8 + 3 * lines, title, caption)
+    grid = figure.subplots(lines, len(tasks), squeeze=False, sharey=True)
+    panels = {task: list(column) for task, column in zip(tasks, grid.T, strict=True)}
+    for task, column in panels.items():
+        column[0].set_title(task, fontsize=10)
     return figure, panels
 
 
 @styled
 def figure_5(results: xr.Dataset) -> Figure:
-    """The best test loss at each epoch over the runs that did not diverge, a panel per task.
+    """The course of the one run with the lowest final test loss for each task, model and noise.
 
-    The colour of a line is its noise level, its style the model.
+    A column per task; above its loss on test images, below on training images: [REB] 4.4. The
+    colour of a line is its noise level, its style the model; dotted is the best of doing nothing.
     """
-    title = "Figure 5: best test loss at each epoch"
-    figure, panels = _panels(results, title, results.attrs["caption"])
-    loss = results.test_loss.where(~_diverged(results) & np.isfinite(results.test_loss))
-    best = loss.min(others(results, "task", "model", "noise"))
+    title = "Figure 5: the run with the lowest final test loss"
+    figure, panels = _panels(results, title, results.attrs["caption"], lines=2)
+    loss = final(results, "test_loss")
+    least, index = lowest(results, loss.where(~_diverged(results) & np.isfinite(loss)))
+    splits = {"test": results.test_loss, "training": results.train_loss}
+    courses = {
+        split: losses.load().isel(index).where(least.notnull()) for split, losses in splits.items()
+    }
     noises, models = _coordinate(results, "noise"), _coordinate(results, "model")
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, len(noises)))
-    for task, axes in panels.items():
-        for noise, colour in zip(noises, colours, strict=True):
-            for model in models:
-                line = best.sel(task=task, noise=noise, model=model)
-                style = {"color": colour, "linestyle": STYLES[model]}
-                curve(axes, _coordinate(results, "epoch"), line.values.tolist(), **style)
-        axes.set_yscale("log")
-        finish(axes, "epoch", "both")
-        if not best.sel(task=task).notnull().any():
-            note(axes, "no run remains")
-    panels[next(iter(panels))].set_ylabel("best test loss")
+    levels = "baseline_loss" in results
+    for task, column in panels.items():
+        for axes, course in zip(column, courses.values(), strict=True):
+            for noise, colour in zip(noises, colours, strict=True):
+                for model in models:
+                    line = course.sel(task=task, noise=noise, model=model)
+                    style = {"color": colour, "linestyle": STYLES[model]}
+                    curve(axes, _coordinate(results, "epoch"), line.values.tolist(), **style)
+                if levels and axes is column[0]:
+                    known = without_learning(results, task, noise)
+                    level(axes, min(known.values()), "", color=colour)
+            axes.set_yscale("log")
+            finish(axes, "epoch" if axes is column[-1] else "", "both")
+            if not course.sel(task=task).notnull().any():
+                note(axes, "no run remains")
+    for axes, split in zip(panels[next(iter(panels))], courses, strict=True):
+        axes.set_ylabel(f"loss on {split} images")
     handles = [
         Line2D([], [], color=colour, label=f"noise {noise:g}")
         for noise, colour in zip(noises, colours, strict=True)
@@ -190,49 +244,59 @@ def figure_5(results: xr.Dataset) -> Figure:
     handles += [
         Line2D([], [], color="0.3", linestyle=STYLES[name], label=NAMES[name]) for name in models
     ]
+    if levels:
+        handles.append(Line2D([], [], color="0.3", linestyle=":", label="without learning"))
     figure.legend(handles=handles, loc="outside right upper")
     return figure
 
 
 @styled
-def figure_6(results: xr.Dataset, cap_seconds: float | None = None) -> Figure:
-    """How many runs reach how many epochs within a time cap, a panel per task.
+def figure_6(
+    results: xr.Dataset, cap_seconds: float | None = None, threshold: float = 0.5
+) -> Figure:
+    """How many epochs the runs with a final test loss below the threshold reach in an hour.
 
-    The number of epochs is extrapolated from a run's mean seconds per trained epoch, its
-    evaluation included; every run that was timed counts, diverged or not.
+    A panel per task. Of a study with a limit (`hours` among its attributes) it is what they did
+    reach; else it is extrapolated from a run's mean seconds per trained epoch, its evaluation
+    included.
 
     Args:
         results: with `seconds` and `evaluation_seconds`.
-        cap_seconds: the cap; where it is None, the median over the runs of the time of 10
-            epochs, rounded to 2 significant digits.
+        cap_seconds: another time than an hour, to which it is then extrapolated.
     """
-    mean = (results.seconds + results.evaluation_seconds).mean("epoch")
-    mean = mean.where(mean > 0)
-    if cap_seconds is None:
-        cap_seconds = float(f"{float(10 * mean.median()):.2g}")
-    # a quotient that rounding left just below an integer is that integer
-    reached = np.floor(cap_seconds / mean * (1 + 1e-9))
-    said = (
-        f"Time cap {cap_seconds:g} s; the number of epochs within it is extrapolated from the "
-        "measured seconds per epoch (training and evaluation)."
-        if mean.notnull().any()
-        else "No run was timed."
-    )
-    caption = f"{results.attrs['caption'].rstrip('. ')}. {said}"
-    title = "Figure 6: epochs that runs reach within a time cap"
+    loss = final(results, "test_loss")
+    counts = (loss < threshold) & ~_diverged(results)
+    limit = results.attrs.get("hours") if cap_seconds is None else None
+    if limit is not None:
+        exists = results.test_loss.notnull()
+        reached = (exists * results.epoch).max("epoch").where(counts)
+        said = f"Every run's training ended after {limit:g} h, or its last epoch"
+    else:
+        cap_seconds = 3600.0 if cap_seconds is None else cap_seconds
+        mean = (results.seconds + results.evaluation_seconds).mean("epoch")
+        # a quotient that rounding left just below an integer is that integer
+        reached = np.floor(cap_seconds / mean.where(counts & (mean > 0)) * (1 + 1e-9))
+        said = (
+            f"Epochs within {cap_seconds:g} s are extrapolated from the measured seconds per epoch "
+            "(training and evaluation)"
+            if reached.notnull().any()
+            else "No such run was timed"
+        )
+    caption = f"{results.attrs['caption'].rstrip('. ')}. {said}."
+    title = f"Figure 6: epochs in the time cap, of runs that end below {threshold:g}"
     figure, panels = _panels(results, title, caption)
     models = _coordinate(results, "model")
     low, high = float(reached.min().fillna(0)), float(reached.max().fillna(0))
     width = ceil((high - low + 1) / HISTOGRAM_BINS)
     bins = np.arange(low, high + width + 1, width) - 0.5
-    for task, axes in panels.items():
+    for task, (axes,) in panels.items():
         counts = [_flat(reached, task, model) for model in models]
         counts = [count[np.isfinite(count)] for count in counts]
         axes.hist(counts, bins=bins.tolist(), color=[COLOURS[name] for name in models], alpha=0.8)
         finish(axes, "epochs")
         if not any(map(len, counts)):
-            note(axes, "no run was timed")
-    panels[next(iter(panels))].set_ylabel("runs")
+            note(axes, "no such run was timed")
+    panels[next(iter(panels))][0].set_ylabel("runs")
     figure.legend(handles=_model_patches(models), loc="outside right upper")
     return figure
 
