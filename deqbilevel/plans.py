@@ -44,7 +44,7 @@ def plan(
     pilots: int = 3,
 ) -> Plan:
     """Plan a group: compiles its program and times `pilots` chunks of it, some steps each."""
-    waiting = [lane for lane in lanes if progress.done[store.key(lane)] < study.epochs]
+    waiting = [lane for lane in lanes if not study.over(progress.records[store.key(lane)])]
     if not waiting:
         return Plan(0, 0, 0.0, 0, 0.0)
     study = study.of(waiting)

@@ -40,6 +40,15 @@ class Study(NamedTuple):
     keep: Literal["none", "best", "all"] = "none"
     """Whose final parameters stay on disk: nobody's, the best of each task, model and noise, or
     everybody's."""
+    hours: float | None = None
+    """Of training and evaluation, after which a run ends with the epoch that it is in."""
+
+    def over(self, records: Mapping[int, Mapping[str, Any]]) -> bool:
+        """Whether a run with these records, by epoch, is at its last one or has used its time."""
+        if self.epochs in records or self.hours is None:
+            return self.epochs in records
+        spent = sum(r["seconds"] + r["evaluation_seconds"] for r in records.values())
+        return bool(spent >= 3600 * self.hours)
 
     def hyperparameters(self, lane: Lane) -> Params:
         """The scalars of a lane. Raises: ValueError, see `grids.scalars`."""
@@ -99,7 +108,8 @@ def run_group(
     structure = jax.tree.structure(initial_state(trainer, study, weights, some))
     prepared = False
     for epoch in range(study.epochs + 1):
-        for chunk in chunks(lanes, progress, store, study.lanes.count, epoch):
+        left = [x for x in lanes if not study.over(progress.records[store.key(x)])]
+        for chunk in chunks(left, progress, store, study.lanes.count, epoch):
             own = filled(chunk, study)[study.lanes.local]
             state = (
                 initial_state(trainer, study, weights, own)
@@ -120,12 +130,16 @@ def run_group(
                 train_evaluation_size=study.batch_size,
             )
             record = _by_lane(record, len(chunk))
+            ends = [
+                study.over(progress.records[key] | {epoch: {n: x[i] for n, x in record.items()}})
+                for i, key in enumerate(map(store.key, chunk))
+            ]
             pictures = None
-            if epoch == study.epochs:
+            if any(ends):
                 keys = study.lanes.keys([study.keys({})[2] for _ in own])
                 pictures = everything(draw(state.params, keys, test))
             try:
-                _store(study, store, progress, chunk, epoch, state, record, pictures)
+                _store(study, store, progress, chunk, epoch, state, record, pictures, ends)
             except OSError as error:
                 names = ", ".join(store.path("states", lane).stem for lane in chunk)
                 raise ValueError(
@@ -162,7 +176,10 @@ def _by_lane(record: Mapping[str, Any], count: int) -> dict[str, np.ndarray]:
         for name, value in record.items()
     }
     for name in ("seconds", "evaluation_seconds", "step_ms"):
-        own[name] = own[name] / count
+        # The slowest process's, so that all agree on whose time is used.
+        own[name] = (
+            np.max(multihost_utils.process_allgather(own[name]).reshape(-1, count), 0) / count
+        )
     own["made_evaluations"] = np.full(count, np.sum(record["made_evaluations"]) / count)
     return own
 
@@ -201,17 +218,21 @@ def _store(
     state: training.State,
     record: Mapping[str, np.ndarray],
     pictures: Mapping[str, np.ndarray] | None,
+    ends: Sequence[bool],
 ) -> None:
-    """Put an epoch of a chunk on disk, in the order that `storage` promises."""
+    """Put an epoch of a chunk on disk, in the order that `storage` promises; those that end have
+    pictures."""
     first = jax.process_index() == 0
     own = list(enumerate(chunk[study.lanes.local]))
+    start = study.lanes.local.start
     if pictures is not None:
         if first:
             store.append_pictures(chunk, pictures)
-        _keep(study, store, progress, own, mine(state.params), record)
+        ending = [(i, lane) for i, lane in own if ends[start + i]]
+        _keep(study, store, progress, ending, mine(state.params), record)
     if first:
         store.append(chunk, epoch, record)
-    if pictures is None and epoch:
+    if 0 < epoch < study.epochs:
         leaves = mine(jax.tree.leaves(state))
         for i, lane in own:
             storage.write_state(store.path("states", lane), epoch, [x[i, ...] for x in leaves])
@@ -219,7 +240,7 @@ def _store(
         key = store.key(lane)
         progress.done[key] = epoch
         progress.records[key][epoch] = {name: record[name][i].item() for name in store.records}
-    if pictures is not None:
+    if epoch == study.epochs:
         for _, lane in own:
             store.path("states", lane).unlink(missing_ok=True)
 
@@ -249,9 +270,9 @@ def _best_loss(study: Study, store: Storage, progress: Progress, lane: Lane) -> 
     """The lowest final test loss so far among the lanes of a task, model and noise."""
     cell = store.key(lane)[: storage.CELL]
     finished = (
-        records[study.epochs]
+        records[max(records)]
         for key, records in progress.records.items()
-        if key[: storage.CELL] == cell and study.epochs in records
+        if key[: storage.CELL] == cell and study.over(records)
     )
     return min((r["test_loss"] for r in finished if not r["diverged"]), default=np.inf)
 
@@ -259,8 +280,10 @@ def _best_loss(study: Study, store: Storage, progress: Progress, lane: Lane) -> 
 def prune(study: Study, lanes: Sequence[Lane], store: Storage, progress: Progress) -> None:
     """Remove the parameters of runs that were the best for a while."""
     for lane in lanes if study.keep == "best" else ():
-        record = progress.records[store.key(lane)].get(study.epochs)
-        if record and record["test_loss"] > _best_loss(study, store, progress, lane):
+        records = progress.records[store.key(lane)]
+        if not study.over(records):
+            continue
+        if records[max(records)]["test_loss"] > _best_loss(study, store, progress, lane):
             store.path("parameters", lane).unlink(missing_ok=True)
 
 

@@ -38,15 +38,18 @@ from deqbilevel import (
 from deqbilevel.data import Images
 from deqbilevel.files import marked
 from deqbilevel.storage import Lane, Storage
-from experiments import command, common, folders, options, report, sizes
+from experiments import captions, command, common, folders, options, report, sizes
 from experiments.options import once
 
 GRIDS: dict[str, dict[str, Any]] = {
     "quick": {
         "noises": (0.1, 0.5),
-        "taus": (0.1, 0.9),
-        "gammas": (0.1, 1.0),
-        "epochs": 2,
+        "taus": (0.5,),
+        "gammas": (0.5, 1.0),
+        "captions": True,
+        "batch_size": 20,
+        "learning_rate": 1e-3,
+        "epochs": 3,
         "train_size": 1000,
         "test_size": 100,
         "setting": "fast",
@@ -55,6 +58,8 @@ GRIDS: dict[str, dict[str, Any]] = {
         "noises": (0.0, 0.05, 0.1, 0.5, 1.0),
         "taus": (0.01, 0.1, 0.9, 1.1, 2.1),
         "gammas": (0.1, 0.5, 1.0),
+        "captions": False,
+        "batch_size": 100,
         "epochs": 100,
         "train_size": None,
         "test_size": None,
@@ -92,6 +97,9 @@ OF_AXES = {
 }
 """What the values of an --axis may be."""
 
+OWN_GRID = ("tasks", "models", "noises", "taus", "gammas", "activations", "axis")
+"""Options without which a preset's grid is its own."""
+
 LARGEST_GRID = 100_000
 """Runs of a study, of which the whole one of [REB] has 1350."""
 
@@ -111,13 +119,17 @@ class Compare:
     gammas: Annotated[tuple[float, ...] | None, options.weight, PRESET] = None
     """Weights of the regulariser."""
     activations: tuple[Activation, ...] = ("identity", "relu", "softshrink")
+    captions: Annotated[bool | None, options.default("with the quick preset's own grid")] = None
+    """Also the runs that Figures 2 to 4 of [REB] are of, where the grid does not have them."""
     epochs: Annotated[int | None, options.whole(0), PRESET] = None
     train_size: Annotated[int | None, options.size, PRESET_OR_ALL] = None
     """Training images."""
     test_size: Annotated[int | None, options.size, PRESET_OR_ALL] = None
     """Test images."""
-    batch_size: Annotated[int, options.size] = 100
-    learning_rate: Annotated[float | None, options.rate, options.default("the setting's")] = None
+    batch_size: Annotated[int | None, options.size, PRESET] = None
+    learning_rate: Annotated[
+        float | None, options.rate, options.default("the preset's, or the setting's")
+    ] = None
     """Adam's."""
     setting: Annotated[Literal["paper", "accurate", "fast"] | None, PRESET] = None
     """How the lower level and its adjoint are solved."""
@@ -136,6 +148,9 @@ class Compare:
     """How those points are drawn, by the seed."""
     keep_parameters: Literal["none", "best", "all"] = "best"
     """Whose final parameters to keep: the best run of each task, model and noise, or of all."""
+    hours: Annotated[float | None, options.number(above=0), options.default("no limit")] = None
+    """Of training for each run, which then ends with the epoch that it is in and counts as
+    finished. The same command goes on where more hours are given."""
     lanes_at_once: Annotated[
         int | None, options.whole(1, 10_000), options.default("1 on a CPU, else 25 or what fits")
     ] = None
@@ -164,10 +179,13 @@ class Compare:
     def resolved(self) -> dict[str, Any]:
         """Every option that decides the numbers, with the preset's value where it is unset."""
         apart = (
-            *("out", "fresh", "dry_run", "axis", "keep_parameters", "lanes_at_once", "width"),
-            *("cpu_devices", "distributed", "coordinator", "processes", "process"),
+            *("out", "fresh", "dry_run", "axis", "keep_parameters", "hours", "lanes_at_once"),
+            *("width", "cpu_devices", "distributed", "coordinator", "processes", "process"),
         )
         options = common.options_of(self, without=apart)
+        ours = all(getattr(self, name) == getattr(Compare, name) for name in OWN_GRID)
+        if options["captions"] is None:
+            options["captions"] = GRIDS[self.preset]["captions"] and ours
         for name, value in GRIDS[self.preset].items():
             if options[name] is None:
                 options[name] = value
@@ -288,6 +306,8 @@ def _prepare(config: Compare, stack: contextlib.ExitStack) -> Work:
     axes, drawn = _grid(options)
     _check_grid(config, axes, options)
     grid = grids.grid(axes, drawn)
+    if options["captions"]:
+        axes, grid = captions.joined(axes, drawn, grid)
     study.hyperparameters(grid[0])  # the grid has checked all but the study's learning rate
     images = data.load(
         config.data,
@@ -330,7 +350,10 @@ def _prepare(config: Compare, stack: contextlib.ExitStack) -> Work:
             caption = report.caption(options, grid, images)
             points = {name: ("sample", values) for name, values in drawn.items()}
             extra = _pictures(axes, built, study, images, caption)
-            store.create(extra.assign_coords(points))
+            store.create(extra.assign_coords(points).assign_attrs(runs=len(grid)))
+        _limit(store, config.hours)
+    if options["preset"] == "paper" and len(images.train) < 60_000:
+        print(f"note: {report.FEW.format(len(images.train))}", file=sys.stderr)
     return Work(study, grid, built, images, store)
 
 
@@ -363,6 +386,23 @@ def _check_grid(config: Compare, axes: Mapping[str, list[Any]], options: dict[st
             f"--axis window={max(axes['window'])}: expected at most {most}, the evaluations of "
             f"--setting {options['setting']}"
         )
+
+
+def _limit(store: Storage, hours: float | None) -> None:
+    """Put the hours that runs may take beside their results.
+
+    Raises: ValueError where the study was made with more: its runs went on.
+    """
+    with xr.open_zarr(store.results, chunks=None) as stored:
+        attrs = dict(stored.attrs)
+        begun = bool(stored.test_loss.notnull().any())
+    before = attrs.pop("hours", None)
+    if begun and (before or np.inf) > (hours or np.inf):
+        said = "no limit" if before is None else f"{before:g}"
+        raise ValueError(f"--hours {hours:g}: runs had {said} before; take as many or more")
+    if hours != before:
+        attrs |= {} if hours is None else {"hours": hours}
+        xr.Dataset(attrs=attrs).to_zarr(store.results, mode="a", zarr_format=2)
 
 
 def _grid(options: dict[str, Any]) -> tuple[dict[str, list[Any]], dict[str, list[float]]]:
@@ -415,6 +455,7 @@ def _study(config: Compare, options: dict[str, Any]) -> studies.Study:
         seed=options["seed"],
         lanes=lanes.lanes(each, config.width or (1 if on_cpu else each)),
         keep=config.keep_parameters,
+        hours=config.hours,
     )
 
 
@@ -472,7 +513,7 @@ def _execute(work: Work) -> dict[str, Any]:
         def on_chunk(chunk: Sequence[Lane], record: Mapping[str, Any]) -> None:
             nonlocal spent
             spent += float(np.sum(record["needed_evaluations"]))
-            finished = [r[study.epochs] for r in progress.records.values() if study.epochs in r]
+            finished = [r[max(r)] for r in progress.records.values() if study.over(r)]
             diverged = sum(bool(r["diverged"]) for r in finished)
             rate = spent / (time.perf_counter() - begin)
             bar.set_postfix_str(

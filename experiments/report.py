@@ -12,6 +12,9 @@ from deqbilevel.storage import Lane
 from experiments import folders
 from experiments.drawing import draw
 
+FEW = "{} training images, where [REB] has the 60,000 of MNIST: --data idx:DIR"
+"""What the paper's preset says where it has fewer."""
+
 
 def present(dataset: xr.Dataset, rows: list[dict[str, Any]], out: Path) -> None:
     """Print the table of a study, and draw its figures and summary."""
@@ -35,10 +38,13 @@ def caption(options: dict[str, Any], grid: list[Lane], images: Images) -> str:
 
     axes = {name: options[f"{name}s"] for name in results.AXES[2:5] if f"{name}s" in options}
     scalars = ", ".join(f"{name} {listed(x)}" for name, x in (axes | options["axes"]).items())
+    also = ", and those of Figures 2 to 4 of [REB]" * bool(options["captions"])
+    few = options["preset"] == "paper" and len(images.train) < 60_000
+    note = f" ({FEW.format(len(images.train))})" * few
     return (
-        f"{len(grid)} runs: {scalars}, {listed(options['activations'])}; setting "
+        f"{len(grid)} runs: {scalars}, {listed(options['activations'])}{also}; setting "
         f"{options['setting']}, epochs: {options['epochs']}, on {len(images.train)} images, tested "
-        f"on {len(images.test)}; {images.source}"
+        f"on {len(images.test)}; {images.source}{note}"
     )
 
 

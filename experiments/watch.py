@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 import xarray as xr
 
@@ -46,9 +45,9 @@ def _how_far(dataset: xr.Dataset) -> dict[str, Any]:
     exists = dataset.test_loss.notnull()
     needed, made = dataset.needed_evaluations.sum(), dataset.made_evaluations.sum()
     return {
-        "runs": int(np.prod([dataset.sizes[d] for d in results.others(dataset)])),
+        "runs": int(dataset.attrs["runs"]),
         "started": int(exists.any("epoch").sum()),
-        "finished": int(exists.isel(epoch=-1).sum()),
+        "finished": int(results.finished(dataset).sum()),
         "diverged": int(results.final(dataset, "diverged").sum()),
         "epochs": int(exists.sum()),
         "evaluations": float(needed),

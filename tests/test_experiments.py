@@ -188,7 +188,13 @@ def test_compare_makes_table_results_and_figures_and_repeats_nothing(
     numbers = compare.main(config)
     assert numbers["runs"] == 8
     table = capsys.readouterr().out
-    assert table.count("\n") == 2 + 4 and "best setting" in table
+    assert table.count("\n") == 2 + 4 + 2 + 3 and "best setting" in table
+    assert table.count("measurement f") == 2 and table.count("K^T f") == 1
+    known = numbers["test_loss_without_learning"]["denoising/0.1"]
+    assert known["measurement f"] == pytest.approx(0.01, rel=0.1)
+    assert all(
+        "inpainting" not in x or "measurement" not in x for x in numbers["no_better_than_nothing"]
+    )
     dataset = xr.open_zarr(tmp_path / "results.zarr")
     assert dict(dataset.test_loss.sizes) == {
         "task": 2, "model": 2, "noise": 1, "tau": 2, "gamma": 1, "activation": 1, "epoch": 2,
@@ -238,7 +244,7 @@ def test_watch_shows_a_study_under_way_and_the_study_goes_on(
     assert compare.main(config)["runs"] == 8
     again = watch.main(watch.Watch(tmp_path, every=0.1))
     assert (again["finished"], again["epochs"]) == (8, 16)
-    assert re.search(r"noise 0\.1, seed \d, lam \d", capsys.readouterr().out)
+    assert re.search(r"gamma 1, seed \d, lam \d", capsys.readouterr().out)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 16 and {line["lane"]["seed"] for line in lines} == {0, 1}
 
@@ -279,7 +285,7 @@ def test_a_sampled_study_knows_its_points_and_refuses_others(
         **TINY,
     )
     assert compare.main(config)["runs"] == 6
-    assert re.search(r"relu, tau [\d.]+, gamma 1, noise 0\.1, window \d, sample \d, lam [\d.]+ ",
+    assert re.search(r"relu, tau [\d.]+, gamma 1, window \d, sample \d, lam [\d.]+ ",
                      capsys.readouterr().out)  # fmt: skip
     dataset = results.read(tmp_path)
     assert dataset.tau.dims == dataset.lam.dims == ("sample",)

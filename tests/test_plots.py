@@ -267,10 +267,13 @@ def test_epochs_that_runs_reached_before_their_time_was_used():
     results["test_loss"][:] = 0.2
     results["test_loss"].loc[{"tau": 0.1, "epoch": [2, 3]}] = np.nan
     results["test_loss"].loc[{"tau": 2.0}] = 0.6
+    results["seconds"][:] = [0, 800, 800, 150]
+    results["seconds"].loc[{"tau": 0.1, "epoch": 1}] = 1750
+    results["evaluation_seconds"][:] = 10
     figure = plots.figure_6(results.assign_attrs(hours=0.5))
     bars = {round(b.get_x() + b.get_width() / 2): b.get_height() for b in figure.axes[0].patches}
     assert bars == {1: 1, 2: 0, 3: 1}
-    assert "ended after 0.5 h, or its last epoch" in caption_of(figure)
+    assert "A run's training ended when 0.5 h were used" in caption_of(figure)
 
 
 def test_the_setting_that_the_paper_shows_stands_beside_the_best():

@@ -127,6 +127,36 @@ def test_a_vmapped_lane_is_the_same_whatever_trains_beside_it(tmp_path: Path) ->
     assert bool(np.isfinite(lost.test_loss).all())
 
 
+def test_a_run_ends_when_its_time_is_used_and_goes_on_with_more(
+    alone: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every epoch counts as an hour: with one the runs end after epoch 1, kept and drawn; with
+    more the same study ends as one without a limit, bit for bit."""
+    epoch = loop.epoch
+
+    def slow(*args: Any, **options: Any) -> loop.Epoch:
+        done = epoch(*args, **options)
+        hour = 3600.0 * done.record["epoch"]
+        return done._replace(record=done.record | {"seconds": hour, "evaluation_seconds": 0.0})
+
+    monkeypatch.setattr(loop, "epoch", slow)
+    study, store = study_in(tmp_path / "s", lanes.lanes(each=2, width=1), keep="best")
+    hour = study._replace(hours=1.0 / study.lanes.count)
+    progress = run(hour, store)
+    assert set(progress.done.values()) == {1}
+    dataset = results.read(store.folder)
+    limited = dataset.assign_attrs(hours=hour.hours)
+    assert not bool(results.finished(dataset).any()) and bool(results.finished(limited).all())
+    least = float(results.best(limited)["best_test_loss"])
+    assert least == float(dataset.test_loss.sel(epoch=1).where(~dataset.diverged[..., 1]).min())
+    assert bool(results.best(limited)["best_reconstruction"].notnull().all())
+    assert list((store.folder / "parameters").iterdir())
+    assert len(list((store.folder / "states").iterdir())) == len(grids.grid(AXES))
+    progress = run(study._replace(hours=3.0), store)
+    assert set(progress.done.values()) == {2}
+    assert_same(results.read(store.folder).load(), alone)
+
+
 def test_lanes_wait_for_lanes_like_them(tmp_path: Path) -> None:
     _, store = study_in(tmp_path / "s", lanes.lanes())
     grid = grids.grid(AXES)

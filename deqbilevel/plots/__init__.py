@@ -13,6 +13,7 @@ from deqbilevel.plots.filters import (
 from deqbilevel.plots.hypergradients import estimate_figure, method_figure
 from deqbilevel.plots.naive import iterate_figure
 from deqbilevel.plots.paper import (
+    CAPTIONS,
     drawings,
     figure_1,
     figure_5,
@@ -23,6 +24,7 @@ from deqbilevel.plots.paper import (
 from deqbilevel.plots.runs import loss_curves, reconstructions
 
 __all__ = [
+    "CAPTIONS",
     "algorithm_figure",
     "compared_losses",
     "course_figure",

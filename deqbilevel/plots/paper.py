@@ -266,14 +266,15 @@ def figure_6(
     """
     loss = final(results, "test_loss")
     counts = (loss < threshold) & ~_diverged(results)
+    seconds = results.seconds + results.evaluation_seconds
     limit = results.attrs.get("hours") if cap_seconds is None else None
     if limit is not None:
-        exists = results.test_loss.notnull()
-        reached = (exists * results.epoch).max("epoch").where(counts)
-        said = f"Every run's training ended after {limit:g} h, or its last epoch"
+        within = results.test_loss.notnull() & (seconds.cumsum("epoch") <= 3600 * limit)
+        reached = (within * results.epoch).max("epoch").where(counts)
+        said = f"A run's training ended when {limit:g} h were used, or with its last epoch"
     else:
         cap_seconds = 3600.0 if cap_seconds is None else cap_seconds
-        mean = (results.seconds + results.evaluation_seconds).mean("epoch")
+        mean = seconds.isel(epoch=slice(1, None)).mean("epoch")
         # a quotient that rounding left just below an integer is that integer
         reached = np.floor(cap_seconds / mean.where(counts & (mean > 0)) * (1 + 1e-9))
         said = (
