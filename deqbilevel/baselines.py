@@ -48,6 +48,16 @@ def baselines(
     return {name: float(found[name]) for name in NAMES if name in found}
 
 
+def numbers(known: Mapping[str, float]) -> dict[str, float]:
+    """They as entries of a run's numbers: test_loss_measurement and so on."""
+    return {f"test_loss_{name}": loss for name, loss in known.items()}
+
+
+def levels(known: Mapping[str, float]) -> dict[str, float]:
+    """They by what to call them, for figures of losses."""
+    return {NAMES[name]: loss for name, loss in known.items()}
+
+
 def best(known: Mapping[str, float]) -> tuple[str, float]:
     """The name and the loss of the best of them."""
     name = min(known, key=lambda name: known[name])

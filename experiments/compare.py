@@ -47,7 +47,7 @@ GRIDS: dict[str, dict[str, Any]] = {
         "taus": (0.5,),
         "gammas": (0.5, 1.0),
         "captions": True,
-        "batch_size": 20,
+        "batch_size": 25,
         "learning_rate": 1e-3,
         "epochs": 3,
         "train_size": 1000,

@@ -13,6 +13,7 @@ command goes on after an interruption, or shows the finished run again.
 import contextlib
 import itertools
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from tqdm import tqdm
 
 from deqbilevel import (
     arrays,
+    baselines,
     checkpoints,
     data,
     lanes,
@@ -474,6 +476,9 @@ def _show(
     rows: dict[str, np.ndarray] = {"true": images.test[:5]}
     table = ["| | epoch | train loss | test loss | PSNR | SSIM | solved | seconds |"]
     table.append("| --- " * 8 + "|")
+    K, key = next(iter(runs.values())).model.K, loop.keys(config.seed)[2]
+    known = baselines.baselines(K, train, test, options["noise"], key)
+    numbers |= baselines.numbers(known)
     for name, run in runs.items():
         judged = _judge(config, name, run.model)
         learned, before = judged(run.params, test), judged(run.start, test)
@@ -486,7 +491,12 @@ def _show(
         if numbers["psnr_noisy_db"] is None:
             numbers |= noisy
             rows[f"measured\n{noisy['psnr_noisy_db']:.2f} dB"] = np.asarray(learned.f[:5])
-            table.append(f"| measured | | | | {noisy['psnr_noisy_db']:.2f} | {noisily} | | |")
+            table += [
+                f"| measured | | | {known['measurement']:.5f} | {noisy['psnr_noisy_db']:.2f} "
+                f"| {noisily} | | |",
+                f"| K^T f | | | {known['adjoint']:.5f} | | | | |",
+                f"| mean training image | | | {known['mean_image']:.5f} | | | | |",
+            ]
         rows[f"{name}, start\n{before.numbers['psnr_db']:.2f} dB"] = np.asarray(before.u[:5])
         rows[f"{name}\n{found['psnr_db']:.2f} dB"] = np.asarray(learned.u[:5])
         solved = float(np.mean([r["solved"][run.best] for r in run.records[1:]] or 1))
@@ -521,13 +531,18 @@ def _show(
         for name in runs
         if config.epochs and not numbers[f"solved_{name}"] and config.guard
     ]
+    for name in runs:
+        if said := baselines.warning(numbers[f"loss_{name}"], known):
+            table.append(f"{name}: {said}\n")
+            print(f"warning: {name}: {said}", file=sys.stderr)
     text = "\n".join([f"# Faces: {caption}", "", *table])
     print(text, flush=True)
     folders.write(out / "summary.md", text)
     numbers |= {"task": config.task, "kernels": list(config.kernels), "out": str(out)}
     folders.write(out / "result.json", json.dumps(common.plain(numbers), indent=1))
     draw(out / "reconstructions.png", plots.reconstructions, rows, images.shape, caption)
-    draw(out / "losses.png", plots.compared_losses, curves, epochs, caption)
+    levels = baselines.levels(known)
+    draw(out / "losses.png", plots.compared_losses, curves, epochs, caption, levels)
     return numbers
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,7 +69,14 @@ def report(
     found = _of_lanes(outcome, rows, "snr_db")
     best = int(np.argmax(found))
     start, params = jax.tree.map(lambda x: x[best], (outcome.before, outcome.after))
-    numbers = _numbers(outcome, rows) | {"out": str(out)}
+    numbers = _numbers(outcome, rows)
+    if numbers["gain_db"] <= 0:
+        print(
+            f"warning: the reconstructions have {numbers['snr_db']:.2f} dB, no more than the "
+            f"{numbers['snr_noisy_db']:.2f} dB of what was measured",
+            file=sys.stderr,
+        )
+    numbers |= {"out": str(out)}
     # Of folders only the names: the file may travel.
     options = outcome.options
     names = {k: options[k] and Path(options[k]).name for k in ("image", "test_images")}

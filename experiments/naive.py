@@ -38,7 +38,7 @@ import tyro
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from tqdm import tqdm
 
-from deqbilevel import data, loop, maps, models, plots, settings, storage, training
+from deqbilevel import baselines, data, loop, maps, models, plots, settings, storage, training
 from deqbilevel.models import Model
 from deqbilevel.settings import Setting
 from deqbilevel.training import Metrics, State, Trainer
@@ -148,10 +148,12 @@ def _main(config: Naive, stack: contextlib.ExitStack) -> dict[str, Any]:
     counts = sorted(set(config.iterates))
     truth = f = jnp.asarray(images.test[:MEASURED])
     numbers: dict[str, dict[str, Any]] = {}
+    known: dict[str, float] = {}
     courses: dict[str, list[np.ndarray]] = {}
     for name in config.models:
         model = models.build(config.task, name, images.shape)
         f = models.measure(model.K, truth, scalars["noise"], picture_key)
+        known = baselines.baselines(model.K, images.train, truth, config.noise, picture_key)
         masked = np.asarray(model.K.adjoint(jnp.ones_like(f[0])) == 0)
         start = model.init(params_key) | scalars
         course = jax.jit(partial(course_of, model, setting, counts))
@@ -171,8 +173,11 @@ def _main(config: Naive, stack: contextlib.ExitStack) -> dict[str, Any]:
                 | {"naive_loss": _number(naive_loss)}
                 | {"seconds": trained.seconds, "diverged": trained.diverged}
             )
+            if said := baselines.warning(end["test_loss"] or float("nan"), known):
+                print(f"warning: {name}, {way.replace('_', ' ')}: {said}", file=sys.stderr)
             shown = [np.asarray(u[: config.pictures]) for u in found[:-1]]
             courses[f"{name},\n{way.replace('_', ' ')}"] = shown
+    numbers["without_learning"] = dict(known)
     given = {"truth $u$": truth, "data $f$": f}
     folders.write(out / "result.json", json.dumps(numbers, indent=1))
     draw(
@@ -182,7 +187,7 @@ def _main(config: Naive, stack: contextlib.ExitStack) -> dict[str, Any]:
         courses,
         [*(f"$u^{{{k}}}$" for k in counts), "$u^*$"],
         images.shape,
-        _caption(config, images.source),
+        f"{_caption(config, images.source)}. Test loss without learning: {baselines.text(known)}",
     )
     return numbers | {"out": str(out)}
 

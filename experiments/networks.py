@@ -15,6 +15,7 @@ network that is not nonexpansive, or a step size beyond its bound, ends the prog
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,7 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from deqbilevel import (
+    baselines,
     checkpoints,
     contraction,
     data,
@@ -340,6 +342,9 @@ def learn(config: Networks, run: Run, images: Images, out: Path) -> dict[str, An
         "model": run.name,
         "train_loss": course[config.epochs]["train_loss"],
         **evaluate(run, setting.evaluation(), params, test, picture_key, _stored(run, out)),
+        **baselines.numbers(
+            baselines.baselines(run.model.K, train, test, params["noise"], picture_key)
+        ),
         "seconds": sum(r["seconds"] for r in course.values()),
         "diverged": bool(state.diverged),
     }
@@ -403,6 +408,10 @@ def _show(
         level = mine[0]["measured_psnr_db"]
         lines += [f"## {task}: the measurement has {level:.2f} dB", ""]
         lines += list(_table(mine))
+        for row in mine:
+            if said := baselines.warning(row["test_loss"], _without_learning(row)):
+                lines += ["", f"{row['model']}: {said}."]
+                print(f"warning: {task}, {row['model']}: {said}", file=sys.stderr)
         lines.append("")
         for row in mine:
             numbers[task][row["model"]] = {
@@ -431,9 +440,17 @@ def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
     head = ("model", *(name.replace("_", " ") for name in COLUMNS))
     yield common.line(head)
     yield common.line(["---"] * len(head))
+    for name, loss in _without_learning(rows[0]).items():
+        yield common.line([baselines.NAMES[name], f"{loss:.4g}", *["-"] * (len(COLUMNS) - 1)])
     for row in rows:
         cells = ["-" if row[name] is None else f"{row[name]:.4g}" for name in COLUMNS]
         yield common.line([row["model"], *cells])
+
+
+def _without_learning(row: dict[str, Any]) -> dict[str, float]:
+    """What doing nothing gives, from a row."""
+    names = {name: f"test_loss_{name}" for name in baselines.NAMES}
+    return {name: row[key] for name, key in names.items() if key in row}
 
 
 def _pictures(runs: list[Run], images: Images, out: Path) -> dict[str, np.ndarray]:

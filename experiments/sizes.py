@@ -42,7 +42,7 @@ def dense(config: Any, models: Sequence[str], images: Images, lanes: int = 1) ->
 def batch(config: Any, count: int) -> None:
     """Raises ValueError for a batch that was asked for and is larger than all training images."""
     default = type(config).batch_size
-    if config.batch_size > count and config.batch_size != default:
+    if config.batch_size != default and config.batch_size > count:
         raise ValueError(
             f"--batch-size {config.batch_size}: more than the {count} training images; take "
             f"{count} or fewer"

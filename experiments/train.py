@@ -210,8 +210,7 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
     numbers = _headline(model, state, course, known, test, picture_key, out)
     folders.write(out / "result.json", json.dumps(common.plain(numbers), indent=1))
     _draw(out, model, setting, state.params, test[:6], picture_key, caption)
-    levels = {baselines.NAMES[name]: loss for name, loss in known.items()}
-    draw(out / "losses.png", plots.loss_curves, course, caption, levels)
+    draw(out / "losses.png", plots.loss_curves, course, caption, baselines.levels(known))
     if said := baselines.warning(course[-1]["test_loss"], known):
         print(f"warning: {said}: nothing useful was learned", file=sys.stderr)
     return numbers
@@ -294,7 +293,7 @@ def _headline(
         "test_loss_initial": records[0]["test_loss"],
         "test_loss_converged": np.asarray(strict["loss"]),
         "test_residual_converged": np.asarray(strict["residual"]),
-        **{f"test_loss_{name}": loss for name, loss in known.items()},
+        **baselines.numbers(known),
         "seconds": sum(record["seconds"] for record in records),
         "out": str(out),
     }
