@@ -23,6 +23,7 @@ from deqbilevel import (
     data,
     loop,
     models,
+    plots,
     pretrained,
     results,
     settings,
@@ -31,6 +32,7 @@ from deqbilevel import (
 )
 from deqbilevel.regularizers import convolutional
 from experiments import (
+    captions,
     common,
     compare,
     filter_lanes,
@@ -205,6 +207,25 @@ def test_compare_makes_table_results_and_figures_and_repeats_nothing(
     assert table.splitlines()[0] in (tmp_path / "summary.md").read_text()
     monkeypatch.setattr(loop, "epoch", None)  # nothing is left to train
     assert compare.main(config)["best_test_loss"] == numbers["best_test_loss"]
+
+
+def test_a_study_whose_runs_may_take_so_many_hours_goes_on_with_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = {"tasks": ("denoising",), "models": ("bilevel",), "noises": (0.1,), "gammas": (1.0,)}
+    config = compare.Compare(**one, taus=(0.5,), activations=("relu",), out=tmp_path, **TINY)
+    assert compare.main(dataclasses.replace(config, hours=1e-9))["runs"] == 1
+    dataset = results.read(tmp_path)
+    assert dataset.attrs["hours"] == 1e-9
+    assert dataset.test_loss.notnull().values.ravel().tolist() == [True, False]
+    assert bool(dataset.best_reconstruction.notnull().all())
+    seen = watch.main(watch.Watch(tmp_path))
+    assert (seen["runs"], seen["finished"]) == (1, 1)
+    compare.main(config)
+    dataset = results.read(tmp_path)
+    assert "hours" not in dataset.attrs and bool(dataset.test_loss.notnull().all())
+    with pytest.raises(SystemExit, match="--hours 1: runs had no limit before; take as many"):
+        compare.main(dataclasses.replace(config, hours=1.0))
 
 
 def test_watch_shows_a_study_under_way_and_the_study_goes_on(
@@ -607,8 +628,22 @@ def test_throughput_times_both_ways_and_sees_the_memory_that_was_planned(
 def test_the_paper_preset_is_the_grid_of_1350_runs() -> None:
     options = compare.Compare(preset="paper").resolved()
     axes = {name: options[f"{name}s"] for name in compare.results.AXES}
-    assert len(compare.grids.grid(axes)) == 1350
+    assert len(compare.grids.grid(axes)) == 1350 and not options["captions"]
     assert (options["epochs"], options["setting"], options["learning_rate"]) == (100, "paper", 1e-3)
+
+
+def test_the_quick_preset_has_the_runs_that_the_figures_of_the_paper_show() -> None:
+    options = compare.Compare().resolved()
+    before, drawn = compare._grid(options)
+    lanes = compare.grids.grid(before, drawn)
+    axes, grid = captions.joined(before, drawn, lanes)
+    assert options["captions"] and grid[: len(lanes)] == lanes and len(grid) == 72 + 4
+    assert axes["gamma"] == [0.1, 0.5, 1.0] and before["gamma"] == [0.5, 1.0]
+    for task, setting in plots.CAPTIONS.items():
+        for model, noise in itertools.product(before["model"], before["noise"]):
+            assert grid.count({"task": task, "model": model, "noise": noise} | setting) == 1
+    assert captions.joined(axes, drawn, grid) == (axes, grid)
+    assert not compare.Compare(taus=(0.9,)).resolved()["captions"]
 
 
 def test_the_command_ends_with_one_json_line_and_nothing_else_on_standard_output(
