@@ -4,6 +4,7 @@ Repeating the same command goes on after an interruption, or shows the finished 
 """
 
 import contextlib
+import dataclasses
 import json
 import sys
 from dataclasses import dataclass
@@ -52,6 +53,14 @@ FILES = ("metrics.jsonl", "latest/<checkpoint>", "best/<checkpoint>", "result.js
 
 RECORD = {"epoch": 0} | dict.fromkeys(loop.RECORDS, ANY)
 RECORD |= {"test_loss": 0.0, "diverged": False}
+OF_TASK: dict[str, dict[str, Any]] = {
+    "denoising": {"activation": "identity", "gamma": 1.0, "noise": 0.5},
+    "inpainting": {"activation": "relu", "gamma": 0.1, "noise": 0.1},
+    "deblurring": {"activation": "identity", "gamma": 1.0, "noise": 0.1},
+}
+"""What stands for options that are not given: settings that learn something in two epochs."""
+
+THE_TASKS = options.default("the task's")
 
 
 @dataclass(frozen=True)
@@ -61,15 +70,16 @@ class Train:
     task: Literal["denoising", "inpainting", "deblurring"] = "denoising"
     model: Literal["bilevel", "deq"] = "bilevel"
     """bilevel: C = A; deq: C is learned too."""
-    activation: Literal["identity", "relu", "softshrink"] = "relu"
+    activation: Annotated[Literal["identity", "relu", "softshrink"] | None, THE_TASKS] = None
+    """relu for inpainting, else identity."""
     tau: Annotated[float, options.tau] = 0.9
     """Step size, and threshold of Softshrink."""
-    gamma: Annotated[float, options.weight] = 0.1
-    """Weight of the regulariser."""
+    gamma: Annotated[float | None, options.weight, THE_TASKS] = None
+    """Weight of the regulariser: 0.1 for inpainting, else 1."""
     lam: Annotated[float, options.weight] = 1.0
     """Weight of the data fidelity."""
-    noise: Annotated[float, options.noise] = 0.5
-    """Standard deviation of the noise, on images in [-1, 1]."""
+    noise: Annotated[float | None, options.noise, THE_TASKS] = None
+    """Standard deviation of the noise, on images in [-1, 1]: 0.5 for denoising, else 0.1."""
     setting: Literal["paper", "accurate", "fast"] = "paper"
     """How the lower level and its adjoint are solved."""
     solver: Annotated[str, options.among([*solvers.SOLVERS, *solvers.DESCENTS])] = "anderson"
@@ -110,22 +120,17 @@ class Train:
 @command.checked
 def main(config: Train) -> dict[str, Any]:
     """Train, resuming where an earlier call stopped; returns the headline numbers."""
+    unset = {k: x for k, x in OF_TASK[config.task].items() if getattr(config, k) is None}
     with contextlib.ExitStack() as stack:
-        return _train(config, stack)
+        return _train(dataclasses.replace(config, **unset), stack)
 
 
 def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
     with common.clear_errors():
         setting = _setting(config)
         rate = setting.learning_rate if config.learning_rate is None else config.learning_rate
-        hyperparameters = models.hyperparameters(
-            tau=config.tau,
-            gamma=config.gamma,
-            lam=config.lam,
-            noise=config.noise,
-            activation=config.activation,
-            learning_rate=rate,
-        )
+        scalars = {n: getattr(config, n) for n in ("tau", "gamma", "lam", "noise", "activation")}
+        hyperparameters = models.hyperparameters(**scalars, learning_rate=rate)
         images = data.load(
             config.data,
             train_size=config.train_size,
@@ -152,7 +157,7 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
 
     params_key, run_key, picture_key = loop.keys(config.seed)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
-    known = baselines.baselines(model.K, train, test, config.noise, picture_key)
+    known = baselines.baselines(model.K, train, test, scalars["noise"], picture_key)
     print(f"test loss without learning: {baselines.text(known)}", file=sys.stderr)
     steps = training.steps_per_epoch(len(train), config.batch_size)
     total_steps = max(config.epochs, 1) * steps

@@ -19,8 +19,8 @@ import xarray as xr
 from PIL import Image
 
 from deqbilevel import (
+    baselines,
     checkpoints,
-    data,
     loop,
     models,
     plots,
@@ -70,7 +70,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     ],
 )
 def test_train_writes_its_numbers_and_pictures(
-    task: str, model: str, activation: str, setting: str, tmp_path: Path
+    task: str,
+    model: str,
+    activation: str,
+    setting: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = train.Train(task, model, activation, setting=setting, out=tmp_path / "run", **TINY)
     numbers = common.plain(train.main(config))
@@ -79,8 +84,21 @@ def test_train_writes_its_numbers_and_pictures(
     assert 1 <= numbers["forward_evaluations"] <= settings.SETTINGS[setting].budget.forward
     assert 1 <= numbers["adjoint_evaluations"] <= settings.SETTINGS[setting].budget.adjoint
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == numbers
+    known = [numbers[f"test_loss_{name}"] for name in baselines.NAMES]
+    warned = "warning: test loss" in capsys.readouterr().err
+    assert warned == (numbers["test_loss"] >= min(known))
     for name in ("reconstructions.png", "losses.png"):
         assert np.asarray(Image.open(tmp_path / "run" / name).convert("L")).std() > 10
+
+
+def test_options_that_are_not_given_are_the_tasks(trained: tuple[Path, dict[str, Any]]) -> None:
+    stored = json.loads((trained[0] / "options.json").read_text())
+    stored = stored.get("options", stored)
+    assert {name: stored[name] for name in train.OF_TASK["denoising"]} == {
+        "activation": "identity",
+        "gamma": 1.0,
+        "noise": 0.5,
+    }
 
 
 def test_an_interrupted_run_goes_on_and_ends_bit_for_bit_the_same(
@@ -657,22 +675,6 @@ def test_the_command_ends_with_one_json_line_and_nothing_else_on_standard_output
     [line] = done.stdout.splitlines()
     assert json.loads(line)["step_ms"] is None
     assert "epoch 0" in done.stderr
-
-
-def test_the_readmes_twenty_lines_learn_a_denoiser_both_ways(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert code is not None
-    load = data.load
-    monkeypatch.setattr(
-        data, "load", lambda spec, **sizes: load(spec, train_size=200, test_size=50)
-    )
-    exec(compile(code[1], "README.md", "exec"), {})
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    for name in ("bilevel", "deq"):
-        losses = [float(loss) for model, _, loss in lines if model == name]
-        assert len(losses) == 3 and losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize("name", ["aid", "mrbo"])
