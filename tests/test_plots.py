@@ -264,6 +264,7 @@ def test_a_run_that_takes_a_whole_fraction_of_the_cap_reaches_it():
 def test_epochs_that_runs_reached_before_their_time_was_used():
     """Below the threshold only, and what they did reach, not what they might have."""
     results = made_up(["denoising"], ["deq"], [0.1], [0.1, 1.0, 2.0], [0.5], ["relu"], diverging=0)
+    results = results.copy(deep=True)
     results["test_loss"][:] = 0.2
     results["test_loss"].loc[{"tau": 0.1, "epoch": [2, 3]}] = np.nan
     results["test_loss"].loc[{"tau": 2.0}] = 0.6
