@@ -16,18 +16,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Array
 from tqdm import tqdm
 
 from deqbilevel import algorithms, checkpoints
 from deqbilevel.algorithms import Algorithm, Posed, cleaning
-from experiments import algorithm_cases, algorithm_peers, algorithm_tables, common, folders
+from experiments import (
+    algorithm_cases,
+    algorithm_peers,
+    algorithm_tables,
+    command,
+    common,
+    folders,
+    options,
+)
 from experiments.algorithm_cases import CASES, Case
 from experiments.records import Log
 
@@ -41,38 +48,73 @@ HUGE = 1e6
 """Times the loss at the start: a loss above it counts as diverged."""
 
 
+BY_PROBLEM = options.default("the problem's")
+
+NOISELESS, RANDOM = ("q1", "q2"), ("bsa", "sustain")
+"""Problems of which all seeds are the same, and the methods that are random there all the same."""
+
+
 @dataclass(frozen=True)
 class Algorithms:
     """Compare upper-level algorithms. Unset options: those of the problem."""
 
-    problem: Literal[*CASES] = "q1"  # type: ignore[valid-type]
-    methods: tuple[str, ...] | None = None
-    """Of deqbilevel.algorithms.METHODS; by default all that the problem is not too large for."""
-    optimiser: Literal[*algorithm_cases.OPTIMISERS] | None = None  # type: ignore[valid-type]
-    """Moves the upper level; by default the problem's."""
-    seeds: int | None = None
+    problem: Annotated[str, options.among(CASES)] = "q1"
+    """What is solved."""
+    methods: Annotated[
+        tuple[str, ...] | None,
+        options.among(algorithms.METHODS),
+        options.default("all that the problem is not too large for"),
+    ] = None
+    """Of deqbilevel.algorithms.METHODS."""
+    optimiser: Annotated[str | None, options.among(algorithm_cases.OPTIMISERS), BY_PROBLEM] = None
+    """Moves the upper level."""
+    seeds: Annotated[int | None, options.whole(1, 1000), BY_PROBLEM] = None
     """Noises, starts and samples, as lanes of one program."""
-    calls: int | None = None
+    calls: Annotated[int | None, options.whole(1, 10**12), BY_PROBLEM] = None
     """Oracle calls of each method and seed, at most."""
-    seconds: float | None = None
+    seconds: Annotated[float | None, options.number(above=0, most=1e7), BY_PROBLEM] = None
     """Of steps of each method, all seeds together, at most."""
-    rate: float | None = None
-    """The step size in the middle of the search, for all methods; by default the problem's own for
-    each."""
-    search: int = 5
+    rate: Annotated[
+        float | None,
+        options.number(above=1e-12, most=1e12),
+        options.default("the problem's own for each"),
+    ] = None
+    """The step size in the middle of the search, for all methods."""
+    search: Annotated[int, options.whole(1, 31)] = 5
     """Step sizes that are tried, a factor of 4 apart; 1: that in the middle alone."""
-    search_part: float = 0.25
+    search_part: Annotated[
+        float,
+        options.number(above=0, most=1),
+        options.only("with --search above 1", lambda c: c.search > 1),
+    ] = 0.25
     """Of either budget, for each step size of the search."""
-    seed: int = 0
+    seed: Annotated[int, options.seed] = 0
     """The first of them."""
-    image: Path | None = None
-    """cameraman: an image file, by default scikit-image's camera."""
-    data: str = "sample"
-    """deblurring, cleaning: digits, as in experiments.train."""
-    peers: Path | None = None
+    image: Annotated[
+        Path | None,
+        options.file("a picture"),
+        options.default("scikit-image's camera"),
+        options.only("with --problem cameraman", lambda c: c.problem == "cameraman"),
+    ] = None
+    """An image file."""
+    data: Annotated[
+        str,
+        options.data,
+        options.only(
+            "with --problem deblurring or cleaning",
+            lambda c: c.problem in ("deblurring", "cleaning"),
+        ),
+    ] = "sample"
+    """Digits, as in experiments.train."""
+    peers: Annotated[
+        Path | None,
+        options.folder("a copy of benchopt's bilevel benchmark"),
+        options.default("none"),
+        options.only("with --problem cleaning", lambda c: c.problem == "cleaning"),
+    ] = None
     """A folder with a copy of benchopt's bilevel benchmark, whose solvers are run as well."""
-    out: Path | None = None
-    """Folder of the results; by default runs/algorithms-PROBLEM-..."""
+    out: Annotated[Path | None, options.output, options.runs] = None
+    """Folder of the results."""
     fresh: bool = False
     """Start anew instead of going on."""
 
@@ -86,6 +128,7 @@ class Algorithms:
         return options | {"image": self.image and str(self.image), "peers": bool(self.peers)}
 
 
+@command.checked
 def main(config: Algorithms) -> dict[str, Any]:
     """Run what has not run, draw it, return {problem: {method: numbers}}."""
     double = CASES[config.problem].float64
@@ -95,7 +138,7 @@ def main(config: Algorithms) -> dict[str, Any]:
         with contextlib.ExitStack() as stack:
             with common.clear_errors():
                 options = config.resolved()
-                _check(options)
+                _check(options, given=config.optimiser is not None)
                 if config.peers is not None:
                     algorithm_peers.solvers(config.peers)
                 case = CASES[config.problem].build(options)
@@ -125,25 +168,30 @@ def files_of(options: dict[str, Any]) -> list[str]:
     return ["searches.jsonl", "courses.jsonl", *states, "summary.md", "result.json"]
 
 
-def _check(options: dict[str, Any]) -> None:
-    """Raises ValueError for a request that cannot be met."""
-    common.at_least(1, **{name: options[name] for name in ("seeds", "calls", "search")})
-    common.at_least(0, seed=options["seed"])
-    for name in ("seconds", "search_part", "rate"):
-        if options[name] is not None and not 0 < options[name] < float("inf"):
-            raise ValueError(f"--{name.replace('_', '-')} {options[name]}: expected above 0")
-    if options["peers"] and options["problem"] != "cleaning":
-        raise ValueError("--peers: their solvers are run on --problem cleaning alone")
+def _check(options: dict[str, Any], *, given: bool) -> None:
+    """Raises ValueError for a request that cannot be met; `given`: whether an optimiser was."""
+    if options["seed"] + options["seeds"] > 2**32:
+        raise ValueError(f"--seed {options['seed']} --seeds {options['seeds']}: beyond 32 bits")
+    same = [m for m in options["methods"] if m not in RANDOM]
+    if options["problem"] in NOISELESS and options["seeds"] > 1 and same:
+        raise ValueError(
+            f"--seeds {options['seeds']}: {', '.join(same)} would do the same for each of them on "
+            f"{options['problem']}, where nothing is random; take one, or --problem q1-stochastic"
+        )
     usable = CASES[options["problem"]].methods
     for method in options["methods"]:
-        if method not in algorithms.METHODS:
-            known = ", ".join(algorithms.METHODS)
-            raise ValueError(f"--methods {method}: expected one of {known}")
         if method not in usable:
             raise ValueError(
                 f"--methods {method}: {options['problem']} is too large for its dense matrices; "
                 f"take of {', '.join(usable)}"
             )
+
+    own = (*algorithms.OWN_STEPS, *(m for m in usable if "optimiser" in usable[m]))
+    if given and set(options["methods"]) <= set(own):
+        raise ValueError(
+            f"--optimiser {options['optimiser']}: {', '.join(options['methods'])} move the upper "
+            "level by steps of their own; leave it out"
+        )
 
 
 def _compare(options: dict[str, Any], case: Case, peers: Path | None, out: Path) -> dict[str, Any]:
@@ -332,4 +380,4 @@ def _resumed(method: str, state: Any, out: Path | None) -> tuple[list[dict[str, 
 
 
 if __name__ == "__main__":
-    common.last_line(main(tyro.cli(Algorithms)))
+    command.run(Algorithms, main)

@@ -16,19 +16,18 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Array
 from tqdm import tqdm
 
 from deqbilevel import data, models
 from deqbilevel.settings import SETTINGS, Budget, Setting
 from deqbilevel.training import steps_per_epoch, trainer
-from experiments import common, folders, listing, peers
+from experiments import command, common, folders, listing, options, peers
 from experiments.peers import Evaluations, Problem, Step
 
 CASES: dict[str, dict[str, Any]] = {
@@ -62,17 +61,17 @@ class Benchmark:
         "deblurring",
     )
     """Tasks, each at one point of the grid of hyperparameters."""
-    steps: int = 20
+    steps: Annotated[int, options.whole(1, 100_000)] = 20
     """Timed steps."""
-    warm_up: int = 20
+    warm_up: Annotated[int, options.whole(1, 100_000)] = 20
     """Steps before, which compile and leave the random start behind."""
-    batch_size: int = 100
-    train_size: int = 6000
+    batch_size: Annotated[int, options.size] = 100
+    train_size: Annotated[int, options.size] = 6000
     """Images to draw batches from."""
     peers: bool = False
     """Also time TorchDEQ and plain jaxopt, against the setting paper on the model bilevel."""
-    seed: int = 0
-    out: Path | None = None
+    seed: Annotated[int, options.seed] = 0
+    out: Annotated[Path | None, options.output, options.default("none")] = None
     """Folder for benchmark.json."""
 
 
@@ -86,8 +85,6 @@ class Cost(NamedTuple):
 
 def check(config: Benchmark) -> None:
     """Raises ValueError for a request that cannot be met."""
-    common.at_least(1, steps=config.steps, warm_up=config.warm_up, batch_size=config.batch_size)
-    common.at_least(0, seed=config.seed)
     if config.batch_size > config.train_size:
         raise ValueError(f"--batch-size {config.batch_size}: more than --train-size")
     if config.peers and not ("paper" in config.settings and "bilevel" in config.models):
@@ -191,6 +188,7 @@ def row(*cells: str | float | None) -> str:
     return " ".join([f"{t:<10}" for t in texts[:3]] + [f"{t:>8}" for t in texts[3:]]).rstrip()
 
 
+@command.checked
 def main(config: Benchmark) -> dict[str, Any]:
     """Time everything, print the table, and return the numbers."""
     with common.clear_errors():
@@ -257,4 +255,4 @@ def reached(cost: Cost, floor_ms_per_evaluation: float) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    common.last_line(main(tyro.cli(Benchmark)))
+    command.run(Benchmark, main)

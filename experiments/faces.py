@@ -17,12 +17,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Array
 from tqdm import tqdm
 
@@ -45,7 +44,7 @@ from deqbilevel.models import Model
 from deqbilevel.regularizers import normalised
 from deqbilevel.settings import Budget, Setting
 from deqbilevel.types import Params
-from experiments import common, folders
+from experiments import command, common, folders, options, sizes
 from experiments.drawing import draw
 from experiments.records import Log
 from experiments.schema import ANY
@@ -65,6 +64,13 @@ STENCIL = 3
 products are cheap."""
 
 
+Start = Literal["random", "first_differences", "second_differences"]
+
+FAST = options.only("with --setting fast", lambda c: c.setting == "fast")
+DEBLURRED = options.only("with --task deblurring", lambda c: c.task == "deblurring")
+DRAWN = options.only("without --kernels-from, which is a start", lambda c: c.kernels_from is None)
+
+
 @dataclass(frozen=True)
 class Faces:
     """Learn kernels A, and C of the DEQ, for one task. Unset options: [REB]'s published ones."""
@@ -72,47 +78,67 @@ class Faces:
     task: Literal["denoising", "deblurring"] = "denoising"
     models: tuple[Literal["bilevel", "deq"], ...] = ("bilevel", "deq")
     """bilevel: C = A; deq: C starts as a copy of A and is learned too."""
-    kernels: tuple[int, int] = (30, 3)
-    """Number, and height and width."""
-    starts: tuple[Literal["random", "first_differences", "second_differences"], ...] = ("random",)
+    kernels: Annotated[tuple[int, int], options.whole(1, 10_000)] = (30, 3)
+    """Number, and height and width, which is odd."""
+    starts: Annotated[tuple[Start, ...], DRAWN] = ("random",)
     """Each a lane; differences are 2 kernels."""
-    kernels_from: Path | None = None
+    kernels_from: Annotated[
+        Path | None,
+        options.folder("the --out of a finished run"),
+        options.default("none"),
+    ] = None
     """The folder of another run, whose learned kernels are the start; of a run of bilevel learning
     alone they are so for the DEQ as well, with C = A."""
-    learning_rates: tuple[float, ...] | None = None
+    learning_rates: Annotated[
+        tuple[float, ...] | None,
+        options.rate,
+        options.default("[REB]'s, by the task and the kernels"),
+        options.only("with --epochs above 0", lambda c: c.epochs > 0),
+    ] = None
     """Adam's, each a lane; falling along a line."""
-    seeds: int = 1
+    seeds: Annotated[
+        int,
+        options.whole(1, 1000),
+        options.only(
+            "with --starts random alone, and without --kernels-from: the lanes would be equal",
+            lambda c: set(c.starts) == {"random"} and c.kernels_from is None,
+        ),
+    ] = 1
     """Random starts, each a lane."""
-    blur: int = 5
-    """Of deblurring: length of the diagonal."""
-    padding: Literal["circular", "zero"] = "circular"
+    blur: Annotated[int, options.whole(1, 1000), DEBLURRED] = 5
+    """Length of the diagonal."""
+    padding: Annotated[Literal["circular", "zero"], DEBLURRED] = "circular"
     """Of the blur."""
-    noise: float | None = None
+    noise: Annotated[
+        float | None, options.noise, options.default("0.1, and 0.01 of --blur above 5")
+    ] = None
     """Standard deviation, on pictures in [-1, 1]."""
     setting: Literal["fast", "published"] = "fast"
     """published: Picard iteration, 1000 evaluations (4000 and a quarter of the step for deblurring)
     forwards and backwards; fast: the same fixed points in a small part of that."""
-    tolerance: float = 2e-6
-    """Of fast: relative residual of the lower level, that of [REB]'s map with its small step;
-    float32 ends at 2e-6."""
-    adjoint_tolerance: float = 2e-6
-    """Of fast: residual of the adjoint relative to the gradient of the loss. That relative to its
-    solution is some hundred times smaller."""
-    guard: float | None = 10.0
-    """Of fast: where a residual is more times its tolerance than this, no step is taken, and the
-    kernels go halfway back to the last from which one was; none: every step is taken."""
-    epochs: int = 500
-    evaluate_every: int = 10
+    tolerance: Annotated[float, options.number(0, 1), FAST] = 2e-6
+    """Relative residual of the lower level, that of [REB]'s map with its small step; float32 ends
+    at 2e-6."""
+    adjoint_tolerance: Annotated[float, options.number(0, 1), FAST] = 2e-6
+    """Residual of the adjoint relative to the gradient of the loss. That relative to its solution
+    is some hundred times smaller."""
+    guard: Annotated[float | None, options.number(1, 1e6), FAST] = 10.0
+    """Where a residual is more times its tolerance than this, no step is taken, and the kernels go
+    halfway back to the last from which one was; none: every step is taken."""
+    epochs: Annotated[int, options.whole(0)] = 500
+    evaluate_every: Annotated[int, options.count] = 10
     """Epochs between two evaluations, records and checkpoints."""
-    data: str = "photographs"
+    data: Annotated[str, options.data] = "photographs"
     """photographs, faces, images:DIR (whole pictures), celeb_a or celeb_a:DIR."""
-    shape: tuple[int, int] | None = None
-    """Height and width of the middle to take of each picture; by default all of it."""
-    train_size: int = 10
-    test_size: int = 10
-    seed: int = 0
-    out: Path | None = None
-    """Folder of the results; by default one below runs/ that is named by the options."""
+    shape: Annotated[
+        tuple[int, int] | None, options.side, options.default("all of each picture")
+    ] = None
+    """Height and width of the middle to take of each picture."""
+    train_size: Annotated[int, options.size] = 10
+    test_size: Annotated[int, options.size] = 10
+    seed: Annotated[int, options.seed] = 0
+    out: Annotated[Path | None, options.output, options.runs] = None
+    """Folder of the results."""
     fresh: bool = False
     """Start anew instead of going on."""
 
@@ -170,6 +196,7 @@ class Best(NamedTuple):
         return jax.tree.map(chosen, Best(params, loss, np.full_like(self.epoch, epoch)), self)
 
 
+@command.checked
 def main(config: Faces) -> dict[str, Any]:
     """Train each model, resuming where an earlier call stopped; returns the headline numbers."""
     with contextlib.ExitStack() as stack:
@@ -183,6 +210,12 @@ def main(config: Faces) -> dict[str, Any]:
                 whole=True,
                 shape=config.shape,
                 seed=config.seed,
+            )
+            sizes.fits(
+                16 * config.kernels[0] * images.train.size,
+                f"--kernels {config.kernels[0]} {config.kernels[1]} on {len(images.train)} "
+                f"pictures of {images.shape[0]}x{images.shape[1]}",
+                "take fewer kernels, or fewer or smaller pictures (--train-size, --shape)",
             )
             given = {name: stored_kernels(config, name) for name in config.models}
             built = {name: build(config, name, images.shape) for name in config.models}
@@ -209,29 +242,23 @@ def main(config: Faces) -> dict[str, Any]:
 
 def check(config: Faces, options: dict[str, Any]) -> None:
     """Raises ValueError for a request that cannot be met."""
-    common.at_least(0, epochs=config.epochs, seed=config.seed)
-    sizes = {"train_size": config.train_size, "test_size": config.test_size, "blur": config.blur}
-    common.at_least(1, evaluate_every=config.evaluate_every, seeds=config.seeds, **sizes)
     count, size = config.kernels
-    if count < 1 or size < 1 or size % 2 == 0:
+    if size % 2 == 0:
         raise ValueError(f"--kernels {count} {size}: expected 1 or more, of an odd size")
-    if count != 2 and set(config.starts) - {"random"}:
+    differences = set(config.starts) - {"random"}
+    if count != 2 and differences:
         raise ValueError(f"--starts {' '.join(config.starts)}: differences are --kernels 2 {size}")
-    if config.guard is not None and not 1 <= config.guard < float("inf"):
-        raise ValueError(f"--guard {config.guard}: expected a finite number, 1 or more, or none")
-    for name in ("noise", "tolerance", "adjoint_tolerance"):
-        if not 0 <= options[name] < float("inf"):
-            raise ValueError(f"--{name} {options[name]}: expected a finite number, 0 or more")
-    for rate in config.learning_rates or ():
-        if not 0 < rate < float("inf"):
-            raise ValueError(f"--learning-rates {rate}: expected above 0")
+    if size < 3 and (differences or config.kernels_from is None):
+        raise ValueError(
+            f"--kernels {count} {size}: numbers and no kernels; take a size of 3 or more"
+        )
+    if config.seed + config.seeds > 2**32:
+        raise ValueError(f"--seed {config.seed} --seeds {config.seeds}: beyond 32 bits")
     if config.epochs % config.evaluate_every:
         raise ValueError(
             f"--epochs {config.epochs}: expected a multiple of --evaluate-every "
             f"{config.evaluate_every}"
         )
-    if not config.models or len(set(config.models)) < len(config.models):
-        raise ValueError(f"--models {' '.join(config.models)}: expected bilevel, deq or both")
 
 
 def stored_kernels(config: Faces, name: str) -> Params | None:
@@ -559,4 +586,4 @@ def _keep_kernels(out: Path, name: str, run: Run, caption: str) -> None:
 
 
 if __name__ == "__main__":
-    common.last_line(main(tyro.cli(Faces)))
+    command.run(Faces, main)

@@ -13,12 +13,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Array
 from tqdm import tqdm
 
@@ -28,7 +27,7 @@ from deqbilevel.models import Model
 from deqbilevel.settings import Budget, Setting
 from deqbilevel.solvers import ADJOINTS
 from deqbilevel.types import At, Params
-from experiments import common, faces, folders
+from experiments import command, common, faces, folders, options
 from experiments.faces import Faces
 
 
@@ -37,34 +36,41 @@ class Speed:
     """How many times faster an epoch is."""
 
     models: tuple[Literal["bilevel", "deq"], ...] = ("bilevel", "deq")
-    kernels: tuple[int, int] = (30, 3)
-    """Number, and height and width."""
+    """bilevel: C = A; deq: C starts as a copy of A."""
+    kernels: Annotated[tuple[int, int], options.whole(1, 10_000)] = (30, 3)
+    """Number, and height and width, which is odd."""
     task: Literal["denoising", "deblurring"] = "denoising"
-    kernels_from: Path | None = None
-    """The folder of a run of experiments.faces, whose learned kernels are taken; else random."""
-    evaluations: tuple[int, int] = (55, 60)
+    kernels_from: Annotated[
+        Path | None,
+        options.folder("the --out of a finished run of experiments.faces"),
+        options.default("none, but random ones"),
+    ] = None
+    """The folder of a run of experiments.faces, whose learned kernels are taken."""
+    evaluations: Annotated[tuple[int, int], options.whole(1, 100_000)] = (55, 60)
     """Of the fast forward solve, for bilevel and for deq; Newton's include products."""
-    products: tuple[int, int] = (24, 34)
+    products: Annotated[tuple[int, int], options.whole(1, 100_000)] = (24, 34)
     """Of the fast adjoint solve."""
-    rounds: int = 3
+    rounds: Annotated[int, options.whole(1, 10_000)] = 3
     """Epochs of each, of which the median time is taken."""
-    data: str = "photographs"
-    shape: tuple[int, int] | None = None
-    train_size: int = 10
-    seed: int = 0
-    out: Path | None = None
-    """Folder of result.json; by default one below runs/ that is named by the options."""
+    data: Annotated[str, options.data] = "photographs"
+    """photographs, faces, images:DIR (whole pictures), celeb_a or celeb_a:DIR."""
+    shape: Annotated[
+        tuple[int, int] | None, options.side, options.default("all of each picture")
+    ] = None
+    """Height and width of the middle to take of each picture."""
+    train_size: Annotated[int, options.size] = 10
+    seed: Annotated[int, options.seed] = 0
+    out: Annotated[Path | None, options.output, options.runs] = None
+    """Folder of result.json."""
     fresh: bool = False
     """Measure anew instead of showing what was measured."""
 
 
+@command.checked
 def main(config: Speed) -> dict[str, Any]:
     """Measure, and return {model: {setting: numbers, "ratio": of seconds}}."""
     with contextlib.ExitStack() as stack:
         with common.clear_errors():
-            common.at_least(1, rounds=config.rounds)
-            for evaluations, products in zip(config.evaluations, config.products, strict=True):
-                common.at_least(1, evaluations=evaluations, products=products)
             options = common.options_of(config)
             options["kernels_from"] = config.kernels_from and str(config.kernels_from)
             known = ("models", "kernels", "task", "kernels_from", "data", "shape", "seed")
@@ -123,11 +129,11 @@ def _of_model(
     lane = faces.lanes_of(own, name)[0]
     model = faces.build(own, name, shape)
     epochs, found = {}, {}
-    for label, options, how in (
+    for label, as_set, how in (
         ("published", published, faces.setting(published, name)),
         ("fast", own, fast),
     ):
-        params = faces.initial(options, options.resolved(), model, given, lane)
+        params = faces.initial(as_set, as_set.resolved(), model, given, lane)
         epochs[label] = _epoch(model, how, params, truth)
         found[label] = {"evaluations": how.budget.forward, "products": how.budget.adjoint}
         found[label] |= _residuals(model, how, params, truth)
@@ -191,4 +197,4 @@ def _residuals(model: Model, how: Setting, params: Params, truth: Array) -> dict
 
 
 if __name__ == "__main__":
-    common.last_line(main(tyro.cli(Speed)))
+    command.run(Speed, main)

@@ -103,6 +103,26 @@ def _initial(options: dict[str, Any], seed: int) -> dict[str, Any]:
     return convolutional.init(c, beta_0=options["beta_0"] or 0.0, phi=phi, basis=basis)
 
 
+def described(start: str) -> dict[str, Any]:
+    """The options that filters of `pretrained` were made with, which they bring along.
+
+    Raises: ValueError for a name that is none, or a file that holds none.
+    """
+    try:
+        params = pretrained.load(start).params
+    except ValueError as error:
+        raise ValueError(f"--start {error}") from error
+    phi = params["phi"]
+    named = [name for name, kind in potentials.POTENTIALS.items() if isinstance(phi, type(kind()))]
+    return {
+        "filters": tuple(convolutional.filters(params).shape),
+        "basis": "its own" if "basis" in params else None,
+        "potential": named[0],
+        "eps": float(vars(phi)["eps"]) if "eps" in vars(phi) else None,
+        "beta_0": float(params["beta_0"]),
+    }
+
+
 def redrawn(params: dict[str, Any], share: float, rng: np.random.Generator) -> dict[str, Any]:
     """Filters weaker than a share of the strongest, as random ones of that strength."""
     strengths = np.asarray(convolutional.strengths(params))

@@ -36,16 +36,20 @@ from deqbilevel import (
 from deqbilevel.bilevel import State
 from deqbilevel.files import FileError
 from experiments import (
+    command,
     common,
     filter_algorithms,
     filter_lanes,
     filter_results,
     filter_tasks,
     folders,
+    options,
+    sizes,
 )
 from experiments.filter_lanes import Lanes
 from experiments.filter_results import Outcome
 from experiments.filter_tasks import Task
+from experiments.options import here
 from experiments.records import Log
 from experiments.schema import ANY
 
@@ -129,6 +133,19 @@ RECORD |= {"held_out": {name: [ANY] for name in ("snr_db", "psnr_db", "ssim")}}
 RECORD |= {name: [[ANY]] for name in bilevel.Metrics._fields}
 """Of a block of iterations: of each lane, of each iteration."""
 
+OWN = options.only("with natural or own", lambda c: c.experiment in ("natural", "own"))
+PICTURED = options.only("with cameraman, natural or own", lambda c: c.experiment != "vertical-bars")
+DRAWN = options.only("without --start, which has its own", lambda c: c.start is None)
+MOVED = options.only(
+    f"without --algorithm {', '.join(algorithms.OWN_STEPS)}",
+    lambda c: c.algorithm not in algorithms.OWN_STEPS,
+)
+BY_ADAM = options.only(
+    f"with --optimiser adam, and {MOVED.words}",
+    lambda c: c.optimiser in (None, "adam") and MOVED.where(c),
+)
+BY_EXPERIMENT = options.default("the experiment's")
+
 
 @dataclass(frozen=True)
 class Filters:
@@ -138,67 +155,92 @@ class Filters:
     experiment: Annotated[
         Literal["vertical-bars", "cameraman", "natural", "own"], tyro.conf.Positional
     ]
-    image: Path | None = None
-    """cameraman: an image file, by default scikit-image's camera, another picture than [CF]'s;
-    natural, own: a folder of images."""
-    test_images: Path | None = None
-    """natural, own: a folder of images to test on; by default a fifth of those in --image."""
-    images: int | None = None
-    """natural, own: number of training images."""
-    patch: int | None = None
-    """natural, own: height and width of the random crops that are the training images; 0: whole
-    pictures, whose shapes may differ."""
-    batch: int | None = None
-    """Training images in each upper-level iteration; by default all."""
-    realisations: int = 1
+    image: Annotated[Path | None, options.default("scikit-image's camera"), PICTURED] = None
+    """cameraman: an image file, by default another picture than [CF]'s; natural, own: a folder of
+    images, which has to be given."""
+    test_images: Annotated[
+        Path | None, options.folder("images to test on"), options.default("a fifth of --image"), OWN
+    ] = None
+    """A folder of images to test on."""
+    images: Annotated[int | None, options.size, BY_EXPERIMENT, OWN] = None
+    """Number of training images."""
+    patch: Annotated[int | None, options.whole(0, 10_000), BY_EXPERIMENT, OWN] = None
+    """Height and width of the random crops that are the training images; 0: whole pictures, whose
+    shapes may differ."""
+    batch: Annotated[int | None, options.size, options.default("all, of natural 20")] = None
+    """Training images in each upper-level iteration."""
+    realisations: Annotated[int, options.whole(1, 10_000)] = 1
     """Of the noise, of each training image."""
     learn: Literal["filters-and-beta", "beta"] = "filters-and-beta"
-    filters: tuple[int, int, int] | None = None
+    """What is learned."""
+    filters: Annotated[
+        tuple[int, int, int] | None, options.whole(1, 10_000), BY_EXPERIMENT, DRAWN
+    ] = None
     """Number, height and width. As many as the size has, less one: cosines without the constant,
     divided by the height; else random, of norm 1."""
-    basis: Literal["cosines", "cosines_and_constant", "differences"] | None = None
+    basis: Annotated[
+        Literal["cosines", "cosines_and_constant", "differences"] | None,
+        options.default("of natural cosines, else none"),
+        DRAWN,
+    ] = None
     """Learn coefficients in this basis; filters of cosines and differences sum to zero."""
-    start: str | None = None
+    start: Annotated[str | None, options.default("none")] = None
     """Start with the filters of a name of deqbilevel.pretrained, or of a filters.npz."""
-    redraw: float = 0.0
-    """With --start: filters weaker than this part of the strongest are drawn anew, as strong as
-    that; a filter that learning has switched off has no gradient to come back by."""
-    potential: Literal[*SMOOTH] | None = None  # type: ignore[valid-type]
-    eps: float | None = None
+    redraw: Annotated[
+        float, options.number(0, 0.999), options.only("with --start", lambda c: c.start is not None)
+    ] = 0.0
+    """Filters weaker than this part of the strongest are drawn anew, as strong as that; a filter
+    that learning has switched off has no gradient to come back by."""
+    potential: Annotated[str | None, options.among(SMOOTH), BY_EXPERIMENT, DRAWN] = None
+    """Of the filters' responses."""
+    eps: Annotated[float | None, options.number(1e-5, 100), BY_EXPERIMENT, DRAWN] = None
     """Of the potential: where it bends, with images in [0, 1]."""
-    boundary: Literal["circular", "zero", "reflecting"] | None = None
-    noise: float = 25 / 255
+    boundary: Annotated[Literal["circular", "zero", "reflecting"] | None, BY_EXPERIMENT] = None
+    """Of the convolutions."""
+    noise: Annotated[float, options.number(above=0, most=100)] = 25 / 255
     """Standard deviation, with images in [0, 1]."""
-    beta_0: float | None = None
-    """By default that of [CF] for the cameraman, else the best of a grid."""
-    iterations: int | None = None
+    beta_0: Annotated[
+        float | None,
+        options.number(-30, 30),
+        options.default("that of [CF] for the cameraman, else the best of a grid"),
+        DRAWN,
+    ] = None
+    """Of the weights e^(beta_0 + beta_k) at the start."""
+    iterations: Annotated[int | None, options.whole(0), BY_EXPERIMENT] = None
     """Upper-level iterations."""
-    lower_iterations: int | None = None
+    lower_iterations: Annotated[int | None, options.whole(1, 100_000), BY_EXPERIMENT] = None
     """Evaluations of the lower-level gradient in each of them."""
-    lower_solver: Literal[*solvers.DESCENTS] = "optimized_gradient"  # type: ignore[valid-type]
-    hypergradient: Literal["minimiser", *hypergradients.METHODS] = "minimiser"  # type: ignore[valid-type]
+    lower_solver: Annotated[str, options.among(solvers.DESCENTS)] = "optimized_gradient"
+    """Of the lower level."""
+    hypergradient: Annotated[str, options.among(["minimiser", *hypergradients.METHODS])] = (
+        "minimiser"
+    )
     """minimiser: (4.8), warm; others for comparison."""
-    adjoint_iterations: int | None = None
+    adjoint_iterations: Annotated[int | None, options.whole(1, 100_000), BY_EXPERIMENT] = None
     """Products of its backward pass in each of them, at most."""
-    adjoint_tolerance: float | None = None
+    adjoint_tolerance: Annotated[float | None, options.tolerance, BY_EXPERIMENT] = None
     """Relative residual of the Hessian system at which a hypergradient is accepted."""
-    algorithm: Literal[*algorithms.METHODS] | None = None  # type: ignore[valid-type]
+    algorithm: Annotated[str | None, options.among(algorithms.METHODS), options.default("none")] = (
+        None
+    )
     """One of deqbilevel.algorithms.METHODS, for comparison; by default that of deqbilevel.bilevel:
     both levels warm, the hypergradient to a residual."""
-    optimiser: Literal["adam", "lbfgs", "gradient_descent"] | None = None
+    optimiser: Annotated[
+        Literal["adam", "lbfgs", "gradient_descent"] | None, options.default("adam"), MOVED
+    ] = None
     """The last two search along their direction by backtracking, and need the whole batch."""
-    learning_rate: float | None = None
+    learning_rate: Annotated[float | None, options.rate, BY_EXPERIMENT, BY_ADAM] = None
     """Adam's."""
-    schedule: Literal["constant", "cosine"] | None = None
+    schedule: Annotated[Literal["constant", "cosine"] | None, BY_EXPERIMENT, BY_ADAM] = None
     """Of the learning rate; the cosine ends at a hundredth of it."""
-    seeds: int | None = None
+    seeds: Annotated[int | None, options.whole(1, 1000), BY_EXPERIMENT] = None
     """Random starts and noises, trained together as lanes of one program."""
-    seed: int = 0
+    seed: Annotated[int, options.seed] = 0
     """The first of them; the first also chooses the crops."""
-    block: int = 100
+    block: Annotated[int, options.count] = 100
     """Iterations between two checkpoints."""
-    out: Path | None = None
-    """Folder of the results; by default runs/filters-EXPERIMENT-..."""
+    out: Annotated[Path | None, options.output, options.runs] = None
+    """Folder of the results."""
     fresh: bool = False
     """Start anew instead of going on."""
 
@@ -209,23 +251,26 @@ class Filters:
             # An algorithm has iterations of its own.
             if options[name] is None and not (self.algorithm and name in ITERATIONS):
                 options[name] = value
+        if self.start is not None:
+            options |= filter_lanes.described(self.start)
         paths = {name: options[name] and str(options[name]) for name in ("image", "test_images")}
         return options | paths
 
 
+@command.checked
 def main(config: Filters) -> dict[str, Any]:
     """Learn, resuming where an earlier call stopped; returns the headline numbers."""
     with contextlib.ExitStack() as stack:
         with common.clear_errors():
             options = config.resolved()
             _check(options)
-            common.at_least(1, block=config.block)
             task = filter_tasks.task(
                 config.experiment,
                 config.image,
                 config.test_images,
                 *(options[name] for name in ("images", "patch", "seed")),
             )
+            _check_images(options, task)
             lanes = filter_lanes.lanes_of(options, task)
             name = f"filters-{config.experiment}-{common.digest(options)}"
             claimed = folders.claim(
@@ -256,9 +301,6 @@ def inputs_of(config: Filters, task: Task) -> dict[str, str]:
 
 def _check(options: dict[str, Any]) -> None:
     """Raises ValueError for a request that cannot be met."""
-    common.at_least(0, **{name: options[name] for name in ("seed", "iterations", "patch")})
-    names = ("seeds", "lower_iterations", "adjoint_iterations", "images", "batch", "realisations")
-    common.at_least(1, **{name: options[name] for name in names})
     if options["algorithm"] is not None:
         _maker(options)
         for name, value in LOWER_LEVEL.items():
@@ -267,19 +309,60 @@ def _check(options: dict[str, Any]) -> None:
                     f"--algorithm {options['algorithm']} --{name.replace('_', '-')} "
                     f"{options[name]}: an algorithm has its own; leave it out"
                 )
-    for name in ("noise", "eps", "learning_rate", "adjoint_tolerance"):
-        if not 0 < options[name] < float("inf"):
-            raise ValueError(f"--{name.replace('_', '-')} {options[name]}: expected above 0")
-    if not 0 <= options["redraw"] < 1 or (options["redraw"] and options["start"] is None):
-        raise ValueError(f"--redraw {options['redraw']}: expected 0 to 1, and --start")
+    if options["experiment"] != "vertical-bars" and options["image"] is not None:
+        kind = "file" if options["experiment"] == "cameraman" else "folder"
+        here("--image", Path(options["image"]), kind)
+    if options["seed"] + options["seeds"] > 2**32:
+        raise ValueError(f"--seed {options['seed']} --seeds {options['seeds']}: beyond 32 bits")
     count, rows, columns = options["filters"]
-    if min(count, rows, columns) < 1:
-        raise ValueError(f"--filters {count} {rows} {columns}: expected numbers of 1 or more")
+    if rows * columns < 2:
+        raise ValueError(
+            f"--filters {count} {rows} {columns}: numbers and no filters; take a larger size"
+        )
+    if options["experiment"] in ("natural", "own"):
+        pixels = options["images"] * options["patch"] ** 2
+        sizes.fits(
+            32 * pixels * options["realisations"] * options["seeds"],
+            f"--images {options['images']} of --patch {options['patch']}, --realisations "
+            f"{options['realisations']} and --seeds {options['seeds']}",
+            "take fewer or smaller ones",
+        )
     if options["batch"] is not None and options["optimiser"] != "adam":
         raise ValueError(
             f"--optimiser {options['optimiser']} --batch {options['batch']}: a line search needs "
             "the same images at every trial; leave --batch out, or take adam"
         )
+
+
+def _check_images(options: dict[str, Any], task: Task) -> None:
+    """Raises ValueError for what the training images are too few, too small or too many for."""
+    groups, realisations = task.groups, options["realisations"]
+    there, count = sum(len(g.truth) for g in groups), options["images"]
+    if options["experiment"] in ("natural", "own") and not options["patch"] and there < count:
+        raise ValueError(f"--images {count}: only {there} whole training pictures are there")
+    if (options["batch"] or 0) > there * realisations:
+        raise ValueError(
+            f"--batch {options['batch']}: more than the {there * realisations} training images"
+        )
+    number, rows, columns = options["filters"]
+    for height, width in (g.shape for g in groups):
+        if rows > height or columns > width:
+            raise ValueError(
+                f"--filters {number} {rows} {columns}: larger than the image of {height}x{width}"
+            )
+    pixels = sum(g.truth.size for g in groups) * realisations
+    sizes.fits(
+        16 * pixels * number * options["seeds"],
+        f"--filters {number} {rows} {columns} on {pixels} pixels of training images, --seeds "
+        f"{options['seeds']}",
+        "take fewer filters, images, realisations or seeds",
+    )
+    sizes.hypergradient(
+        options["hypergradient"],
+        parameters=number * (rows * columns + 1),
+        images=options["batch"] or there * realisations,
+        pixels=max(g.shape[0] * g.shape[1] for g in groups),
+    )
 
 
 def _optimiser(options: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
@@ -451,4 +534,4 @@ def _watcher(
 
 
 if __name__ == "__main__":
-    common.last_line(main(tyro.cli(Filters)))
+    command.run(Filters, main)

@@ -14,19 +14,18 @@ angle is that between the hypergradient (4.8) there and the exact one.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Array, Float
 
 from deqbilevel import bilevel, convolutions, hypergradients, operators, plots
 from deqbilevel.potentials import Quadratic
 from deqbilevel.regularizers import convolutional
 from deqbilevel.solvers import picard
-from experiments import common, folders, listing
+from experiments import command, common, folders, listing, options
 from experiments.drawing import draw
 
 
@@ -34,29 +33,29 @@ from experiments.drawing import draw
 class GradientAccuracy:
     """The angle of the estimated to the exact hypergradient over a grid of filters."""
 
-    tolerances: tuple[float, ...] = (1.0, 0.1, 0.01, 0.001)
+    tolerances: Annotated[tuple[float, ...], options.number(above=0, most=1e6)] = (
+        *(1.0, 0.1, 0.01, 0.001),
+    )
     """Norms of the lower-level gradient at which gradient descent stops."""
-    beta: float = -5.0
+    beta: Annotated[float, options.number(-30, 30)] = -5.0
     """Of the weight e^beta."""
-    points: int = 41
+    points: Annotated[int, options.whole(2, 401)] = 41
     """Values of each coefficient."""
-    most: float = 10.0
+    most: Annotated[float, options.number(1e-3, 1e3)] = 10.0
     """The largest of them; the least is its negative."""
-    length: int = 64
+    length: Annotated[int, options.whole(2, 4096)] = 64
     """Of the signal, which is piecewise constant."""
-    noise: float = 0.1
-    seed: int = 0
-    out: Path = Path("runs/gradient-accuracy")
+    noise: Annotated[float, options.noise] = 0.1
+    """Standard deviation, of a signal in [0, 1]."""
+    seed: Annotated[int, options.seed] = 0
+    out: Annotated[Path, options.output] = Path("runs/gradient-accuracy")
     """Folder of the figure and the numbers."""
 
 
+@command.checked
 def main(config: GradientAccuracy) -> dict[str, Any]:
     """Compute the maps, draw them, and return the medians."""
     with common.clear_errors():
-        common.at_least(2, points=config.points, length=config.length)
-        for tolerance in config.tolerances:
-            if not 0 < tolerance < float("inf"):
-                raise ValueError(f"--tolerances {tolerance}: expected above 0")
         listing.will_write(config.out, ["result.json", "figure_5_1.png"])
     before = jax.config.read("jax_enable_x64")
     jax.config.update("jax_enable_x64", True)
@@ -153,4 +152,4 @@ def angle(a: Float[Array, " n"], b: Float[Array, " n"]) -> Float[Array, ""]:
 
 
 if __name__ == "__main__":
-    common.last_line(main(tyro.cli(GradientAccuracy)))
+    command.run(GradientAccuracy, main)

@@ -15,12 +15,11 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 from scipy.optimize import brentq
@@ -28,7 +27,7 @@ from tqdm import tqdm
 
 from deqbilevel import hypergradients, plots
 from deqbilevel.solvers import DESCENTS, SOLVERS
-from experiments import common, folders, hypergradient_estimates
+from experiments import command, common, folders, hypergradient_estimates, options, sizes
 from experiments.drawing import draw
 from experiments.hypergradient_cases import (
     PROBLEMS,
@@ -71,30 +70,40 @@ ROW = {"problem": "", "method": "", "budget": 0} | dict.fromkeys(MEASURED, ANY)
 class Hypergradients:
     """Compare ways to a hypergradient."""
 
-    problems: tuple[str, ...] = PROBLEMS
-    """Of dense-bilevel, dense-deq, filters."""
-    methods: tuple[str, ...] = tuple(hypergradients.METHODS)
+    problems: Annotated[tuple[str, ...], options.among(PROBLEMS)] = PROBLEMS
+    """Lower levels."""
+    methods: Annotated[tuple[str, ...], options.among(hypergradients.METHODS)] = tuple(
+        hypergradients.METHODS
+    )
     """Of deqbilevel.hypergradients.METHODS."""
-    budgets: tuple[int, ...] = (10, 50, 250)
+    budgets: Annotated[tuple[int, ...], options.whole(1, 100_000)] = (10, 50, 250)
     """Evaluations of the lower level, and products of the backward pass, at most."""
-    solver: str = "picard"
-    """Of the lower level: one of deqbilevel.solvers.SOLVERS, or for filters of DESCENTS."""
-    iterations: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+    solver: Annotated[str, options.among([*SOLVERS, *DESCENTS])] = "picard"
+    """Of the lower level; those from gradient_descent on are for filters alone."""
+    iterations: Annotated[tuple[int, ...], options.whole(1, 100_000), options.may_be_empty] = (
+        *(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000),
+    )
     """Of gradient descent, after which two estimates are compared; none: they are not."""
-    size: int = 9
+    size: Annotated[int, options.whole(5, 28)] = 9
     """Height and width of the images, which are means of digits."""
-    images: int = 4
-    features: int = 24
+    images: Annotated[int, options.whole(1, 1000)] = 4
+    """How many of them."""
+    features: Annotated[
+        int,
+        options.whole(1, 1000),
+        options.only("with a dense one of --problems", lambda c: set(c.problems) != {"filters"}),
+    ] = 24
     """Rows of A, and of the DEQ's C."""
-    rounds: int = 3
+    rounds: Annotated[int, options.whole(1, 10_000)] = 3
     """Of which the median time is taken."""
-    seed: int = 0
-    out: Path | None = None
-    """Folder of the results; by default runs/hypergradients-..."""
+    seed: Annotated[int, options.seed] = 0
+    out: Annotated[Path | None, options.output, options.runs] = None
+    """Folder of the results."""
     fresh: bool = False
     """Start anew instead of going on."""
 
 
+@command.checked
 def main(config: Hypergradients) -> dict[str, Any]:
     """Measure what is not yet measured, draw it, and return {model: {method: numbers}}."""
     before = jax.config.read("jax_enable_x64")
@@ -125,20 +134,34 @@ def main(config: Hypergradients) -> dict[str, Any]:
 
 def _check(config: Hypergradients) -> None:
     """Raises ValueError for a request that cannot be met."""
-    common.at_least(5, size=config.size)
-    common.at_least(1, images=config.images, features=config.features, rounds=config.rounds)
-    common.at_least(0, seed=config.seed)
-    for budget in config.budgets:
-        common.at_least(1, budgets=budget)
-    for count in config.iterations:
-        common.at_least(1, iterations=count)
-    known = {"problems": PROBLEMS, "methods": tuple(hypergradients.METHODS)}
-    known["solver"] = (*SOLVERS, *(DESCENTS if set(config.problems) == {"filters"} else ()))
-    for option, names in known.items():
-        given = getattr(config, option)
-        for name in (given,) if isinstance(given, str) else given:
-            if name not in names:
-                raise ValueError(f"--{option} {name}: expected one of {', '.join(names)}")
+    if config.solver not in SOLVERS and set(config.problems) != {"filters"}:
+        raise ValueError(
+            f"--solver {config.solver}: expected one of {', '.join(SOLVERS)}; others are for "
+            "--problems filters alone"
+        )
+    for problem in config.problems:
+        asymmetric = problem == "dense-deq"
+        if asymmetric and set(config.methods) <= set(hypergradients.SYMMETRIC):
+            raise ValueError(
+                f"--problems {problem} --methods {' '.join(config.methods)}: nothing to measure, "
+                "as these need a symmetric dG/du, which a deq does not have; add another method"
+            )
+        factors = {"filters": 0, "dense-bilevel": 1, "dense-deq": 2}[problem]
+        pixels = config.size**2
+        for method in config.methods:
+            sizes.hypergradient(
+                method,
+                parameters=config.features * (pixels * factors + 1) if factors else 4 * 10,
+                images=config.images,
+                pixels=pixels,
+            )
+    kept = 8 * max(config.budgets) * config.images * config.size**2
+    if "unrolled" in config.methods:
+        sizes.fits(
+            2 * kept,
+            f"--methods unrolled with --budgets {max(config.budgets)}",
+            "take less, or checkpointed",
+        )
 
 
 def measure(case: Case, best: Array, method: str, config: Any, budget: int) -> dict[str, Any]:
@@ -275,4 +298,4 @@ def growth(memory: dict[int, float]) -> float | None:
 
 
 if __name__ == "__main__":
-    common.last_line(main(tyro.cli(Hypergradients)))
+    command.run(Hypergradients, main)

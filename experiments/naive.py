@@ -29,12 +29,11 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from tqdm import tqdm
 
@@ -43,7 +42,7 @@ from deqbilevel.models import Model
 from deqbilevel.settings import Setting
 from deqbilevel.training import Metrics, State, Trainer
 from deqbilevel.types import Images, Info, Params
-from experiments import common, folders
+from experiments import command, common, folders, options, sizes
 from experiments.drawing import draw
 
 MEASURED = 1000
@@ -62,30 +61,33 @@ class Naive:
 
     task: Literal["denoising", "inpainting", "deblurring"] = "inpainting"
     models: tuple[Literal["bilevel", "deq"], ...] = ("bilevel", "deq")
+    """bilevel: C = A; deq: C is learned too."""
     activation: Literal["identity", "relu", "softshrink"] = "softshrink"
-    tau: float = 0.9
+    tau: Annotated[float, options.tau] = 0.9
     """Step size, and threshold of Softshrink."""
-    gamma: float = 0.1
+    gamma: Annotated[float, options.weight] = 0.1
     """Weight of the regulariser."""
-    lam: float = 1.0
+    lam: Annotated[float, options.weight] = 1.0
     """Weight of the data fidelity."""
-    noise: float = 0.1
+    noise: Annotated[float, options.noise] = 0.1
     """Standard deviation of the noise, on images in [-1, 1]."""
     setting: Literal["paper", "accurate", "fast"] = "paper"
     """How the lower level and its adjoint are solved, and the learning rate of both ways."""
-    epochs: int = 5
-    train_size: int | None = None
-    """Training images; all that there are by default."""
-    test_size: int | None = None
-    batch_size: int = 100
-    iterates: tuple[int, ...] = (1, 5, 10, 50, 200)
+    epochs: Annotated[int, options.whole(0)] = 5
+    train_size: Annotated[int | None, options.size, options.default("all")] = None
+    """Training images."""
+    test_size: Annotated[int | None, options.size, options.default("all")] = None
+    """Test images."""
+    batch_size: Annotated[int, options.size] = 100
+    iterates: Annotated[tuple[int, ...], options.whole(1, 100_000)] = (1, 5, 10, 50, 200)
     """The k of the Picard iterates u^k that are measured and drawn."""
-    pictures: int = 3
-    data: str = "sample"
+    pictures: Annotated[int, options.whole(1, 1000)] = 3
+    """Test images that are drawn."""
+    data: Annotated[str, options.data] = "sample"
     """sample, idx:DIR, tfds, tfds:DIR or images:DIR."""
-    seed: int = 0
-    out: Path | None = None
-    """Folder of the results; by default one below runs/ that is named by the options."""
+    seed: Annotated[int, options.seed] = 0
+    out: Annotated[Path | None, options.output, options.runs] = None
+    """Folder of the results."""
     fresh: bool = False
     """Start anew instead of going on."""
 
@@ -98,6 +100,7 @@ class Trained(NamedTuple):
     diverged: bool
 
 
+@command.checked
 def main(config: Naive) -> dict[str, Any]:
     """Train what is not on disk yet, measure and draw; the numbers of each model and way."""
     with contextlib.ExitStack() as stack:
@@ -106,12 +109,6 @@ def main(config: Naive) -> dict[str, Any]:
 
 def _main(config: Naive, stack: contextlib.ExitStack) -> dict[str, Any]:
     with common.clear_errors():
-        common.at_least(0, epochs=config.epochs, seed=config.seed)
-        common.at_least(1, batch_size=config.batch_size, pictures=config.pictures)
-        if not config.models:
-            raise ValueError("--models: expected bilevel, deq or both")
-        for k in config.iterates:
-            common.at_least(1, iterates=k)
         setting = settings.SETTINGS[config.setting]
         scalars = models.hyperparameters(
             tau=config.tau,
@@ -127,6 +124,12 @@ def _main(config: Naive, stack: contextlib.ExitStack) -> dict[str, Any]:
             test_size=config.test_size,
             seed=config.seed,
         )
+        sizes.dense(config, config.models, images)
+        sizes.batch(config, len(images.train))
+        if config.pictures > len(images.test):
+            raise ValueError(
+                f"--pictures {config.pictures}: more than the {len(images.test)} test images"
+            )
         # The others may change without training anew.
         options = common.options_of(
             config, without=("out", "fresh", "models", "iterates", "pictures")
@@ -309,4 +312,4 @@ def _caption(config: Naive, source: str) -> str:
 
 
 if __name__ == "__main__":
-    common.last_line(main(tyro.cli(Naive)))
+    command.run(Naive, main)

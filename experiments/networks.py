@@ -20,12 +20,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Array
 from tqdm import tqdm
 
@@ -49,7 +48,7 @@ from deqbilevel.files import FileError, whole
 from deqbilevel.models import Model
 from deqbilevel.regularizers.networks import Network, convex, denoiser
 from deqbilevel.types import Info, Params, Solver
-from experiments import common, folders
+from experiments import command, common, folders, options, sizes
 from experiments.drawing import draw
 from experiments.records import Log
 from experiments.schema import ANY
@@ -83,44 +82,55 @@ PICTURES = 6
 """Test images that are drawn."""
 
 
+DENOISERS = ("degrad", "deprox", "plug_and_play")
+BY_TASK = options.default("the task's")
+
+
+def _of(*names: str) -> options.Only:
+    """Of an option that only these models have."""
+    words = f"with {', '.join(names)} among --models"
+    return options.only(words, lambda config: bool(set(names) & set(config.models)))
+
+
 @dataclass(frozen=True)
 class Networks:
     """Train every model on every task, and compare them."""
 
     tasks: tuple[Task, ...] = ("inpainting", "deblurring")
     models: tuple[Name, ...] = ("bilevel", "deq", "degrad", "deprox", "convex", "plug_and_play")
-    tau: float = 0.9
+    tau: Annotated[float, options.tau] = 0.9
     """Step size, and threshold of Softshrink."""
-    gamma: float | None = None
-    """Weight of the regulariser; the task's by default."""
-    lam: float = 1.0
+    gamma: Annotated[float | None, options.weight, BY_TASK] = None
+    """Weight of the regulariser."""
+    lam: Annotated[float, options.weight] = 1.0
     """Weight of the data fidelity."""
-    noise: float | None = None
-    """Standard deviation of the noise, on images in [-1, 1]; the task's by default."""
-    denoiser_noise: float = 0.1
+    noise: Annotated[float | None, options.noise, BY_TASK] = None
+    """Standard deviation of the noise, on images in [-1, 1]."""
+    denoiser_noise: Annotated[float, options.noise, _of("plug_and_play")] = 0.1
     """Of the images that the plug-and-play denoiser learns from."""
-    channels: int = 8
-    layers: int = 4
+    channels: Annotated[int, options.whole(1, 1024), _of(*DENOISERS, "convex")] = 8
+    """Of the networks' convolutions."""
+    layers: Annotated[int, options.whole(1, 100), _of(*DENOISERS)] = 4
     """Convolutions of the denoiser."""
-    normalise: bool = True
+    normalise: Annotated[bool, _of(*DENOISERS)] = True
     """Divide the denoiser's convolutions by their norms, so that it is nonexpansive."""
     anyway: bool = False
     """Train also what does not meet the conditions."""
     setting: Literal["paper", "fast"] = "fast"
     """How the lower level and its adjoint are solved."""
-    epochs: int = 3
-    train_size: int | None = 2000
-    test_size: int | None = 500
-    batch_size: int = 100
-    learning_rate: float | None = None
-    """Adam's, at the start of its cosine schedule; the setting's by default."""
-    data: str = "sample"
+    epochs: Annotated[int, options.whole(0)] = 3
+    train_size: Annotated[int | None, options.size] = 2000
+    test_size: Annotated[int | None, options.size] = 500
+    batch_size: Annotated[int, options.size] = 100
+    learning_rate: Annotated[float | None, options.rate, options.default("the setting's")] = None
+    """Adam's, at the start of its cosine schedule."""
+    data: Annotated[str, options.data] = "sample"
     """sample, idx:DIR, tfds, tfds:DIR or images:DIR."""
-    patch: int = 28
+    patch: Annotated[int, options.side, options.patches] = 28
     """Height and width of the patches of images:DIR."""
-    seed: int = 0
-    out: Path | None = None
-    """Folder of the results; by default one below runs/ that is named by the options."""
+    seed: Annotated[int, options.seed] = 0
+    out: Annotated[Path | None, options.output, options.runs] = None
+    """Folder of the results."""
     fresh: bool = False
     """Start anew instead of going on."""
 
@@ -144,6 +154,7 @@ class Run(NamedTuple):
         return ("network",) if self.network else training.LEARNED
 
 
+@command.checked
 def main(config: Networks) -> dict[str, Any]:
     """Train what is missing; returns {task: {model: numbers}}."""
     with contextlib.ExitStack() as stack:
@@ -188,19 +199,17 @@ def files_of(config: Networks) -> list[str]:
 
 def _images(config: Networks) -> Images:
     """Raises: ValueError for options that cannot be met."""
-    common.at_least(0, epochs=config.epochs, seed=config.seed)
-    common.at_least(1, batch_size=config.batch_size)
-    if not config.tasks or not config.models:
-        raise ValueError("--tasks and --models: expected one or more of each")
-    if not 0 <= config.denoiser_noise < float("inf"):
-        raise ValueError(f"--denoiser-noise {config.denoiser_noise}: expected 0 or more")
-    return data.load(
+    images = data.load(
         config.data,
         train_size=config.train_size,
         test_size=config.test_size,
         patch=config.patch,
         seed=config.seed,
     )
+    if dense := set(config.models) & models.MODELS.keys():
+        sizes.dense(config, sorted(dense), images)
+    sizes.batch(config, len(images.train))
+    return images
 
 
 def build(config: Networks, task: str, name: str, images: Images) -> Run:
@@ -481,4 +490,4 @@ def _stored(run: Run, out: Path) -> Path:
 
 
 if __name__ == "__main__":
-    common.last_line(main(tyro.cli(Networks)))
+    command.run(Networks, main)

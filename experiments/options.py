@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+import tyro
 
 MANY = 1_000_000
 """The largest count of anything that a command does one after the other."""
@@ -156,7 +157,8 @@ class Option(NamedTuple):
 
     @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        positional = tyro.conf.Positional in getattr(self.hint, "__metadata__", ())
+        return self.name if positional else "--" + self.name.replace("_", "-")
 
     def get(self, kind: type) -> Any:
         """The declaration of that kind, if there is one."""
@@ -230,6 +232,13 @@ def once(flag: str, values: Iterable[Any]) -> None:
             raise ValueError(
                 f"{flag} {shown(first)} {shown(values[i])}: the same value twice; give each once"
             )
+
+
+def here(flag: str, path: Path, kind: Literal["folder", "file"]) -> None:
+    """Raises ValueError for a folder or a file that is not there."""
+    why = _absent(Place(kind), path)
+    if why is not None:
+        raise ValueError(f"{flag} {path}: {why}")
 
 
 def _absent(place: Place, value: Any) -> str | None:

@@ -12,13 +12,14 @@ LARGEST = 128 * 128
 COPIES = 6
 """Of the weights at one time: themselves, a gradient, Adam's two, and both sides of an update."""
 
-PARAMETERS = 5_000
-"""A way to a hypergradient that works through them one by one takes more than a minute a step."""
+ONE_BY_ONE_WORK = 10**7
+"""Parameters times pixels of all images of a step; more is minutes for a step."""
 
-UNKNOWNS = 400
-"""Pixels of an image whose adjoint system is put together and solved for each image and step."""
+DENSE_WORK = 10**10
+"""Images of a step times the third power of their pixels, likewise."""
 
 ONE_BY_ONE = ("forward", "finite_differences")
+"""Ways to a hypergradient that take a solve, or its derivative, for each parameter."""
 
 
 def dense(config: Any, models: Sequence[str], images: Images, lanes: int = 1) -> None:
@@ -49,20 +50,20 @@ def batch(config: Any, count: int) -> None:
         )
 
 
-def hypergradient(name: str, model: str, images: Images) -> None:
-    """Raises ValueError for a way to a hypergradient that does not end on images of that size."""
-    pixels = images.train.shape[1]
-    parameters = pixels**2 * (2 if model == "deq" else 1) + pixels
-    instead = "take an implicit one, such as anderson or gmres"
-    if name in ONE_BY_ONE and parameters > PARAMETERS:
+def hypergradient(name: str, *, parameters: int, images: int, pixels: int) -> None:
+    """Raises ValueError for a way to a hypergradient that does not end at that size, where a step
+    sees so many images."""
+    where = f"{images} images of {pixels} pixels in a step"
+    instead = "take an implicit one, such as anderson or gmres, or less at once"
+    if name in ONE_BY_ONE and parameters * images * pixels > ONE_BY_ONE_WORK:
         raise ValueError(
-            f"--hypergradient {name}: works through {parameters:,} parameters one by one, expected "
-            f"at most {PARAMETERS:,}; {instead}"
+            f"--hypergradient {name}: works through {parameters:,} parameters one by one, for "
+            f"{where}, which does not end; {instead}"
         )
-    if name == "dense" and pixels > UNKNOWNS:
+    if name == "dense" and images * pixels**3 > DENSE_WORK:
         raise ValueError(
-            f"--hypergradient dense: a system of {pixels} unknowns for each image and step, "
-            f"expected at most {UNKNOWNS}; {instead}"
+            f"--hypergradient dense: solves for {pixels} unknowns at once, for {where}, which "
+            f"takes minutes each; {instead}"
         )
 
 

@@ -10,16 +10,15 @@ continuously differentiable.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Array
 
 from deqbilevel import hypergradients, operators, plots, potentials
-from experiments import common, listing
+from experiments import command, common, listing, options
 from experiments.drawing import draw
 
 
@@ -27,33 +26,33 @@ from experiments.drawing import draw
 class SmoothProximal:
     """Draw both panels of Figure 4.1."""
 
-    evaluations: tuple[int, ...] = (5, 10, 20, 50)
+    evaluations: Annotated[tuple[int, ...], options.whole(1, 100_000)] = (5, 10, 20, 50)
     """Numbers of primal-dual steps."""
-    weight: float = 1.0
+    weight: Annotated[float, options.number(above=0, most=1e3)] = 1.0
     """Of the 1-norm in (a)."""
-    step: float = 0.9
+    step: Annotated[float, options.number(above=0, most=1e3)] = 0.9
     """Of the algorithm, at most 1 / weight; alpha of [CF]."""
-    beta: float = 0.5
-    beta_tilde: tuple[float, ...] = (0.0, 0.1, 0.3, 1.0)
-    power: float = 1.5
+    beta: Annotated[float, options.number(above=0, most=1e3)] = 0.5
+    """Of (4.23)."""
+    beta_tilde: Annotated[tuple[float, ...], options.number(0, 1e3)] = (0.0, 0.1, 0.3, 1.0)
+    """Of (4.23), each a curve."""
+    power: Annotated[float, options.number(above=1, most=2)] = 1.5
     """p of (4.23)."""
-    most: float = 3.0
+    most: Annotated[float, options.number(1e-3, 1e3)] = 3.0
     """The largest y; the least is its negative."""
-    out: Path = Path("runs/smooth-proximal")
+    out: Annotated[Path, options.output] = Path("runs/smooth-proximal")
     """Folder of the figure."""
 
 
+@command.checked
 def main(config: SmoothProximal) -> dict[str, Any]:
     """Draw, and return the largest distance of (a) to soft thresholding for each T."""
     with common.clear_errors():
-        for count in config.evaluations:
-            common.at_least(1, evaluations=count)
-        for name in ("weight", "beta", "most"):
-            if not 0 < getattr(config, name) < float("inf"):
-                raise ValueError(f"--{name} {getattr(config, name)}: expected above 0")
         if not 0 < config.step * config.weight <= 1:
-            raise ValueError(f"--step {config.step}: expected above 0, at most 1 / weight")
-        potentials.PowerSum(p=config.power)
+            raise ValueError(
+                f"--step {config.step} --weight {config.weight}: their product is "
+                f"{config.step * config.weight:g}; expected above 0, at most 1"
+            )
         listing.will_write(config.out, ["figure_4_1.png"])
     y = jnp.linspace(-config.most, config.most, 601)
     exact = soft_threshold(y, config.weight)
@@ -94,4 +93,4 @@ def primal_dual(y: Array, weight: float, step_size: float, count: int) -> Array:
 
 
 if __name__ == "__main__":
-    common.last_line(main(tyro.cli(SmoothProximal)))
+    command.run(SmoothProximal, main)

@@ -20,13 +20,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import psutil
-import tyro
 from jaxtyping import Array
 from tqdm import tqdm
 
@@ -34,7 +33,7 @@ from deqbilevel import data, grids, lanes, models, plans, settings, studies, tra
 from deqbilevel.lanes import Lanes
 from deqbilevel.models import Model
 from deqbilevel.storage import Lane
-from experiments import common, folders, listing
+from experiments import command, common, folders, listing, options
 from experiments.compare import GRIDS, ModelName, Task
 
 PAPER = GRIDS["paper"]
@@ -52,24 +51,30 @@ class Throughput:
 
     tasks: tuple[Task, ...] = ("denoising", "inpainting", "deblurring")
     models: tuple[ModelName, ...] = ("bilevel", "deq")
-    noise: float = 0.1
-    taus: tuple[float, ...] = PAPER["taus"]
-    gammas: tuple[float, ...] = PAPER["gammas"]
+    noise: Annotated[float, options.noise] = 0.1
+    """Standard deviation, on images in [-1, 1]."""
+    taus: Annotated[tuple[float, ...], options.tau] = PAPER["taus"]
+    """Step sizes, and thresholds of Softshrink."""
+    gammas: Annotated[tuple[float, ...], options.weight] = PAPER["gammas"]
+    """Weights of the regulariser."""
     setting: Literal["paper", "accurate", "fast"] = "paper"
-    widths: tuple[int, ...] = ()
-    """Lanes under one vmap; by default 1 on a CPU, else all."""
-    steps: int = 5
+    """How the lower level and its adjoint are solved."""
+    widths: Annotated[
+        tuple[int, ...], options.whole(1, 10_000), options.default("1 on a CPU, else all")
+    ] = ()
+    """Lanes under one vmap."""
+    steps: Annotated[int, options.whole(1, 100_000)] = 5
     """Training steps in one timing."""
-    rounds: int = 3
+    rounds: Annotated[int, options.whole(1, 100_000)] = 3
     """Timings of each, of which the median counts."""
-    warm_up: int = 1
+    warm_up: Annotated[int, options.whole(0, 100_000)] = 1
     """Timings before."""
-    batch_size: int = 100
-    train_size: int = 1000
-    cpu_devices: int = 1
+    batch_size: Annotated[int, options.size] = 100
+    train_size: Annotated[int, options.size] = 1000
+    cpu_devices: Annotated[int, options.whole(1, 256)] = 1
     """Devices to make of a CPU."""
-    seed: int = 0
-    out: Path | None = None
+    seed: Annotated[int, options.seed] = 0
+    out: Annotated[Path | None, options.output, options.default("none")] = None
     """Folder for throughput.json."""
 
 
@@ -81,6 +86,7 @@ class Way(NamedTuple):
     """Lanes under one vmap."""
 
 
+@command.checked
 def main(config: Throughput) -> dict[str, Any]:
     """Time every group; returns the numbers."""
     with common.clear_errors():
@@ -116,12 +122,15 @@ def main(config: Throughput) -> dict[str, Any]:
 
 def _check(config: Throughput) -> None:
     """Raises ValueError for a request that cannot be met."""
-    common.at_least(1, steps=config.steps, rounds=config.rounds, batch_size=config.batch_size)
-    common.at_least(1, widths=min(config.widths, default=1))
-    common.at_least(0, warm_up=config.warm_up, seed=config.seed)
     if config.batch_size > config.train_size:
         raise ValueError(f"--batch-size {config.batch_size}: more than --train-size")
     common.make_cpu_devices(config.cpu_devices)
+    lanes_of_group = 3 * len(config.taus) * len(config.gammas)
+    if max(config.widths, default=1) > lanes_of_group:
+        raise ValueError(
+            f"--widths {max(config.widths)}: more than the {lanes_of_group} lanes of --taus, "
+            "--gammas and the activations"
+        )
 
 
 def _grid(config: Throughput) -> list[Lane]:
@@ -375,4 +384,4 @@ def _summary(
 
 
 if __name__ == "__main__":
-    common.last_line(main(tyro.cli(Throughput)))
+    command.run(Throughput, main)

@@ -140,7 +140,13 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
         )
         sizes.dense(config, [config.model], images)
         sizes.batch(config, len(images.train))
-        sizes.hypergradient(config.hypergradient, config.model, images)
+        count, pixels = images.train.shape
+        sizes.hypergradient(
+            config.hypergradient,
+            parameters=pixels**2 * (2 if config.model == "deq" else 1) + pixels,
+            images=min(config.batch_size, count),
+            pixels=pixels,
+        )
         model = models.build(config.task, config.model, images.shape)
         options = common.options_of(config)
         name = f"{config.task}-{config.model}-{config.setting}-{common.digest(options)}"

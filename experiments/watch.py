@@ -12,24 +12,23 @@ import tyro
 import xarray as xr
 
 from deqbilevel import results
-from experiments import common, report
+from experiments import command, common, options, report
 
 
 @dataclass(frozen=True)
 class Watch:
     """The table and figures of a study, from what it has stored so far."""
 
-    folder: Annotated[Path, tyro.conf.Positional]
+    folder: Annotated[Path, tyro.conf.Positional, options.folder("the --out of a study")]
     """The study's --out."""
-    every: float | None = None
-    """Look again after so many seconds, until the study has finished; by default once."""
+    every: Annotated[float | None, options.number(above=0), options.default("once")] = None
+    """Look again after so many seconds, until the study has finished."""
 
 
+@command.checked
 def main(config: Watch) -> dict[str, Any]:
     """Show the study, once or until it has finished; returns how far it is."""
     with common.clear_errors():
-        if config.every is not None and config.every <= 0:
-            raise ValueError(f"--every {config.every}: expected seconds, above 0")
         dataset = results.read(config.folder)
     while True:
         report.present(dataset, results.summary(dataset), config.folder)
@@ -56,4 +55,4 @@ def _how_far(dataset: xr.Dataset) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    common.last_line(main(tyro.cli(Watch)))
+    command.run(Watch, main)

@@ -129,9 +129,9 @@ def test_the_published_iteration_reaches_the_same_reconstructions(learned, tmp_p
         ({"kernels": (2, 13)}, "larger than pictures"),
         ({"epochs": 3}, "expected a multiple of --evaluate-every 2"),
         ({"learning_rates": (0.0,)}, "--learning-rates 0.0: expected above 0"),
-        ({"models": ()}, "expected bilevel, deq or both"),
-        ({"kernels_from": Path("nowhere")}, "not there; --kernels-from wants"),
-        ({"guard": 0.5}, "--guard 0.5: expected a finite number, 1 or more"),
+        ({"models": ()}, "--models: expected one value or more"),
+        ({"kernels_from": Path("nowhere")}, "--kernels-from nowhere: not there; expected a folder"),
+        ({"guard": 0.5}, "--guard 0.5: expected 1 or more"),
         ({"noise": -1.0}, "--noise -1.0"),
     ],
 )

@@ -16,6 +16,9 @@ from deqbilevel.regularizers import networks
 from deqbilevel.regularizers.networks import NETWORKS
 from experiments import networks as experiment
 
+UNUSED = {"channels": 8, "layers": 4}
+"""Options of networks as they are where nothing is said, for models that are none."""
+
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def name(request):
@@ -269,8 +272,14 @@ def test_deprox_is_the_map_of_the_paper_and_learned_through_its_fixed_point(tiny
             {"models": ("degrad",), "normalise": False},
             r"degrad: N nonexpansive \(L <= 1, for all images\) is 1\..* of 1; .* train --anyway",
         ),
-        ({"models": ("convex",), "tau": 1.1}, "convex: step size with N .* is 1.1 of 1; change"),
-        ({"models": ("bilevel",), "tau": 2.1}, "bilevel: step size .* is 2.1 of 2; change"),
+        (
+            {"models": ("convex",), "tau": 1.1, "layers": 4},
+            "convex: step size with N .* is 1.1 of 1; change",
+        ),
+        (
+            {"models": ("bilevel",), "tau": 2.1} | UNUSED,
+            "bilevel: step size .* is 2.1 of 2; change",
+        ),
     ],
 )
 def test_what_breaks_a_condition_is_not_trained(tiny, options, message):
@@ -293,7 +302,7 @@ def test_unless_it_is_asked_for(tiny, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"models": ()}, "--tasks and --models: expected one or more"),
+        ({"models": ()}, "--models: expected one value or more"),
         ({"denoiser_noise": -1.0}, "--denoiser-noise -1.0: expected 0 or more"),
         ({"patch": 4}, "size=5: filters are larger than the image of 4x4"),
         ({"batch_size": 0}, "--batch-size 0: expected 1 or more"),

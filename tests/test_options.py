@@ -75,9 +75,105 @@ def test_an_empty_text_is_no_value(capsys):
 
 
 COMMANDS = {
-    "train": "Train",
+    "algorithms": "Algorithms",
+    "benchmark": "Benchmark",
     "compare": "Compare",
+    "faces": "Faces",
+    "faces_speed": "Speed",
+    "filters": "Filters",
+    "gradient_accuracy": "GradientAccuracy",
+    "hypergradients": "Hypergradients",
+    "naive": "Naive",
+    "networks": "Networks",
+    "prepare_tfds": "Config",
+    "smooth_proximal": "SmoothProximal",
+    "throughput": "Throughput",
+    "train": "Train",
+    "watch": "Watch",
 }
+
+REFUSED = [
+    ("train", "--tau 1e6", "--tau 1000000.0: expected above 0, at most 100"),
+    ("train", "--learning-rate 1e38", "--learning-rate 1e+38: expected above 0"),
+    ("train", "--products 5 --hypergradient shine", "--products 5: has no effect here"),
+    ("train", "--patch 9", "--patch 9: has no effect here, only with --data images:DIR"),
+    ("train", "--hypergradient dense", "--hypergradient dense: solves for 784 unknowns"),
+    ("train", "--hypergradient forward", "works through 615,440 parameters one by one"),
+    ("train", "--batch-size 70 --train-size 60", "--batch-size 70: more than the 60 training"),
+    ("train", "--data images:nowhere", "--data images:nowhere: not there; expected a folder"),
+    ("compare", "--axis seed=99999999999999999999", "--axis seed=99999999999999999999: 999"),
+    ("compare", "--axis window=1000000", "--axis window=1000000: 1000000: expected 1 or more"),
+    ("compare", "--axis tau=0.1..1 --samples 100000000", "--samples 100000000: expected"),
+    ("compare", "--axis tau=0.1..1 --samples 90000", "6,480,000 runs, of 3 tasks x"),
+    ("compare", "--axis threshold=0.1,0.2", "--axis threshold with --activations identity relu"),
+    ("compare", "--axis lam=1e39", "--axis lam=1e39: 1e+39: expected 0 or more"),
+    ("compare", "--axis adam_b1=0.99999999", "expected 0 or more, at most 0.999999"),
+    ("compare", "--width 3 --lanes-at-once 2", "--width 3: expected a divisor of --lanes-at-once"),
+    ("compare", "--process 1", "--process 1: has no effect here, only with --coordinator"),
+    ("compare", "--coordinator a:1 --processes 2 --process 2", "--process 2: expected below"),
+    ("filters", "vertical-bars --filters 2 1 1", "--filters 2 1 1: numbers and no filters"),
+    ("filters", "vertical-bars --beta-0 1000", "--beta-0 1000.0: expected -30 or more"),
+    ("filters", "vertical-bars --eps 1e-30", "--eps 1e-30: expected 1e-05 or more"),
+    ("filters", "vertical-bars --image /nowhere.png", "--image /nowhere.png: has no effect here"),
+    ("filters", "vertical-bars --patch 8", "--patch 8: has no effect here, only with natural or"),
+    ("filters", "vertical-bars --batch 5", "--batch 5: more than the 1 training images"),
+    ("filters", "vertical-bars --start natural --eps 0.5", "--eps 0.5: has no effect here"),
+    ("filters", "vertical-bars --start fields", "--start fields: neither a file nor one of"),
+    ("filters", "vertical-bars --optimiser lbfgs --schedule cosine", "--schedule cosine: has no"),
+    ("filters", "cameraman --image tests", "--image tests: is there, but not as such; expected a"),
+    ("filters", "own --image tests --images 1000000 --patch 500", "--images 1000000 of --patch"),
+    ("filters", "cameraman --hypergradient dense", "--hypergradient dense: solves for 2500"),
+    ("faces", "--learning-rates", "--learning-rates: expected one value or more"),
+    ("faces", "--starts random random", "--starts random random: the same value twice"),
+    ("faces", "--kernels 2 3 --starts first_differences --seeds 2", "the lanes would be equal"),
+    ("faces", "--kernels 2 1", "--kernels 2 1: numbers and no kernels"),
+    ("faces", "--setting published --tolerance 1e-3", "--tolerance 0.001: has no effect here"),
+    ("faces", "--blur 7", "--blur 7: has no effect here, only with --task deblurring"),
+    ("faces", "--epochs 0 --learning-rates 1 2", "--learning-rates 1.0 2.0: has no effect here"),
+    ("faces", "--kernels 10000 3", "--kernels 10000 3 on 10 pictures of 218x178 takes"),
+    ("faces_speed", "--kernels-from nowhere", "--kernels-from nowhere: not there; expected a"),
+    ("faces_speed", "--products 0 1", "--products 0: expected 1 or more"),
+    ("naive", "--iterates", "--iterates: expected one value or more"),
+    ("naive", "--iterates 99999999999", "--iterates 99999999999: expected 1 or more"),
+    ("naive", "--data photographs", "--data photographs: images of 38804 pixels make a dense A"),
+    ("networks", "--tasks deblurring deblurring", "--tasks deblurring deblurring: the same"),
+    ("networks", "--models bilevel --layers 3", "--layers 3: has no effect here, only with degr"),
+    ("hypergradients", "--budgets", "--budgets: expected one value or more"),
+    (
+        "hypergradients",
+        "--problems dense-deq --methods conjugate_gradient",
+        "--problems dense-deq --methods conjugate_gradient: nothing to measure",
+    ),
+    ("hypergradients", "--problems filters --features 3", "--features 3: has no effect here"),
+    ("gradient_accuracy", "--most inf", "--most inf: expected 0.001 or more"),
+    ("gradient_accuracy", "--beta nan", "--beta nan: expected -30 or more"),
+    ("smooth_proximal", "--power 1", "--power 1.0: expected above 1, at most 2"),
+    ("smooth_proximal", "--step 2", "--step 2.0 --weight 1.0: their product is 2"),
+    ("algorithms", "--search 2000", "--search 2000: expected 1 or more, at most 31"),
+    ("algorithms", "--search-part 50", "--search-part 50.0: expected above 0, at most 1"),
+    ("algorithms", "--search 1 --search-part 0.5", "only with --search above 1"),
+    ("algorithms", "--seeds 3 --methods aid bsa", "--seeds 3: aid would do the same for each"),
+    ("algorithms", "--methods surrogate --optimiser adam", "--optimiser adam: surrogate move"),
+    ("algorithms", "--image tests", "--image tests: is there, but not as such; expected a file"),
+    ("benchmark", "--settings", "--settings: expected one value or more"),
+    ("throughput", "--widths 46", "--widths 46: more than the 45 lanes"),
+    ("throughput", "--tasks", "--tasks: expected one value or more"),
+    ("watch", "tests --every nan", "--every nan: expected above 0"),
+    ("watch", "nowhere", "folder nowhere: not there; expected a folder: the --out of a study"),
+    ("prepare_tfds", "--idx nowhere --out x", "--idx nowhere: not there; expected a folder"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "message"), REFUSED)
+def test_a_command_refuses_what_cannot_be_before_any_work(name, arguments, message, tmp_path):
+    module = importlib.import_module(f"experiments.{name}")
+    given = arguments.split()
+    if "--out" not in given and name != "watch":
+        given += ["--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as end:
+        module.main(command.parse(getattr(module, COMMANDS[name]), given))
+    assert str(end.value.code).startswith("error: ") and message in str(end.value.code)
+    assert not (tmp_path / "run").exists() and "\n" not in str(end.value.code)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
