@@ -76,7 +76,7 @@ class Algorithms:
     """Of steps of each method, all seeds together, at most."""
     rate: Annotated[
         float | None,
-        options.number(above=1e-12, most=1e12),
+        options.number(above=0, most=1e9),
         options.default("the problem's own for each"),
     ] = None
     """The step size in the middle of the search, for all methods."""

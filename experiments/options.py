@@ -203,11 +203,12 @@ def _check_value(option: Option, value: Any) -> None:
     values = value if several else (value,)
     if several and not values and not option.get(MayBeEmpty) and option.default != ():
         raise ValueError(f"{option.flag}: expected one value or more, or leave it out")
+    each = Ellipsis in _leaves(option.hint)
     for one in values:
         why = refused(option, one)
         if why is not None:
-            raise ValueError(f"{option.flag} {shown(one)}: {why}")
-    if several and Ellipsis in _leaves(option.hint):
+            raise ValueError(f"{option.flag} {shown(one if each else value)}: {why}")
+    if several and each:
         once(option.flag, values)
 
 

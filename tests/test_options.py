@@ -132,7 +132,7 @@ REFUSED = [
     ("faces", "--epochs 0 --learning-rates 1 2", "--learning-rates 1.0 2.0: has no effect here"),
     ("faces", "--kernels 10000 3", "--kernels 10000 3 on 10 pictures of 218x178 takes"),
     ("faces_speed", "--kernels-from nowhere", "--kernels-from nowhere: not there; expected a"),
-    ("faces_speed", "--products 0 1", "--products 0: expected 1 or more"),
+    ("faces_speed", "--products 0 1", "--products 0 1: expected 1 or more"),
     ("naive", "--iterates", "--iterates: expected one value or more"),
     ("naive", "--iterates 99999999999", "--iterates 99999999999: expected 1 or more"),
     ("naive", "--data photographs", "--data photographs: images of 38804 pixels make a dense A"),
