@@ -270,7 +270,7 @@ def main(config: Filters) -> dict[str, Any]:
                 config.test_images,
                 *(options[name] for name in ("images", "patch", "seed")),
             )
-            _check_images(options, task)
+            _check_images(config, options, task)
             lanes = filter_lanes.lanes_of(options, task)
             name = f"filters-{config.experiment}-{common.digest(options)}"
             claimed = folders.claim(
@@ -334,15 +334,15 @@ def _check(options: dict[str, Any]) -> None:
         )
 
 
-def _check_images(options: dict[str, Any], task: Task) -> None:
+def _check_images(config: Filters, options: dict[str, Any], task: Task) -> None:
     """Raises ValueError for what the training images are too few, too small or too many for."""
     groups, realisations = task.groups, options["realisations"]
-    there, count = sum(len(g.truth) for g in groups), options["images"]
-    if options["experiment"] in ("natural", "own") and not options["patch"] and there < count:
-        raise ValueError(f"--images {count}: only {there} whole training pictures are there")
-    if (options["batch"] or 0) > there * realisations:
+    there = sum(len(g.truth) for g in groups)
+    if (config.images or 0) > there:
+        raise ValueError(f"--images {config.images}: only {there} training pictures are there")
+    if (config.batch or 0) > there * realisations:
         raise ValueError(
-            f"--batch {options['batch']}: more than the {there * realisations} training images"
+            f"--batch {config.batch}: more than the {there * realisations} training images"
         )
     number, rows, columns = options["filters"]
     for height, width in (g.shape for g in groups):
