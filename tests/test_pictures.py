@@ -170,6 +170,13 @@ READ = {
     "twelve-in-all.png": (png(TWELVE * 16 + (TWELVE >> 8), sBIT=b"\x0c"), grey(TWELVE / 4095)),
     "fourteen.png": (png(TWELVE * 4 + 1, sBIT=b"\x0e"), grey((TWELVE * 4 + 1) / 16383)),
     "fourteen-in-all.png": (png(TWELVE * 4, sBIT=b"\x0e"), grey(TWELVE * 4 / 65535)),
+    "four-of-eight.png": (png(SMALL, depth=8, sBIT=b"\4"), grey(SMALL / 15)),
+    "four-in-eight.png": (png(SMALL * 17, depth=8, sBIT=b"\4"), grey(SMALL / 15)),
+    "dark.pgm": (text(b"P5 20 14 4095\n", RAMP.astype(">u2").tobytes()), grey(RAMP / 4095)),
+    "transparent.png": (
+        png(RAMP, depth=8, tRNS=b"\0\xc8"),
+        grey(np.where(RAMP == 200, 1, RAMP / 255)),
+    ),
     "twelve.pgm": (
         text(b"P5 20 14 4095\n", TWELVE.astype(">u2").tobytes()),
         grey(TWELVE / 4095),
@@ -307,6 +314,10 @@ REFUSED = {
         "no value above 4095 of 65535",
     ),
     "transparent16.png": (png(sixteen(RAMP), tRNS=b"\0\0"), "transparent; save it with alpha"),
+    "transparent-colour16.png": (
+        png(sixteen(RGB), 2, tRNS=b"\0" * 6),
+        "transparent; save it with alpha",
+    ),
     "no-pixels.png": (png(RAMP[:0], size=(0, 0)), CANNOT),
     "vast.png": (png(RAMP[:0], size=(10**5, 10**5)), "10000000000 pixels"),
     "vast.tif": (

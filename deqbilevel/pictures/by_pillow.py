@@ -48,12 +48,13 @@ def read_pillow(path: Path, formats: tuple[str, ...]) -> Pixels:
         _check_frames(image)
         image.load()
         png = _png_header(path) if image.format == "PNG" else None
-        if png and png.colour == _GREY and png.depth < 8 and "transparency" in image.info:
-            # Pillow gives the values as 8 bits, and the one that is transparent as it is stored.
-            image.info["transparency"] *= 255 // (2**png.depth - 1)
+        if png and "transparency" in image.info:
+            _scale_transparency(image, png)
         pixels = _pixels(ImageOps.exif_transpose(image))
-    if png and png.depth == 16:
-        pixels = _of_sixteen_bits(pixels, png)
+    if png:
+        pixels = _filled(pixels, png)
+    elif image.format == "PPM" and pixels.dtype == np.uint16:
+        pixels = pixels.astype(np.float32) / 65535  # of the maximum that the file names
     check_values(pixels)
     return pixels
 
@@ -74,8 +75,6 @@ def _pixels(image: Image.Image) -> Pixels:
     mode = image.mode
     if mode in _SIXTEEN:
         values = np.asarray(image)
-        if "transparency" in image.info:
-            raise DataError("16-bit grey with one value for transparent; save it with alpha")
         if not 0 <= values.min() <= values.max() < 2**16:
             raise DataError(f"values from {values.min()} to {values.max()}, not 8 or 16 bits")
         return values.astype(np.uint16)
@@ -102,19 +101,27 @@ def _png_header(path: Path) -> _PngHeader:
     return _PngHeader(depth, colour, depth)
 
 
-def _of_sixteen_bits(pixels: Pixels, png: _PngHeader) -> Pixels:
-    """Values that fill their 16 bits. A PNG of fewer bits is to fill them and say so in sBIT;
-    one that says so and does not is scaled."""
-    if png.colour != _GREY or pixels.dtype != np.uint16:
-        colours = pixels[..., :3] if pixels.shape[-1] > 2 else pixels[..., :1]
-        if colours.max() < DARK // 256:
-            raise DataError(
-                f"16 bits, but no value above {DARK - 1} of 65535, as if they were 12 or fewer "
-                "bits; write the values over all 16 bits"
-            )
-        return pixels
-    bits = png.bits
-    filled = bits > 12 and not (pixels % 2 ** (16 - bits)).any()
-    if bits == 16 or filled or pixels.max() >= 2**bits:
-        return pixels
-    return pixels.astype(np.float32) / (2**bits - 1)
+def _scale_transparency(image: Image.Image, png: _PngHeader) -> None:
+    """Pillow gives the values as 8 bits, and the one that is transparent as it is stored."""
+    if png.depth == 16:
+        raise DataError("16 bits with one value for transparent; save it with alpha")
+    if png.colour == _GREY:
+        image.info["transparency"] *= 255 // (2**png.depth - 1)
+
+
+def _filled(pixels: Pixels, png: _PngHeader) -> Pixels:
+    """Values that fill their bits. A PNG of fewer bits is to fill them and say so in sBIT; grey
+    that says so and does not is scaled."""
+    depth, bits = png.depth, png.bits
+    if png.colour == _GREY and pixels.ndim == 2 and depth >= 8:
+        full = bits > depth - 4 and not (pixels % 2 ** (depth - bits)).any()
+        if bits == depth or full or pixels.max() >= 2**bits:
+            return pixels
+        return pixels.astype(np.float32) / (2**bits - 1)
+    colours = pixels[..., :3] if pixels.shape[-1] > 2 else pixels[..., :1]
+    if depth == 16 and colours.max() < DARK // 256:
+        raise DataError(
+            f"16 bits, but no value above {DARK - 1} of 65535, as if they were 12 or fewer "
+            "bits; write the values over all 16 bits"
+        )
+    return pixels
