@@ -187,12 +187,7 @@ def _with_scalars(params: Params) -> Params:
 
     Raises: ValueError for parameters of another regulariser.
     """
-    missing = [name for name in ("filters", "beta", "beta_0", "phi") if name not in params]
-    if missing:
-        raise ValueError(
-            f"params: no {', '.join(missing)}; expected what `regularizers.convolutional.init` "
-            "returns"
-        )
+    convolutional.require(params)
     one = jnp.ones((), params["filters"].dtype)
     return {"lam": one, "gamma": one} | params
 
@@ -346,11 +341,14 @@ def steps(
     batches: a number of steps on all images, or the indices of the images of each step.
     Raises: ValueError for fewer than one step, and for indices that no image has.
     """
-    _check_batches(batches, truth)
+    if not isinstance(batches, list) and np.ndim(batches) == 0:
+        batches = checks.whole("batches", batches)
     if isinstance(batches, int):
         return jax.lax.scan(
             lambda state, _: step(problem, optimiser, state, truth, f), state, None, batches
         )
+
+    _check_batches(batches, truth)
 
     def on_minibatch(state: State, chosen: Any) -> tuple[State, Metrics]:
         def take(images: Any) -> Any:
@@ -367,9 +365,6 @@ def steps(
 
 
 def _check_batches(batches: Any, truth: Any) -> None:
-    if isinstance(batches, int):
-        checks.whole("batches", batches)
-        return
     groups = zip(jax.tree.leaves(batches), jax.tree.leaves(truth), strict=True)
     for chosen, images in groups:
         if chosen.ndim != 2 or 0 in chosen.shape or not jnp.issubdtype(chosen.dtype, jnp.integer):

@@ -65,6 +65,8 @@ def number(
     fits &= most is None or x <= np.float32(most)
     fits &= below is None or x < below
     if not np.all(fits):
+        # Of an array the first that does not fit.
+        value = given[~np.broadcast_to(fits, given.shape)].flat[0] if given.ndim else value
         raise ValueError(f"{name}={value}: expected {', '.join(['a finite number', *limits])}")
     return value
 

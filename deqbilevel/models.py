@@ -312,7 +312,11 @@ def hyperparameters(
 
 
 def measure(K: Operator, u: Images, noise: Float[Array, ""], key: PRNGKeyArray) -> Images:
-    """f = K u + noise * N(0, 1), also where K is zero, as in [REB] 4."""
+    """f = K u + noise * N(0, 1), also where K is zero, as in [REB] 4.
+
+    Raises: ValueError for a negative or infinite noise.
+    """
+    checks.number("noise", noise, least=0)
     f = K.apply(u)
     return f + noise * jax.random.normal(key, f.shape, f.dtype)
 
@@ -334,7 +338,9 @@ def preconditioner(K: Operator, params: Params, damping: float = 0.3) -> Float[A
     """The inverse of P = lam K^T K + gamma/2 C^T A + damping I, for `maps.preconditioned_step`.
 
     Half of the features are taken as active, as they are for ReLU at the start.
+    Raises: ValueError for a negative damping.
     """
+    checks.number("damping", damping, least=0)
     eye = jnp.eye(params["A"].shape[1], dtype=params["A"].dtype)
     hessian = params["gamma"] / 2 * params.get("C", params["A"]).T @ params["A"]
     return jnp.linalg.inv(params["lam"] * K.adjoint(K.apply(eye)) + hessian + damping * eye)

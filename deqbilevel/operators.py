@@ -152,8 +152,7 @@ def row_mask(shape: tuple[int, int], missing: int) -> Mask:
     Raises: ValueError if no row or every row would be missing.
     """
     pixels(shape)
-    whole("missing", missing, least=-shape[0])
-    if not 0 < missing < shape[0]:
+    if missing not in range(1, shape[0]):
         raise ValueError(
             f"missing={missing}: expected between 1 and {shape[0] - 1} rows of an image of "
             f"{shape[0]} rows; choose a smaller mask or a larger image"

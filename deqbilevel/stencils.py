@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
+from deqbilevel import checks
 from deqbilevel.convolutions import Bank, transfer
 from deqbilevel.types import Images, pytree
 
@@ -169,8 +170,13 @@ def _moved(x: Array, offset: tuple[int, int], shape: tuple[int, ...]) -> Array:
 
 
 def assembled(A: Kernels, C: Kernels | None, d: Features) -> Stencil:
-    """C^T diag(d) A; without C it is A^T diag(d) A. Zeros beyond the border."""
+    """C^T diag(d) A; without C it is A^T diag(d) A. Zeros beyond the border.
+
+    Raises: ValueError for A and C of different shapes.
+    """
     symmetric = C is None
+    if C is not None:
+        checks.alike(A=A, C=C)
     c = A if C is None else C
     rows, columns = A.shape[1:]
     taps = [(i, j) for i in range(rows) for j in range(columns)]

@@ -256,8 +256,11 @@ def test_images_and_batches_out_of_range_are_refused():
     truth, f = jnp.float32(truth), jnp.float32(f)
     optimiser = optax.sgd(1.0)
     state = bilevel.start(problem, p, optimiser, f)
-    for batches in (0, -3):
-        with pytest.raises(ValueError, match=f"batches={batches}: expected a whole number, 1"):
+    for batches in (0, -3, 2.5, np.int64(0), None):
+        with (
+            untyped(),
+            pytest.raises(ValueError, match=f"batches={batches}: expected a whole number, 1"),
+        ):
             bilevel.steps(problem, optimiser, state, truth, f, batches)
     for batches in ([[0, 99]], [[-1, 0]]):
         with pytest.raises(ValueError, match=r"batches: from .* expected indices of 2 images"):

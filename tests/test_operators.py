@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import scipy.signal
-from helpers import default_precision, dense, float64, normal
+from helpers import default_precision, dense, float64, normal, untyped
 
 from deqbilevel.operators import (
     CONVOLUTIONS,
@@ -230,9 +230,12 @@ def test_diagonal_blur_averages_five_pixels_of_a_diagonal():
     np.testing.assert_allclose(image, expected, atol=1e-7)
 
 
-@pytest.mark.parametrize("missing", [-1, 0, 6, 7])
+@pytest.mark.parametrize("missing", [-1, 0, 6, 7, 2.5])
 def test_row_mask_refuses(missing):
-    with pytest.raises(ValueError, match=rf"missing={missing}: expected between 1 and 5 rows"):
+    with (
+        untyped(),
+        pytest.raises(ValueError, match=rf"missing={missing}: expected between 1 and 5 rows"),
+    ):
         row_mask((6, 6), missing)
 
 

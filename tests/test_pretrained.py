@@ -6,6 +6,7 @@ from importlib.resources import as_file, files
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import untyped
 
 from deqbilevel import arrays, pretrained
 from deqbilevel.potentials import POTENTIALS, LogSum
@@ -100,3 +101,17 @@ def test_filters_from_other_filters_keep_their_own_shape(natural, tmp_path):
     options = {"start": "natural", "filters": [4, 4, 2], "basis": None}
     np.savez(tmp_path / "x.npz", **natural | changed_about(natural, options=options))
     assert pretrained.load(tmp_path / "x.npz").params["filters"].shape == (48, 48)
+
+
+def test_what_could_not_be_read_again_is_not_written(natural, tmp_path):
+    learned = pretrained.load()
+    for params, boundary, message in (
+        ({"A": 1}, "zero", "params: no filters, beta, beta_0, phi"),
+        (learned.params, "moebius", "boundary 'moebius'"),
+        (learned.params | {"beta_0": jnp.nan}, "zero", "beta_0: holds values that are not finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pretrained.save(tmp_path / "x.npz", Learned(params, boundary, {}))
+    assert not (tmp_path / "x.npz").exists()
+    with pytest.raises(ValueError, match="None: expected a name or a path"), untyped():
+        pretrained.load(None)

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from deqbilevel import arrays, storage
+from deqbilevel import arrays, checks, storage
 from deqbilevel.arrays import Array
 from deqbilevel.checks import Registry, known
 from deqbilevel.convolutions import PAD
 from deqbilevel.potentials import POTENTIALS
-from deqbilevel.regularizers.convolutional import BASES, Convolutional, convolutional
+from deqbilevel.regularizers.convolutional import BASES, Convolutional, convolutional, require
 from deqbilevel.types import Params
 
 SHIPPED = {
@@ -66,6 +66,8 @@ def load(name: str | Path = "natural") -> Learned:
     Raises: ValueError for a name that is neither, and for a file that holds anything but filters,
     naming it and what is wrong there.
     """
+    if not isinstance(name, str | Path):
+        raise ValueError(f"{name!r}: expected a name or a path")
     if name in SHIPPED:
         with as_file(files(__name__) / f"{name}.npz") as path:
             return _read(path)
@@ -76,8 +78,12 @@ def load(name: str | Path = "natural") -> Learned:
 
 def save(path: Path, learned: Learned) -> None:
     """Write learned filters, whole or not at all; `load` reads them. lam and gamma are 1 unless
-    they are given."""
-    params = {"lam": 1.0, "gamma": 1.0} | learned.params
+    they are given.
+
+    Raises: ValueError for parameters of another regulariser, and ones that are not finite.
+    """
+    params = {"lam": 1.0, "gamma": 1.0} | require(learned.params)
+    known("boundary", learned.boundary, PAD)
     phi = params["phi"]
     about = learned.about | {
         "potential": type(phi).__name__,
@@ -86,7 +92,11 @@ def save(path: Path, learned: Learned) -> None:
     }
     schema = COMBINED if "basis" in params else PLAIN
     dtype = jnp.result_type(params["filters"])
-    stored = {name: np.asarray(params[name], dtype) for name in schema if name in params}
+    stored = {
+        name: np.asarray(checks.finite(name, params[name]), dtype)
+        for name in schema
+        if name in params
+    }
     storage.write_arrays(path, stored | {"about": np.array(json.dumps(about))})
 
 

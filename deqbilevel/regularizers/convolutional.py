@@ -98,6 +98,17 @@ def filters(params: Params) -> Float[Array, "filters rows columns"]:
     return params["filters"] * params.get("mask", 1)
 
 
+def require(params: Params) -> Params:
+    """The parameters. Raises: ValueError for those of another regulariser."""
+    missing = [name for name in ("filters", "beta", "beta_0", "phi") if name not in params]
+    if missing:
+        raise ValueError(
+            f"params: no {', '.join(missing)}; expected what `regularizers.convolutional.init` "
+            "returns"
+        )
+    return params
+
+
 def weights(params: Params) -> Float[Array, " filters"]:
     """The weights e^{beta_0 + beta_k}."""
     return jnp.exp(params["beta_0"] + params["beta"])
