@@ -8,7 +8,8 @@ hypergradient from where that left it, and moves the learned entries of `params`
 transformation. Everything that the next step needs is in `State`, so that steps can be scanned,
 stored, and vmapped over lanes. A step may take a minibatch of the images; the others keep where
 they are. Images of several shapes are a list with an entry for each shape: of problems, of true
-images, of measurements.
+images, of measurements. Everything is computed in the dtype of the weights, products in full
+precision (`precision.highest`).
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from deqbilevel import checks, hypergradients, maps, operators
+from deqbilevel import checks, hypergradients, maps, operators, precision
 from deqbilevel.operators import Identity, Operator
 from deqbilevel.regularizers import convolutional
 from deqbilevel.regularizers.convolutional import Convolutional
@@ -136,6 +137,7 @@ def check(problem: Problem, params: Params, truth: Images, f: Images) -> None:
             f"{type(params['phi']).__name__}: not twice differentiable, so the minimiser has no "
             "hypergradient by (4.8); take a smooth potential, such as CornerRounded"
         )
+    params, f = precision.as_weights(params, f)
     problem.regularizer.bank.apply(convolutional.filters(params), problem.K.adjoint(f))
 
 
@@ -145,6 +147,7 @@ def weights(problem: Problem, params: Params) -> Params:
     return {checks.known("learned", name, params): params[name] for name in problem.learned}
 
 
+@precision.highest
 def start(
     problem: Problem | list[Problem],
     params: Params,
@@ -158,6 +161,7 @@ def start(
     evaluations: as many are spent at most on solving it for each image beforehand, as in [CF] D;
     from far away a hypergradient may be none, and a non-convex cost have an indefinite Hessian.
     """
+    params, f = precision.as_weights(params, f)
     problems, (fs,), listed = _listed(problem, f)
     checks.whole("evaluations", evaluations, least=0)
     u = [problem.K.adjoint(f) for problem, f in zip(problems, fs, strict=True)]
@@ -192,6 +196,7 @@ def _with_scalars(params: Params) -> Params:
     return {"lam": one, "gamma": one} | params
 
 
+@precision.highest
 def solve(
     problem: Problem, params: Params, f: Images, u: Images, solver: Solver
 ) -> tuple[Images, Info]:
@@ -204,11 +209,13 @@ def solve(
     checks.rows("f", f)
     checks.rows("u", u, checks.pixels(problem.regularizer.shape))
     params = _with_scalars(params)
+    params, f, u = precision.as_weights(params, f, u)
     params = params | {"tau": 1 / problem.lipschitz(params)}
     G = maps.gradient_step(problem.K, problem.regularizer.gradient)
     return solver(lambda u: G(u, params, f), u)
 
 
+@precision.highest
 def hypergradient(
     problem: Problem, params: Params, truth: Images, f: Images, u: Images, v: Images
 ) -> tuple[Params, Images, Images, Metrics]:
@@ -219,6 +226,7 @@ def hypergradient(
     problem.checked()
     checks.alike(truth=truth, u=u, v=v)
     params = _with_scalars(params)
+    params, truth, f, u, v = precision.as_weights(params, truth, f, u, v)
     way = _at_minimiser if problem.hypergradient == "minimiser" else _through_solver
     gradient, u, v, info, adjoint = way(problem, params, truth, f, u, v)
     metrics = Metrics(
@@ -282,6 +290,7 @@ def _through_solver(
     return gradient, u, v, info, adjoint
 
 
+@precision.highest
 def step(
     problem: Problem | list[Problem],
     optimiser: optax.GradientTransformation,
@@ -296,6 +305,7 @@ def step(
     that ends at ten times this step's lower-level gradient: a lower level too stiff for its budget
     leaves u where it was, and so would feign a good loss.
     """
+    _, truth, f = precision.as_weights(state.params, truth, f)
     problems, (truths, fs, us, vs), listed = _listed(problem, truth, f, state.u, state.v)
     images = list(zip(problems, truths, fs, us, vs, strict=True))
     parts = [hypergradient(p, state.params, truth, f, u, v) for p, truth, f, u, v in images]
@@ -424,6 +434,7 @@ class Search(NamedTuple):
         return (best == 0) | (best == self.losses.shape[-1] - 1)
 
 
+@precision.highest
 def search(
     problem: Problem, params: Params, truth: Images, f: Images, values: Any = BETA_0
 ) -> Search:
@@ -439,6 +450,7 @@ def search(
             raise ValueError(f"values={values}: expected one or more, each above the last")
     values = jnp.asarray(values, f.dtype)
     solver = _lower_solver(problem._replace(lower_evaluations=4 * problem.lower_evaluations))
+    params, truth, f = precision.as_weights(params, truth, f)
     fixed = _with_scalars(params)
 
     def loss(beta_0: Array) -> Array:

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from deqbilevel import operators
+from deqbilevel import operators, precision
 from deqbilevel.checks import Registry, finite
 from deqbilevel.conditions import least_singular_value
 from deqbilevel.models import Model
@@ -197,6 +197,7 @@ def report(
     scalars = {name: params[name] for name in ("tau", "lam", "gamma")}
     require({"tau": POSITIVE, "lam": real(least=0), "gamma": real(least=0)}, scalars)
     constant = STEPS[step]
+    params, f, u = precision.as_weights(params, f, u)
     if least is None:
         least = float(least_singular_value(model.K, model.shape))
     measured = jax.jit(partial(_measure, model, iterations=iterations))(params, f, u, key)
@@ -239,6 +240,7 @@ def report(
     return found
 
 
+@precision.highest
 def _measure(
     model: Model, params: Params, f: Array, u: Images, key: PRNGKeyArray, *, iterations: int
 ) -> tuple[Array, ...]:

@@ -14,13 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from deqbilevel import checks
 from deqbilevel.lanes import Lanes, everything
 from deqbilevel.settings import Setting, grow
 from deqbilevel.training import Metrics, State, Trainer
 from deqbilevel.types import TestImages, TrainImages
 
 DIVERGED = 100.0
-"""A test loss above this counts as diverged: images in [-1, 1] differ by 4 at the most."""
+"""A mean squared error above this on the test images counts as diverged: images in [-1, 1] differ
+by 4 at the most."""
 
 
 def keys(seed: int) -> Key[Array, "3"]:
@@ -58,7 +60,7 @@ RECORDS = (
     *("diverged", "needed_evaluations", "made_evaluations"),
     *("seconds", "evaluation_seconds", "step_ms"),
 )
-"""What every record holds, beside its epoch."""
+"""What every record holds, beside its epoch; with another loss `test_mean_squared_error` too."""
 
 EXECUTION = ("made_evaluations", "seconds", "evaluation_seconds", "step_ms")
 """Those that say how a run was executed; all others repeat bit for bit."""
@@ -111,7 +113,8 @@ def epoch(
         if number:
             grown = grow(setting, everything(state.budget), record["step_loss"], trained["loss"])
             state = state._replace(budget=_spread(jax.tree.map(np.asarray, grown), trainer.lanes))
-    record["diverged"] = everything(state.diverged) | (record["test_loss"] > DIVERGED)
+    error = record.get("test_mean_squared_error", record["test_loss"])
+    record["diverged"] = everything(state.diverged) | (error > DIVERGED)
     record |= _work(np.concatenate(spent, axis=-1), trainer.lanes)
     record["seconds"] = float(np.sum(times))
     record["evaluation_seconds"] = time.perf_counter() - begin
@@ -148,10 +151,43 @@ def run(
     on_steps: Callable[[int, Metrics, float], None] = lambda steps, metrics, seconds: None,
 ) -> Iterator[Epoch]:
     """Epochs `start` to `epochs`, see `epoch`. A run that starts again from a stored state repeats
-    the uninterrupted one bit for bit."""
+    the uninterrupted one bit for bit.
+
+    Raises: ValueError for numbers that are not whole, and for images that are not finite or that
+    the trainer refuses.
+    """
+    for name, value in {"epochs": epochs, "start": start}.items():
+        checks.whole(name, value, least=0)
+    checks.whole("train_evaluation_size", train_evaluation_size)
+    for name, images in {"train": train, "test": test}.items():
+        checks.finite(name, _local(images))
     if not trainer.lanes:
         train, test = jnp.asarray(train), jnp.asarray(test)
-    for number in range(start, epochs + 1):
+    return _epochs(
+        trainer,
+        setting,
+        state,
+        train,
+        test,
+        range(start, epochs + 1),
+        key,
+        train_evaluation_size,
+        on_steps,
+    )
+
+
+def _epochs(
+    trainer: Trainer,
+    setting: Setting,
+    state: State,
+    train: TrainImages,
+    test: TestImages,
+    numbers: range,
+    key: Key[Array, "*lanes"],
+    train_evaluation_size: int,
+    on_steps: Callable[[int, Metrics, float], None],
+) -> Iterator[Epoch]:
+    for number in numbers:
         done = epoch(
             trainer,
             setting,
@@ -165,6 +201,11 @@ def run(
         )
         state = done.state
         yield done
+
+
+def _local(images: Any) -> np.ndarray:
+    """Images that every process has, as it has them."""
+    return np.asarray(images.addressable_data(0) if isinstance(images, jax.Array) else images)
 
 
 def _means(blocks: list[Metrics]) -> dict[str, Any]:

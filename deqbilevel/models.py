@@ -8,14 +8,14 @@ Bilevel learning (tied, C = A) and a deep equilibrium model (untied) differ in t
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from deqbilevel import checks, maps, operators, potentials
+from deqbilevel import checks, maps, operators, potentials, precision
 from deqbilevel.checks import Registry
 from deqbilevel.checks import known as known
 from deqbilevel.convolutions import multiplied, padded_grid
@@ -89,6 +89,7 @@ class Model(NamedTuple):
         `preconditioned`, through `maps.preconditioned_step` with P made from these params; a
         DEQ (untied) is not preconditioned.
         """
+        self.require(params)
         if not (preconditioned and self.tied):
             return differentiable(self.G), params
         G = maps.preconditioned_step(self.K, self.N)
@@ -96,11 +97,14 @@ class Model(NamedTuple):
         return differentiable(G), params
 
     def reconstruct(self, solver: Solver, params: Params, f: Images) -> tuple[Images, Info]:
-        """u* from f: [batch, pixels], from `start(f)`: `(u, info)`.
+        """u* from f: [batch, pixels], from `start(f)`: `(u, info)`, in the dtype of the weights.
 
-        Raises: ValueError for measurements that are not of images of this model's shape.
+        Raises: ValueError for measurements that are not of images of this model's shape, and where
+        params lack weights, see `require`.
         """
         self.check(f)
+        self.require(params)
+        params, f = precision.as_weights(params, f)
         return solver(At(self.G, params, f), self.start(f))
 
     def check(self, f: Images) -> None:
@@ -115,6 +119,20 @@ class Model(NamedTuple):
                 f"f: of shape {list(f.shape)}; expected measurements [{wanted}] of one image of "
                 f"{self.shape[0]}x{self.shape[1]} or more"
             )
+
+    def require(self, params: Params) -> None:
+        """Raises ValueError where `params` lacks weights: a DEQ without C would be bilevel."""
+        missing = sorted(_names(self.init) - set(params))
+        if missing:
+            raise ValueError(
+                f"params: no {', '.join(missing)}, which the weights of this model have; expected "
+                "what its init returns, and hyperparameters"
+            )
+
+
+@lru_cache
+def _names(init: Callable[[PRNGKeyArray], dict[str, Any]]) -> frozenset[str]:
+    return frozenset(jax.eval_shape(init, jax.random.key(0)))
 
 
 def build(task: str, model: str, shape: tuple[int, int], features: int | None = None) -> Model:
@@ -287,28 +305,30 @@ def hyperparameters(
     activation: str | None,
     lam: float = 1.0,
     noise: float = 0.0,
-    learning_rate: float = 1e-3,
+    learning_rate: float | None = None,
     threshold: float | None = None,
 ) -> Params:
-    """The scalars of a run as float32 leaves, all of which may be vmapped over.
+    """The scalars of a run as leaves in JAX's default precision; all may be vmapped over.
 
     tau: step size, and threshold of Softshrink unless that is given; gamma: weight of the
     regulariser; lam: weight of the data fidelity; noise: standard deviation alpha on the scale of
-    images in [-1, 1]; activation: None where the regulariser brings its own.
+    images in [-1, 1]; activation: None where the regulariser brings its own; learning_rate: None
+    for the setting's.
     Raises: ValueError for an unknown activation or a negative or infinite number.
     """
     scalars = {"tau": tau, "gamma": gamma, "lam": lam, "noise": noise}
-    scalars["learning_rate"] = learning_rate
+    if learning_rate is not None:
+        scalars["learning_rate"] = learning_rate
     for name, value in scalars.items():
         least = {"above": 0} if name in ("tau", "learning_rate") else {"least": 0}
         checks.number(name, value, **least)
     if threshold is not None:
         checks.number("threshold", threshold, least=0)
     if activation is None:
-        return jax.tree.map(jnp.float32, scalars)
+        return jax.tree.map(partial(jnp.array, dtype=float), scalars)
     threshold = tau if threshold is None else threshold
     phi = ACTIVATIONS[activation](threshold)
-    return jax.tree.map(jnp.float32, scalars | {"phi": phi})
+    return jax.tree.map(partial(jnp.array, dtype=float), scalars | {"phi": phi})
 
 
 def measure(K: Operator, u: Images, noise: Float[Array, ""], key: PRNGKeyArray) -> Images:

@@ -6,6 +6,7 @@ run whose loss or hypergradient is no longer finite has diverged: it keeps its l
 from then on, and says so. A guarded run goes back instead, see `Setting.guard`.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,11 +16,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from deqbilevel import checks, precision
 from deqbilevel.hypergradients import no_info
 from deqbilevel.lanes import Lanes
 from deqbilevel.losses import Loss, mean_squared_error
 from deqbilevel.models import Model, measure
-from deqbilevel.settings import Budget, Setting
+from deqbilevel.settings import Budget, Setting, check
 from deqbilevel.types import Images, Params, Solver
 
 LEARNED = ("A", "b", "C")
@@ -80,12 +82,13 @@ def optimiser(params: Params) -> optax.GradientTransformation:
 
 
 def cosine(start: Array, total_steps: int) -> optax.Schedule:
-    """To 1e-6, as in [REB]'s published settings for digits."""
+    """To 1e-6 with the last step, as in the code published with [REB] for digits; the text has
+    T_max = 10,000 instead of the number of steps."""
     return optax.cosine_decay_schedule(start, total_steps, alpha=1e-6 / start)
 
 
 def linear(part: float) -> Schedule:
-    """Along a line to a part of the start, as in [REB]'s published settings for faces."""
+    """Along a line to a part of the start, as in the code published with [REB] for faces."""
     return lambda start, total_steps: optax.linear_schedule(start, part * start, total_steps)
 
 
@@ -96,7 +99,7 @@ def descend(
     schedule over `total_steps`, and the optimiser's state."""
     rates = schedule(state.params["learning_rate"], total_steps)
     directions, optimiser_state = optimiser(state.params).update(gradient, state.optimiser)
-    rate = jnp.asarray(rates(state.step))
+    rate = jnp.asarray(rates(state.step), precision.dtype_of(weights))
     moved = jax.tree.map(lambda w, direction: w - rate * direction, weights, directions)
     return moved, optimiser_state
 
@@ -117,9 +120,26 @@ def step(
 
     The learning rate falls from `params["learning_rate"]` along the schedule, over `total_steps`.
     Where the setting is guarded and a solve is not near enough, its gradient is not used, and the
-    weights go halfway back to the last at which both solves were.
+    weights go halfway back to the last at which both solves were. Computed in the dtype of the
+    weights, products in the precision of the setting.
     """
+    take = precision.at(setting.precision, _step)
+    return take(model, setting, total_steps, state, truth, key, loss_function, learned, schedule)
+
+
+def _step(
+    model: Model,
+    setting: Setting,
+    total_steps: int,
+    state: State,
+    truth: Images,
+    key: PRNGKeyArray,
+    loss_function: Loss,
+    learned: tuple[str, ...],
+    schedule: Schedule,
+) -> tuple[State, Metrics]:
     weights = {name: state.params[name] for name in learned if name in state.params}
+    _, truth = precision.as_weights(state.params, truth)
     f = measure(model.K, truth, state.params["noise"], key)
     setting = setting.of(state.params)
     solve, params = model.solve(
@@ -130,7 +150,7 @@ def step(
 
     def upper_level(weights: Params, probe: Any) -> tuple[Array, Any]:
         u, info = solve(params | weights, f, model.start(f), probe)
-        return loss_function(u, truth), info
+        return _loss(loss_function, u, truth), info
 
     (loss, info), (gradient, adjoint) = jax.value_and_grad(upper_level, (0, 1), has_aux=True)(
         weights, no_info(truth.dtype)
@@ -149,7 +169,9 @@ def step(
     diverged |= state.diverged
     proposal = (model.refresh(state.params | moved), optimiser_state)
     params, optimiser_state = jax.tree.map(
-        partial(jnp.where, diverged), (state.params, state.optimiser), proposal
+        lambda old, new: jnp.where(diverged, old, new).astype(old.dtype),
+        (state.params, state.optimiser),
+        proposal,
     )
     metrics = Metrics(
         loss,
@@ -161,6 +183,16 @@ def step(
     )
     next_state = State(params, optimiser_state, state.step + 1, state.budget, diverged, last)
     return next_state, jax.tree.map(finite, metrics)
+
+
+def _loss(loss_function: Loss, u: Images, truth: Images) -> Float[Array, ""]:
+    """Raises: ValueError for a loss that is not one number."""
+    value = jnp.asarray(loss_function(u, truth))
+    if value.shape:
+        raise ValueError(
+            f"loss_function: of shape {value.shape}; expected one number, a mean over the images"
+        )
+    return value
 
 
 def finite(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -182,8 +214,21 @@ def trainer(
 ) -> Trainer:
     """Jitted functions for `total_steps` steps in all; with `lanes`, over a leading lane axis.
 
-    passes: over the training images in an epoch, each in an order of its own.
+    loss_function: what is learned by and reported, a mean over the images of a batch. learned: the
+    entries of `params` that are, of which A, b and C need not be there. passes: over the training
+    images in an epoch, each in an order of its own. The learning rate is that of `params`, or of
+    the setting where `params` has none.
+    Raises: ValueError for a setting or a number that cannot be used (`settings.check`), and from
+    the functions where params lack what is learned or what the model has, or where images are
+    none, fewer than a batch, of other pixels than the model's, or not floating.
     """
+    check(setting)
+    for name, value in {
+        "total_steps": total_steps,
+        "batch_size": batch_size,
+        "passes": passes,
+    }.items():
+        checks.whole(name, value)
     one_step = partial(
         step,
         model,
@@ -195,8 +240,16 @@ def trainer(
     )
 
     def init(params: Params) -> State:
-        params = jax.tree.map(jnp.copy, params)  # the state's buffers will be donated
+        model.require(params)
+        missing = [name for name in learned if name not in params and name not in LEARNED]
         weights = {name: params[name] for name in learned if name in params}
+        if missing or not weights:
+            raise ValueError(
+                f"learned={learned}: {missing or 'none'} of params, which has {sorted(params)}"
+            )
+        (params,) = precision.as_weights({"learning_rate": setting.learning_rate} | params)
+        params = jax.tree.map(jnp.copy, params)  # the state's buffers will be donated
+        weights = {name: params[name] for name in weights}
         budget = jax.tree.map(jnp.int32, setting.budget)
         return State(
             params,
@@ -208,12 +261,18 @@ def trainer(
         )
 
     def steps(state: State, images: Images, order: Array, keys: Array) -> tuple[State, Metrics]:
+        checks.rows("images", images, math.prod(model.shape))
         return jax.lax.scan(lambda s, x: one_step(s, images[x[0]], x[1]), state, (order, keys))
 
     def evaluate(params: Params, images: Images, key: PRNGKeyArray) -> dict[str, Array]:
-        return evaluation(model, setting.of(params).evaluation(), params, images, key, batch_size)
+        solver = setting.of(params).evaluation()
+        evaluated = precision.at(setting.precision, evaluation)
+        return evaluated(
+            model, solver, params, images, key, batch_size, loss_function=loss_function
+        )
 
     def draw(key: PRNGKeyArray, epoch: Int[Array, ""], images: Images) -> tuple[Array, ...]:
+        checks.rows("images", images, math.prod(model.shape))
         parts = jax.random.split(jax.random.fold_in(key, epoch), 4)
         batch, count, block = _blocks(len(images), batch_size, passes)
         streams = jax.random.split(parts[0], passes) if passes > 1 else parts[:1]
@@ -231,6 +290,7 @@ def trainer(
     return Trainer(jax.jit(init), donating, jax.jit(evaluate), jax.jit(draw), lanes)
 
 
+@precision.highest
 def evaluation(
     model: Model,
     solver: Solver,
@@ -238,44 +298,60 @@ def evaluation(
     images: Images,
     key: PRNGKeyArray,
     batch_size: int = 100,
+    *,
+    loss_function: Loss = mean_squared_error,
 ) -> dict[str, Array]:
-    """Mean squared error of the reconstructions of every image, with fresh noise.
+    """The loss of the reconstructions of every image, with fresh noise.
 
     Solves in batches (the last may be smaller); returns the means over images of `loss`,
-    `evaluations` and `residual`, and the `spent` evaluations of each batch.
+    `evaluations` and `residual`, with another loss than it that of `mean_squared_error` too, and
+    the `spent` evaluations of each batch. Computed in the dtype of the weights.
+    Raises: ValueError for images that the model has not, see `trainer`.
     """
+    checks.whole("batch_size", batch_size)
+    checks.rows("images", images, math.prod(model.shape))
+    params, images = precision.as_weights(params, images)
+    further = {} if loss_function is mean_squared_error else {"mean_squared_error"}
 
-    def batch(truth: Images, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
+    def batch(truth: Images, key: PRNGKeyArray) -> Array:
         f = measure(model.K, truth, params["noise"], key)
         u, info = model.reconstruct(solver, params, f)
-        loss = mean_squared_error(u, truth)
-        return loss, info.evaluations.astype(loss.dtype), info.residual
+        loss = _loss(loss_function, u, truth)
+        found = [loss, info.evaluations.astype(loss.dtype), info.residual]
+        return jnp.stack([*found, *(mean_squared_error(u, truth) for _ in further)])
 
-    whole = len(images) // batch_size
-    keys = jax.random.split(key, whole + 1)
-    rest = images[whole * batch_size :]
-    totals, spent = jnp.zeros(3), []
-    if whole:
-        batches = images[: whole * batch_size].reshape(whole, batch_size, -1)
-        values = jax.lax.map(lambda x: jnp.stack(batch(*x)), (batches, keys[:whole]))
+    count = len(images) // batch_size
+    keys = jax.random.split(key, count + 1)
+    rest = images[count * batch_size :]
+    totals, spent = jnp.zeros(3 + len(further), precision.dtype_of(params)), []
+    if count:
+        batches = images[: count * batch_size].reshape(count, batch_size, -1)
+        values = jax.lax.map(lambda x: batch(*x), (batches, keys[:count]))
         totals += batch_size * jnp.sum(values, axis=0)
         spent.append(values[:, 1])
     if len(rest):
-        value = jnp.stack(batch(rest, keys[whole]))
+        value = batch(rest, keys[count])
         totals += len(rest) * value
         spent.append(value[1:2])
     means = finite(totals / len(images))
-    named = dict(zip(("loss", "evaluations", "residual"), means, strict=True))
+    named = dict(zip(("loss", "evaluations", "residual", *further), means, strict=True))
     return named | {"spent": jnp.concatenate(spent)}
 
 
 def steps_per_epoch(images: int, batch_size: int, passes: int = 1) -> int:
-    """The number of whole batches; a batch is never larger than the number of images."""
-    return passes * (images // min(batch_size, images))
+    """The number of whole batches. Raises: ValueError where there is none."""
+    for name, value in {"images": images, "batch_size": batch_size, "passes": passes}.items():
+        checks.whole(name, value)
+    if batch_size > images:
+        raise ValueError(
+            f"batch_size={batch_size}: larger than the number of training images; expected "
+            f"{images} or less"
+        )
+    return passes * (images // batch_size)
 
 
 def _blocks(images: int, batch_size: int, passes: int) -> tuple[int, int, int]:
     """The size of a batch, batches per epoch, and batches per call of `Trainer.steps`."""
     count = steps_per_epoch(images, batch_size, passes)
     block = max(d for d in range(1, min(count, 20) + 1) if count % d == 0)
-    return min(batch_size, images), count, block
+    return batch_size, count, block

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import jax
 import tyro
 
+from deqbilevel import precision
 from experiments import common, interrupts, options
 
 HUGE = 1000
@@ -42,13 +43,15 @@ def run(kind: type, main: Callable[[Any], dict[str, Any] | None]) -> None:
 
 
 def checked(main: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """`main` of a command, which first checks the options as they are declared."""
+    """`main` of a command, which first checks the options as they are declared. Its products are in
+    full precision, but for what a setting trains and solves."""
+    precisely = precision.highest(main)
 
     @functools.wraps(main)
     def run(config: Any) -> Any:
         with common.clear_errors():
             options.check(config)
-        return main(config)
+        return precisely(config)
 
     return run
 

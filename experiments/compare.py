@@ -133,6 +133,10 @@ class Compare:
     """Adam's."""
     setting: Annotated[Literal["paper", "accurate", "fast"] | None, PRESET] = None
     """How the lower level and its adjoint are solved."""
+    precision: Annotated[
+        Literal["highest", "tensorfloat32"] | None, options.default("the setting's")
+    ] = None
+    """Of products on a GPU: float32 in full, or in TF32. A CPU has one."""
     data: Annotated[str, options.data] = "sample"
     """sample, idx:DIR, tfds, tfds:DIR or images:DIR."""
     patch: Annotated[int, options.side, options.patches] = 28
@@ -191,6 +195,8 @@ class Compare:
                 options[name] = value
         if options["learning_rate"] is None:
             options["learning_rate"] = settings.SETTINGS[options["setting"]].learning_rate
+        if options["precision"] is None:
+            options["precision"] = settings.SETTINGS[options["setting"]].precision
         options["axes"] = _axes(self.axis)
         ranges = [name for name, x in options["axes"].items() if isinstance(x, grids.Range)]
         for name in {"tau", "gamma"} & set(ranges):
@@ -448,7 +454,7 @@ def _study(config: Compare, options: dict[str, Any]) -> studies.Study:
     on_cpu = jax.default_backend() == "cpu"
     each = config.lanes_at_once or config.width or 1
     return studies.Study(
-        setting=settings.SETTINGS[options["setting"]],
+        setting=settings.SETTINGS[options["setting"]]._replace(precision=options["precision"]),
         epochs=options["epochs"],
         batch_size=options["batch_size"],
         learning_rate=options["learning_rate"],

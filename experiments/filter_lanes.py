@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from deqbilevel import bilevel, operators, potentials, pretrained
+from deqbilevel import bilevel, operators, potentials, precision, pretrained
 from deqbilevel.bilevel import Problem
 from deqbilevel.regularizers import convolutional
 from experiments import filter_tasks
@@ -44,19 +44,20 @@ def lanes_of(options: dict[str, Any], task: Task) -> Lanes:
     noise, realisations = options["noise"], options["realisations"]
     own = [filter_tasks.measured(task, noise, realisations, seed) for seed in seeds]
     groups = zip(*(lane.f for lane in own), strict=True)
-    f = [jnp.asarray(np.stack(group), jnp.float32) for group in groups]
-    truth = [jnp.asarray(x, jnp.float32) for x in filter_tasks.truths(task, realisations)]
+    starts = [_initial(options, seed) for seed in seeds]
+    dtype = precision.dtype_of(starts[0])
+    f = [jnp.asarray(np.stack(group), dtype) for group in groups]
+    truth = [jnp.asarray(x, dtype) for x in filter_tasks.truths(task, realisations)]
     problems = [problem_of(options, group.shape) for group in task.groups]
     if options["algorithm"] is not None and len(problems) > 1:
         raise ValueError(
             f"--algorithm {options['algorithm']}: needs training images of one shape, and these "
             f"have {len(problems)}; take patches by --patch"
         )
-    starts = [_initial(options, seed) for seed in seeds]
     for problem, t, noisy in zip(problems, truth, f, strict=True):
         bilevel.check(problem, starts[0], t, noisy[0])
     params = jax.tree.map(lambda *x: jnp.stack(x), *starts)
-    held_out = jnp.asarray(np.stack([lane.held_out for lane in own]), jnp.float32)
+    held_out = jnp.asarray(np.stack([lane.held_out for lane in own]), dtype)
     return Lanes(problems, params, truth, f, held_out, [lane.pictures for lane in own])
 
 

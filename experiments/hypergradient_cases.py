@@ -13,7 +13,16 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from deqbilevel import bilevel, data, hypergradients, maps, models, operators, potentials
+from deqbilevel import (
+    bilevel,
+    data,
+    hypergradients,
+    maps,
+    models,
+    operators,
+    potentials,
+    precision,
+)
 from deqbilevel.regularizers import convolutional
 from deqbilevel.solvers import DESCENTS, SOLVERS, anderson
 from deqbilevel.types import FixedPointMap, Params
@@ -150,6 +159,7 @@ def estimate(
         u, info = solve(case.params | weights, f, jnp.zeros_like(f), probe)
         return 0.5 * jnp.mean((u - case.truth) ** 2), info
 
+    @precision.highest
     def run(weights: Params, f: Array) -> Any:
         derivative = jax.grad(loss, (0, 1), has_aux=True)
         (gradient, adjoint), info = derivative(weights, hypergradients.no_info(f.dtype), f)

@@ -37,7 +37,18 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from tqdm import tqdm
 
-from deqbilevel import baselines, data, loop, maps, models, plots, settings, storage, training
+from deqbilevel import (
+    baselines,
+    data,
+    loop,
+    maps,
+    models,
+    plots,
+    precision,
+    settings,
+    storage,
+    training,
+)
 from deqbilevel.models import Model
 from deqbilevel.settings import Setting
 from deqbilevel.training import Metrics, State, Trainer
@@ -207,7 +218,9 @@ def ways(model: Model, setting: Setting, total_steps: int, batch_size: int) -> d
         )
 
     return {
-        "naive": through._replace(steps=jax.jit(steps, donate_argnums=0)),
+        "naive": through._replace(
+            steps=jax.jit(precision.at(setting.precision, steps), donate_argnums=0)
+        ),
         "fixed_point": through,
     }
 
@@ -217,6 +230,7 @@ def naive_step(
 ) -> tuple[State, Metrics]:
     """One step of Adam as `training.step` takes it, on the naive loss: one evaluation of G."""
     weights = {name: state.params[name] for name in training.LEARNED if name in state.params}
+    _, truth = precision.as_weights(state.params, truth)
     f = models.measure(model.K, truth, state.params["noise"], key)
     objective = maps.naive_objective(model.G)
     loss, gradient = jax.value_and_grad(lambda w: objective(state.params | w, truth, f))(weights)

@@ -43,8 +43,8 @@ def caption(options: dict[str, Any], grid: list[Lane], images: Images) -> str:
     note = f" ({FEW.format(len(images.train))})" * few
     return (
         f"{len(grid)} runs: {scalars}, {listed(options['activations'])}{also}; setting "
-        f"{options['setting']}, epochs: {options['epochs']}, on {len(images.train)} images, tested "
-        f"on {len(images.test)}; {images.source}{note}"
+        f"{options['setting']} in {options['precision']}, epochs: {options['epochs']}, on "
+        f"{len(images.train)} images, tested on {len(images.test)}; {images.source}{note}"
     )
 
 

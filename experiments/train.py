@@ -82,6 +82,10 @@ class Train:
     """Standard deviation of the noise, on images in [-1, 1]: 0.5 for denoising, else 0.1."""
     setting: Literal["paper", "accurate", "fast"] = "paper"
     """How the lower level and its adjoint are solved."""
+    precision: Annotated[
+        Literal["highest", "tensorfloat32"] | None, options.default("the setting's")
+    ] = None
+    """Of products on a GPU: float32 in full, or in TF32. A CPU has one."""
     solver: Annotated[str, options.among([*solvers.SOLVERS, *solvers.DESCENTS])] = "anderson"
     """Of the lower level; those from gradient_descent on are for bilevel."""
     hypergradient: Annotated[str, options.among(hypergradients.METHODS)] = "anderson"
@@ -148,7 +152,7 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
             pixels=pixels,
         )
         model = models.build(config.task, config.model, images.shape)
-        options = common.options_of(config)
+        options = common.options_of(config) | {"precision": setting.precision}
         name = f"{config.task}-{config.model}-{config.setting}-{common.digest(options)}"
         claimed = folders.claim(
             config.out,
@@ -233,6 +237,8 @@ def _setting(config: Train) -> settings.Setting:
     setting = settings.SETTINGS[config.setting]._replace(
         solver=config.solver, hypergradient=config.hypergradient
     )
+    if config.precision is not None:
+        setting = setting._replace(precision=config.precision)
     if config.algorithm is not None:
         given = {k: getattr(config, k) for k in ("solver", "hypergradient", "products")}
         others = {name: value != getattr(Train, name) for name, value in given.items()}
@@ -259,12 +265,13 @@ def _setting(config: Train) -> settings.Setting:
 
 
 def _caption(config: Train, images: Images, record: dict[str, Any], known: dict[str, float]) -> str:
+    products = _setting(config).precision
     how = "" if config.algorithm is None else f", {config.algorithm}"
     return (
         f"{config.task}, {config.model}, {config.activation}, tau {config.tau:g}, "
         f"gamma {config.gamma:g}, lam {config.lam:g}, noise {config.noise:g}; setting "
-        f"{config.setting}{how}, epochs: {record['epoch']}; {images.source}; test loss "
-        f"{record['test_loss']:.4f}; without learning: {baselines.text(known)}"
+        f"{config.setting} in {products}{how}, epochs: {record['epoch']}; {images.source}; "
+        f"test loss {record['test_loss']:.4f}; without learning: {baselines.text(known)}"
     )
 
 

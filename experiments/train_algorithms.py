@@ -1,5 +1,6 @@
 """Training by one of `deqbilevel.algorithms.METHODS`, with the interface of `training.trainer`."""
 
+import math
 from typing import Any, cast
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
-from deqbilevel import algorithms, models, training
+from deqbilevel import algorithms, models, precision, training
 from deqbilevel.algorithms import Algorithm, Problem
 from deqbilevel.algorithms.wrappers import Guarded
 from deqbilevel.models import Model
@@ -64,9 +65,10 @@ def trainer(base: Trainer, model: Model, name: str, *, count: int, total_steps: 
     def fields(own: Algorithm, inner: Any) -> dict[str, Array]:
         return {name: getattr(inner, name) for name in own.rows}
 
+    @precision.highest
     def init(params: Params) -> State:
         state = base.init(params)
-        dark = jnp.zeros((count, model.shape[0] * model.shape[1]))
+        dark = jnp.zeros((count, math.prod(model.shape)), precision.dtype_of(state.params))
         problem, own = posed(state.params, dark, model.K.apply(dark))
         guarded = algorithms.guarded(own).init(problem.gamma, problem.x)
         # Every leaf in memory of its own: steps are given all of it to write in.
@@ -74,7 +76,7 @@ def trainer(base: Trainer, model: Model, name: str, *, count: int, total_steps: 
 
     def step(state: State, images: Images, batch: Array, key: PRNGKeyArray) -> Any:
         """The state and the metrics after a batch."""
-        truth, params = images[batch], state.params
+        params, truth = precision.as_weights(state.params, images[batch])
         f = models.measure(model.K, truth, params["noise"], key)
         problem, own = posed(params, truth, f)
         known = cast(Guarded, state.optimiser)
@@ -102,6 +104,7 @@ def trainer(base: Trainer, model: Model, name: str, *, count: int, total_steps: 
         )
         return following, metrics
 
+    @precision.highest
     def steps(state: State, images: Images, order: Array, keys: Array) -> tuple[State, Metrics]:
         return jax.lax.scan(lambda s, x: step(s, images, *x), state, (order, keys))
 

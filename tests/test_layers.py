@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "deqbilevel"
 LAYERS = [
     ["types", "lanes", "arrays", "checks", "files"],
-    ["stores"],
+    ["stores", "precision"],
     [
         "operators",
         "rules",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deqbilevel import checkpoints, lanes, loop, models, settings, training
+from deqbilevel import checkpoints, lanes, loop, losses, models, settings, training
 from deqbilevel.settings import SETTINGS, Budget, grow
 
 SHAPE = (8, 8)
@@ -201,3 +201,130 @@ def test_a_checkpoint_round_trips_a_training_state(model: models.Model, tmp_path
     np.testing.assert_array_equal(back.params["A"], state.params["A"])
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
         checkpoints.restore(tmp_path / "none", state)
+
+
+# ---- the loss, the learning rate, and what is refused
+
+
+def test_the_loss_that_is_learned_by_is_the_one_that_is_reported(model: models.Model) -> None:
+    """Above `loop.DIVERGED` as well: what says that a run diverged is the mean squared error."""
+
+    def scaled(u: jax.Array, truth: jax.Array) -> jax.Array:
+        return 1e4 * jnp.mean((u - truth) ** 2)
+
+    setting = SETTINGS["fast"]
+    params = params_of(model, LANES[1])
+    records = []
+    for loss in (scaled, losses.mean_squared_error):
+        trainer = training.trainer(model, setting, total_steps=4, batch_size=10, loss_function=loss)
+        records.append(outcome(trainer, setting, params, epochs=0)[0].record)
+    found, expected = records
+    for column in ("test_loss", "train_loss"):
+        np.testing.assert_allclose(found[column], 1e4 * expected[column], rtol=1e-5)
+    assert found["test_loss"] > loop.DIVERGED and not found["diverged"]
+    np.testing.assert_allclose(found["test_mean_squared_error"], expected["test_loss"], rtol=1e-5)
+    assert set(expected) == {"epoch", *loop.RECORDS}
+    with pytest.raises(ValueError, match=r"loss_function: of shape \(10,\); expected one number"):
+        vector = training.trainer(
+            model, setting, total_steps=4, batch_size=10, loss_function=losses.psnr
+        )
+        vector.evaluate(params, TEST, jax.random.key(0))
+
+
+def test_budgets_grow_by_a_negative_loss_as_well() -> None:
+    fast, budget = SETTINGS["fast"], Budget(jnp.array([12, 12]), jnp.array([6, 6]))
+    grown = grow(fast, budget, np.array([-20.0, -20.0]), np.array([-19.5, -18.5]))
+    assert grown.forward.tolist() == [12, 18]
+
+
+def test_the_learning_rate_is_the_settings_unless_params_have_one(model: models.Model) -> None:
+    setting = SETTINGS["paper"]._replace(learning_rate=0.0625)
+    trainer = training.trainer(model, setting, total_steps=2, batch_size=10)
+    weights = model.init(jax.random.key(0))
+    given = models.hyperparameters(**LANES[1])
+    assert "learning_rate" not in given
+    assert trainer.init(weights | given).params["learning_rate"] == 0.0625
+    own = models.hyperparameters(**LANES[1], learning_rate=0.5)
+    assert trainer.init(weights | own).params["learning_rate"] == 0.5
+
+
+PAPER = SETTINGS["paper"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"ridge": float("nan")}, "ridge=nan: expected a finite number, 0 or more"),
+        ({"ridge": -1e-4}, "ridge=-0.0001: expected"),
+        ({"forward_tolerance": float("nan")}, "forward_tolerance=nan: expected"),
+        ({"adjoint_tolerance": float("inf")}, "adjoint_tolerance=inf: expected"),
+        ({"evaluation_tolerance": "1e-3"}, "evaluation_tolerance=1e-3: expected"),
+        ({"budget": Budget(5.5, 5), "limit": Budget(5.5, 5)}, r"budget.forward=5.5: .*whole"),
+        ({"budget": Budget(5, 0)}, "budget.adjoint=0: expected a whole number, 1 or more"),
+        ({"limit": Budget(50, 49)}, "limit.adjoint=49: expected a whole number, 50 or more"),
+        ({"evaluation_budget": 2.5}, "evaluation_budget=2.5: expected a whole number"),
+        ({"window": 0}, "window=0: expected a whole number"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0: expected a finite number, above 0"),
+        ({"learning_rate": 1e39}, r"learning_rate=1e\+39: expected a finite number"),
+        ({"guard": float("nan")}, "guard=nan: expected"),
+        ({"precision": "float16"}, "precision 'float16': expected one of highest, tensorfloat32"),
+        ({"solver": "newtom"}, "solver 'newtom': expected one of anderson"),
+        ({"hypergradient": "adjoint"}, "hypergradient 'adjoint': expected one of"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused(model: models.Model, setting, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        training.trainer(model, PAPER._replace(**setting), total_steps=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": -3}, "batch_size=-3: expected a whole number, 1 or more"),
+        ({"batch_size": True}, "batch_size=True: expected a whole number"),
+        ({"total_steps": -5}, "total_steps=-5: expected a whole number"),
+        ({"total_steps": 0}, "total_steps=0: expected a whole number"),
+        ({"passes": 0}, "passes=0: expected a whole number"),
+    ],
+)
+def test_numbers_that_are_no_counts_are_refused(model: models.Model, options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        training.trainer(model, PAPER, **{"total_steps": 2} | options)
+    with pytest.raises(ValueError, match="setting 'papper': expected one of paper"):
+        SETTINGS["papper"]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ({"train": np.zeros((9, 64), np.float32)}, "batch_size=10: larger than the number"),
+        ({"train": np.zeros((0, 64), np.float32)}, r"of shape \[0, 64\]; expected images"),
+        ({"test": np.zeros((0, 64), np.float32)}, r"of shape \[0, 64\]; expected images"),
+        (dict.fromkeys(("train", "test"), np.zeros((20, 63), np.float32)), r"of shape \[20, 63\]"),
+        ({"test": np.full((20, 64), np.nan, np.float32)}, "test: holds values that are not finite"),
+        ({"epochs": -1}, "epochs=-1: expected a whole number"),
+    ],
+)
+def test_images_that_cannot_be_trained_on_are_refused(
+    model: models.Model, paper: training.Trainer, images, message
+) -> None:
+    state = paper.init(params_of(model, LANES[1]))
+    given = {"train": TRAIN, "test": TEST, "epochs": 1, "key": jax.random.key(0)} | images
+    with pytest.raises(ValueError, match=message):
+        next(iter(loop.run(paper, PAPER, state, **given)))
+
+
+def test_what_is_learned_and_what_a_model_has_must_be_there(model: models.Model) -> None:
+    params = params_of(model, LANES[1])
+    for learned in (("A", "threshold"), ("C",), ()):
+        trainer = training.trainer(model, PAPER, total_steps=2, learned=learned)
+        with pytest.raises(ValueError, match="learned="):
+            trainer.init(params)
+    deq = models.build("inpainting", "deq", SHAPE)
+    for use in (
+        training.trainer(deq, PAPER, total_steps=2).init,
+        lambda params: deq.reconstruct(settings.converged(), params, TEST),
+        lambda params: deq.solve(params, PAPER.differentiable(PAPER.budget)),
+    ):
+        with pytest.raises(ValueError, match="params: no C, which the weights of this model have"):
+            use(params)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from deqbilevel import hypergradients, types
+from deqbilevel import hypergradients, precision, types
 from deqbilevel.solvers import DESCENTS, LINE_SEARCHES
 from deqbilevel.solvers.base import OFFSET, Iteration
 
@@ -108,15 +108,25 @@ class Info(NamedTuple):
     """norm(H v - grad_x l) / norm(grad_x l) where last known; NaN where it never is."""
 
 
-class Algorithm(NamedTuple):
-    """An upper-level method. Every State has the fields `gamma` and `x`."""
-
+class _Algorithm(NamedTuple):
     init: Callable[[Gamma, Array], Any]
     """(gamma, x) -> State."""
     step: Callable[[Any, Data, PRNGKeyArray], tuple[Any, Info]]
     """(state, data, key) -> (State, Info); deterministic methods ignore the key."""
     rows: tuple[str, ...] = ("x",)
     """The fields of State with the leading axis of x, see `minibatches`."""
+
+
+class Algorithm(_Algorithm):
+    """An upper-level method. Every State has the fields `gamma` and `x`.
+
+    Products are in full precision, see `precision.highest`.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, init: Any, step: Any, rows: tuple[str, ...] = ("x",)) -> "Algorithm":
+        return super().__new__(cls, precision.highest(init), precision.highest(step), rows)
 
 
 def info(

@@ -1,0 +1,71 @@
+"""The precision of products, and the dtype of numbers.
+
+A GPU multiplies float32 matrices in TF32 unless told otherwise, with a relative error of 1e-3: a
+solve to a smaller residual then never ends. Products and convolutions take their precision from
+JAX's context (`jax.default_matmul_precision`) at the time that they are traced. So it is set around
+the functions that are traced, in few places: `at` the precision of a `Setting` around a training
+step and a solver, `highest` around what has no setting. A CPU computes in float32 whatever is asked
+for, and so does everything here where the weights are float64. FFTs have no such choice.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from deqbilevel.types import Params
+
+PRECISIONS = ("highest", "tensorfloat32")
+"""float32 in full, and with the 10 bits of TF32 where the machine has it: several times as fast."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def at(precision: str, function: Function) -> Function:
+    """`function`, whose products have this precision wherever it is called or traced."""
+
+    @wraps(function)
+    def precisely(*arguments: Any, **options: Any) -> Any:
+        with jax.default_matmul_precision(precision):
+            return function(*arguments, **options)
+
+    return precisely  # type: ignore[return-value]
+
+
+def highest(function: Function) -> Function:
+    """`function` in full precision, unless the context that it is called in names another."""
+
+    @wraps(function)
+    def precisely(*arguments: Any, **options: Any) -> Any:
+        asked: Any = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+        with jax.default_matmul_precision("highest" if asked is None else asked):
+            return function(*arguments, **options)
+
+    return precisely  # type: ignore[return-value]
+
+
+def dtype_of(params: Params) -> Any:
+    """The dtype of the weights: of the arrays in `params`, or of its scalars where there are none.
+
+    Scalars do not decide, so that float32 weights stay float32 where JAX makes float64 scalars.
+    """
+    leaves = [x for x in jax.tree.leaves(params) if _floating(x)]
+    arrays = [x for x in leaves if jnp.ndim(x)] or leaves
+    return jnp.result_type(*arrays) if arrays else jnp.result_type(float)
+
+
+def as_weights(params: Params, *arrays: Array) -> tuple[Any, ...]:
+    """`(params, *arrays)`, all that is floating in the dtype of the weights."""
+    dtype = dtype_of(params)
+
+    def cast(x: Any) -> Any:
+        return jnp.asarray(x, dtype) if _floating(x) else x
+
+    return jax.tree.map(cast, (params, *arrays))
+
+
+def _floating(x: Any) -> bool:
+    return jnp.issubdtype(getattr(x, "dtype", None) or jnp.result_type(x), jnp.floating)
