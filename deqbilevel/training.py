@@ -24,6 +24,9 @@ from deqbilevel.models import Model, measure
 from deqbilevel.settings import Budget, Setting, check
 from deqbilevel.types import Images, Params, Solver
 
+BATCH = 100
+"""Images in a batch, as in [REB] 4."""
+
 LEARNED = ("A", "b", "C")
 """The entries of `params` that are learned; any scalar may be added, such as "tau"."""
 
@@ -205,7 +208,7 @@ def trainer(
     setting: Setting,
     *,
     total_steps: int,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     lanes: Lanes | None = None,
     loss_function: Loss = mean_squared_error,
     learned: tuple[str, ...] = LEARNED,
@@ -214,7 +217,8 @@ def trainer(
 ) -> Trainer:
     """Jitted functions for `total_steps` steps in all; with `lanes`, over a leading lane axis.
 
-    loss_function: what is learned by and reported, a mean over the images of a batch. learned: the
+    batch_size: `BATCH` by default, or all training images where they are fewer. loss_function: what
+    is learned by and reported, a mean over the images of a batch. learned: the
     entries of `params` that are, of which A, b and C need not be there. passes: over the training
     images in an epoch, each in an order of its own. The learning rate is that of `params`, or of
     the setting where `params` has none.
@@ -223,12 +227,9 @@ def trainer(
     none, fewer than a batch, of other pixels than the model's, or not floating.
     """
     check(setting)
-    for name, value in {
-        "total_steps": total_steps,
-        "batch_size": batch_size,
-        "passes": passes,
-    }.items():
+    for name, value in {"total_steps": total_steps, "passes": passes}.items():
         checks.whole(name, value)
+    evaluated_together = BATCH if batch_size is None else checks.whole("batch_size", batch_size)
     one_step = partial(
         step,
         model,
@@ -268,7 +269,7 @@ def trainer(
         solver = setting.of(params).evaluation()
         evaluated = precision.at(setting.precision, evaluation)
         return evaluated(
-            model, solver, params, images, key, batch_size, loss_function=loss_function
+            model, solver, params, images, key, evaluated_together, loss_function=loss_function
         )
 
     def draw(key: PRNGKeyArray, epoch: Int[Array, ""], images: Images) -> tuple[Array, ...]:
@@ -297,7 +298,7 @@ def evaluation(
     params: Params,
     images: Images,
     key: PRNGKeyArray,
-    batch_size: int = 100,
+    batch_size: int = BATCH,
     *,
     loss_function: Loss = mean_squared_error,
 ) -> dict[str, Array]:
@@ -338,20 +339,28 @@ def evaluation(
     return named | {"spent": jnp.concatenate(spent)}
 
 
-def steps_per_epoch(images: int, batch_size: int, passes: int = 1) -> int:
-    """The number of whole batches. Raises: ValueError where there is none."""
-    for name, value in {"images": images, "batch_size": batch_size, "passes": passes}.items():
-        checks.whole(name, value)
-    if batch_size > images:
+def steps_per_epoch(images: int, batch_size: int | None = None, passes: int = 1) -> int:
+    """The number of whole batches, of the default size where that is None.
+
+    Raises: ValueError for a batch that is larger than the number of images.
+    """
+    return passes * (images // _batch(images, batch_size))
+
+
+def _batch(images: int, batch_size: int | None) -> int:
+    checks.whole("training images", images)
+    if batch_size is None:
+        return min(BATCH, images)
+    if checks.whole("batch_size", batch_size) > images:
         raise ValueError(
             f"batch_size={batch_size}: larger than the number of training images; expected "
             f"{images} or less"
         )
-    return passes * (images // batch_size)
+    return batch_size
 
 
-def _blocks(images: int, batch_size: int, passes: int) -> tuple[int, int, int]:
+def _blocks(images: int, batch_size: int | None, passes: int) -> tuple[int, int, int]:
     """The size of a batch, batches per epoch, and batches per call of `Trainer.steps`."""
     count = steps_per_epoch(images, batch_size, passes)
     block = max(d for d in range(1, min(count, 20) + 1) if count % d == 0)
-    return batch_size, count, block
+    return _batch(images, batch_size), count, block

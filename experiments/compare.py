@@ -325,6 +325,7 @@ def _prepare(config: Compare, stack: contextlib.ExitStack) -> Work:
     measured = config.lanes_at_once is None and jax.default_backend() != "cpu"
     sizes.dense(config, axes["model"], images, 0 if measured else study.lanes.each)
     sizes.batch(config, len(images.train))
+    study = study._replace(batch_size=min(study.batch_size, len(images.train)))
     built = {
         (task, model): models.build(task, model, images.shape)
         for task in axes["task"]

@@ -136,7 +136,7 @@ def _main(config: Naive, stack: contextlib.ExitStack) -> dict[str, Any]:
             seed=config.seed,
         )
         sizes.dense(config, config.models, images)
-        sizes.batch(config, len(images.train))
+        batch_size = sizes.batch(config, len(images.train))
         if config.pictures > len(images.test):
             raise ValueError(
                 f"--pictures {config.pictures}: more than the {len(images.test)} test images"
@@ -158,7 +158,8 @@ def _main(config: Naive, stack: contextlib.ExitStack) -> dict[str, Any]:
         out = stack.enter_context(claimed)
 
     params_key, _, picture_key = loop.keys(config.seed)
-    steps = max(config.epochs, 1) * training.steps_per_epoch(len(images.train), config.batch_size)
+    steps = training.steps_per_epoch(len(images.train), batch_size)
+    total_steps = max(config.epochs, 1) * steps
     counts = sorted(set(config.iterates))
     truth = f = jnp.asarray(images.test[:MEASURED])
     numbers: dict[str, dict[str, Any]] = {}
@@ -172,7 +173,7 @@ def _main(config: Naive, stack: contextlib.ExitStack) -> dict[str, Any]:
         start = model.init(params_key) | scalars
         course = jax.jit(partial(course_of, model, setting, counts))
         numbers[name] = {}
-        for way, trainer in ways(model, setting, steps, config.batch_size).items():
+        for way, trainer in ways(model, setting, total_steps, batch_size).items():
             path = out / "parameters" / f"{name}-{way}.npz"
             if not path.exists():
                 _keep(path, _train(config, trainer, setting, start, images, f"{name} {way}"))
@@ -206,7 +207,9 @@ def _main(config: Naive, stack: contextlib.ExitStack) -> dict[str, Any]:
     return numbers | {"out": str(out)}
 
 
-def ways(model: Model, setting: Setting, total_steps: int, batch_size: int) -> dict[str, Trainer]:
+def ways(
+    model: Model, setting: Setting, total_steps: int, batch_size: int | None
+) -> dict[str, Trainer]:
     """Both ways to train: the same digits in the same order with the same noise, and Adam."""
     through = training.trainer(model, setting, total_steps=total_steps, batch_size=batch_size)
 
@@ -252,7 +255,7 @@ def _train(
     state = trainer.init(start)
     if config.epochs:
         trainer = loop.compiled(trainer, state, train, key)
-    total = config.epochs * training.steps_per_epoch(len(train), config.batch_size)
+    total = config.epochs * training.steps_per_epoch(len(train), sizes.batch(config, len(train)))
     spent = 0.0
     with tqdm(total=total, unit="step", desc=name) as bar:
 

@@ -315,12 +315,13 @@ def learn(config: Networks, run: Run, images: Images, out: Path) -> dict[str, An
     setting = settings.SETTINGS[config.setting]
     _, key, picture_key = loop.keys(config.seed)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
-    steps = training.steps_per_epoch(len(train), config.batch_size)
+    batch_size = sizes.batch(config, len(train))
+    steps = training.steps_per_epoch(len(train), batch_size)
     trainer = training.trainer(
         run.taught,
         setting,
         total_steps=max(config.epochs, 1) * steps,
-        batch_size=config.batch_size,
+        batch_size=batch_size,
         learned=run.learned,
     )
     state = trainer.init(run.params | {"noise": jnp.float32(run.taught_noise)})

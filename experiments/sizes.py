@@ -40,14 +40,18 @@ def dense(config: Any, models: Sequence[str], images: Images, lanes: int = 1) ->
     )
 
 
-def batch(config: Any, count: int) -> None:
-    """Raises ValueError for a batch that was asked for and is larger than all training images."""
+def batch(config: Any, count: int) -> int | None:
+    """The size of a batch, None for the default, which fits.
+
+    Raises: ValueError for one that was asked for and is larger than all training images.
+    """
     default = type(config).batch_size
     if config.batch_size != default and config.batch_size > count:
         raise ValueError(
             f"--batch-size {config.batch_size}: more than the {count} training images; take "
             f"{count} or fewer"
         )
+    return None if config.batch_size == default else config.batch_size
 
 
 def hypergradient(name: str, *, parameters: int, images: int, pixels: int) -> None:

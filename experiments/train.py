@@ -143,7 +143,7 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
             seed=config.seed,
         )
         sizes.dense(config, [config.model], images)
-        sizes.batch(config, len(images.train))
+        batch_size = sizes.batch(config, len(images.train))
         count, pixels = images.train.shape
         sizes.hypergradient(
             config.hypergradient,
@@ -169,11 +169,9 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
     known = baselines.baselines(model.K, train, test, scalars["noise"], picture_key)
     print(f"test loss without learning: {baselines.text(known)}", file=sys.stderr)
-    steps = training.steps_per_epoch(len(train), config.batch_size)
+    steps = training.steps_per_epoch(len(train), batch_size)
     total_steps = max(config.epochs, 1) * steps
-    trainer = training.trainer(
-        model, setting, total_steps=total_steps, batch_size=config.batch_size
-    )
+    trainer = training.trainer(model, setting, total_steps=total_steps, batch_size=batch_size)
     if config.algorithm is not None:
         trainer = train_algorithms.trainer(
             trainer, model, config.algorithm, count=len(train), total_steps=total_steps
