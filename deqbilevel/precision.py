@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from deqbilevel.types import Params
 
@@ -57,7 +56,7 @@ def dtype_of(params: Params) -> Any:
     return jnp.result_type(*arrays) if arrays else jnp.result_type(float)
 
 
-def as_weights(params: Params, *arrays: Array) -> tuple[Any, ...]:
+def as_weights(params: Params, *arrays: Any) -> tuple[Any, ...]:
     """`(params, *arrays)`, all that is floating in the dtype of the weights."""
     dtype = dtype_of(params)
 
