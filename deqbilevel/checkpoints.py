@@ -85,7 +85,7 @@ def _manager(folder: Path) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=True))
 
 
-def _wrapped(step: int, tree: Tree) -> dict[str, Any]:
+def _wrapped(step: int, tree: Any) -> dict[str, Any]:
     run = np.frombuffer(mark().encode().ljust(32)[:32], np.uint8)
     return {"step": np.asarray(step), "run": run, "tree": tree}
 

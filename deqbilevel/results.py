@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from deqbilevel import stores
+from deqbilevel.files import FileError
+
 AXES = ("task", "model", "noise", "tau", "gamma", "activation")
 """The dimensions of every study, in order; axes of its own follow, and `epoch` is the last."""
 
@@ -19,13 +22,40 @@ def read(folder: str | Path) -> xr.Dataset:
     Every record has the dimensions AXES, the study's own axes, and epoch. For each task, model
     and noise the best finished run (lowest test loss of those that did not diverge) gives
     `best_test_loss`, `best_tau` ... for every other axis, and the `best_` pictures.
-    Raises: ValueError where the folder holds no study.
+    Raises: ValueError where the folder holds no study, and FileError where it is
+    damaged.
     """
     path = Path(folder) / "results.zarr"
-    if not path.is_dir():
+    if not path.exists():
         raise ValueError(f"{folder}: holds no study (no results.zarr); give a study's --out")
-    dataset = xr.open_zarr(path, chunks=None)
-    return dataset.assign(best(dataset))
+    stores.check(path)
+    try:
+        dataset = xr.open_zarr(path, chunks=None)
+        _check(path, dataset)
+        return dataset.assign(best(dataset))
+    except FileError:
+        raise
+    except Exception as error:  # whatever xarray and a decoder make of damaged bytes
+        said = " ".join(str(error).split())[:200]
+        raise FileError(f"{path}: cannot be read ({said}); {stores.RESTORE}") from error
+
+
+def _check(path: Path, dataset: xr.Dataset) -> None:
+    """Raises: FileError for what is no study, or has lost a part of itself."""
+    missing = [n for n in (*AXES[:3], "epoch", "test_loss", "diverged") if n not in dataset]
+    if missing or "caption" not in dataset.attrs:
+        what = ", ".join(missing) or "caption"
+        raise FileError(f"{path}: no results of a study (no {what}); {stores.RESTORE}")
+    for name, values in dataset.variables.items():
+        if dataset[name].dims == (name,) and values.dtype.kind == "f" and np.isnan(values).any():
+            raise FileError(f"{path}: {name} has lost values; {stores.RESTORE}")
+    # Of each epoch this is stored first, and nothing that was measured is without it.
+    first = dataset.test_loss.load().notnull()
+    for name in ("needed_evaluations", "made_evaluations", "test_evaluations"):
+        if name in dataset and bool((dataset[name].load().notnull() & ~first).any()):
+            raise FileError(f"{path}: test_loss has lost values; {stores.RESTORE}")
+    if "truth" in dataset and bool(dataset.truth.isnull().any()):
+        raise FileError(f"{path}: truth has lost values; {stores.RESTORE}")
 
 
 def others(dataset: xr.Dataset, *kept: str) -> list[str]:

@@ -6,6 +6,7 @@ writes arrays of numbers and short texts, compressed by Zstandard, and nothing e
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,28 +22,46 @@ MOST_BYTES = 2**31
 """Of a chunk, unpacked."""
 
 
+FILES = r"(\w+/)?(\.zgroup|\.zattrs|\.zmetadata|\.zarray|\d+(\.\d+)*)(\.[0-9a-f]{32}\.partial)?"
+"""The names of a store's files, as zarr gives them."""
+
+RESTORE = "repeat the study's command, which restores it"
+
+
 def check(path: Path) -> None:
     """Raises: FileError, which names the file, for what `storage` does not write."""
     if not path.is_dir():
         raise FileError(f"{path}: not a store of results; give a study's --out")
     for file in path.rglob("zarr.json"):
         raise FileError(f"{file}: of another version of zarr than a study's results; remove it")
-    for file, entry, array in _metadata(path):
+    for file, name, array in _arrays(path):
         wrong = _wrong(array)
         if wrong:
-            raise FileError(f"{file}: {entry}: {wrong}; it is not opened")
+            raise FileError(f"{file}: {name}: {wrong}; it is not opened")
 
 
-def _metadata(path: Path) -> Iterator[tuple[Path, str, Any]]:
-    """file, array and metadata of every array; those of `.zmetadata` are what xarray reads."""
-    for file in sorted(path.glob("*/.zarray")):
+def strangers(path: Path) -> list[str]:
+    """The files in a store that zarr did not write, and a store that is none itself."""
+    if not path.is_dir():
+        return [path.name]
+    found = [p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()]
+    return [name for name in found if not re.fullmatch(FILES, name)]
+
+
+def _arrays(path: Path) -> Iterator[tuple[Path, str, Any]]:
+    """file, array and metadata of every array; those of `.zmetadata` are what xarray reads.
+
+    Raises: FileError where something is missing.
+    """
+    for file in sorted(path.rglob(".zarray")):
         yield file, file.parent.name, _read(file)
-    file = path / ".zmetadata"
-    if file.exists():
-        entries = _read(file).get("metadata")
-        for name, entry in entries.items() if isinstance(entries, dict) else ():
-            if name.endswith(".zarray"):
-                yield file, name.rpartition("/")[0], entry
+    whole = path / ".zmetadata"
+    entries = _read(whole).get("metadata")
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
+        if not (path / name).is_file():
+            raise FileError(f"{path}: has no {name}; {RESTORE}")
+        if name.endswith(".zarray"):
+            yield whole, name.rpartition("/")[0], entry
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -53,9 +72,6 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise FileError(f"{file}: not metadata of an array; {RESTORE}")
     return found
-
-
-RESTORE = "repeat the study's command, which restores it"
 
 
 def _wrong(array: Any) -> str:

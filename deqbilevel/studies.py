@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from deqbilevel import grids, loop, models, results, storage, training
+from deqbilevel import arrays, grids, loop, models, results, storage, training
 from deqbilevel.lanes import Lanes, everything, mine
 from deqbilevel.models import Model
 from deqbilevel.settings import Setting
@@ -105,7 +105,8 @@ def run_group(
     draw = _pictures(model, study)
     weights = initial_weights(model, study, lanes)
     some = filled(list(lanes[:1]), study)[study.lanes.local]
-    structure = jax.tree.structure(initial_state(trainer, study, weights, some))
+    first, structure = jax.tree.flatten(initial_state(trainer, study, weights, some))
+    like = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in first]
     prepared = False
     for epoch in range(study.epochs + 1):
         left = [x for x in lanes if not study.over(progress.records[store.key(x)])]
@@ -114,7 +115,9 @@ def run_group(
             state = (
                 initial_state(trainer, study, weights, own)
                 if epoch <= 1
-                else jax.tree.unflatten(structure, study.lanes.put(_stored_leaves(store, own)))
+                else jax.tree.unflatten(
+                    structure, study.lanes.put(_stored_leaves(store, own, like))
+                )
             )
             keys = study.lanes.keys([study.keys(lane)[1] for lane in own])
             if epoch and not prepared:
@@ -202,10 +205,11 @@ def initial_state(
     return trainer.init(study.lanes.put(jax.tree.map(lambda *x: np.stack(x), *params)))
 
 
-def _stored_leaves(store: Storage, own: Sequence[Lane]) -> list[np.ndarray]:
-    """The leaves of the state that these lanes stopped in, each file read once."""
+def _stored_leaves(store: Storage, own: Sequence[Lane], like: Sequence[Any]) -> list[np.ndarray]:
+    """The leaves of the state that these lanes stopped in, each file read once and each like those
+    that one lane starts with. Raises: FileError."""
     paths = [store.path("states", lane) for lane in own]
-    leaves = {path: storage.read_state(path)[1] for path in dict.fromkeys(paths)}
+    leaves = {path: storage.read_state(path, like)[1] for path in dict.fromkeys(paths)}
     return [np.stack(x) for x in zip(*(leaves[path] for path in paths), strict=True)]
 
 
@@ -341,5 +345,12 @@ def parameters(folder: str | Path, **where: Any) -> Params:
             "the study with --keep-parameters all"
         )
     _, _, lane = min(found)
-    learned = storage.read_arrays(store.path("parameters", lane))
+    learned = storage.read_arrays(store.path("parameters", lane), _learned(lane["model"]))
     return jax.tree.map(jnp.asarray, learned) | grids.scalars(lane)
+
+
+def _learned(model: str) -> arrays.Schema:
+    """Of a file of a run's final parameters."""
+    matrix = arrays.Array(("features", "pixels"))
+    schema = {"A": matrix, "b": arrays.Array(("features",))}
+    return schema if model == "bilevel" else schema | {"C": matrix}

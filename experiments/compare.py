@@ -68,7 +68,13 @@ GRIDS: dict[str, dict[str, Any]] = {
 }
 """What each preset stands for; every entry can be overridden."""
 
-FILES = ("results.zarr/<zarr>", "metrics.jsonl", "states/<lanes>", "parameters/<lanes>")
+FILES = (
+    "results.zarr/<zarr>",
+    "results.zarr.new/<zarr>",
+    "metrics.jsonl",
+    "states/<lanes>",
+    "parameters/<lanes>",
+)
 FILES += ("summary.md",)
 """What a study writes beside its figures, see `folders`."""
 
@@ -353,11 +359,11 @@ def _prepare(config: Compare, stack: contextlib.ExitStack) -> Work:
             fresh=config.fresh,
         )
         stack.enter_context(claimed)
-        if not store.results.exists():
-            caption = report.caption(options, grid, images)
-            points = {name: ("sample", values) for name, values in drawn.items()}
-            extra = _pictures(axes, built, study, images, caption)
-            store.create(extra.assign_coords(points).assign_attrs(runs=len(grid)))
+        caption = report.caption(options, grid, images)
+        points = {name: ("sample", values) for name, values in drawn.items()}
+        extra = _pictures(axes, built, study, images, caption)
+        for problem in store.ready(extra.assign_coords(points).assign_attrs(runs=len(grid))):
+            print(f"warning: {problem}", file=sys.stderr)
         _limit(store, config.hours)
     if options["preset"] == "paper" and len(images.train) < 60_000:
         print(f"note: {report.FEW.format(len(images.train))}", file=sys.stderr)

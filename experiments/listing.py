@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from deqbilevel import stores
 from deqbilevel.files import whole
 
 LIST, LOCK = "files.txt", ".lock"
@@ -23,8 +24,7 @@ KINDS = {
     r"/(_CHECKPOINT_METADATA|commit_success\.txt|_METADATA|_sharding|_strings\.json|process_\d+"
     r"|(manifest|checkpoint)(\.ocdbt)?(\.__lock)?|[0-9a-f]{32}(\.__lock)?|descriptor\.pbtxt)"
     r"|\.probe\.\d+",
-    "<zarr>": r"(\w+/)?(\.zgroup|\.zattrs|\.zmetadata|\.zarray|\d+(\.\d+)*)"
-    r"(\.[0-9a-f]{32}\.partial)?",
+    "<zarr>": stores.FILES,
     "<lanes>": r"[^/]*-[0-9a-f]{6}\.npz",
 }
 """What a folder on the list holds, by the names that orbax, zarr and `storage` give."""

@@ -38,6 +38,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from tqdm import tqdm
 
 from deqbilevel import (
+    arrays,
     baselines,
     data,
     loop,
@@ -49,6 +50,7 @@ from deqbilevel import (
     storage,
     training,
 )
+from deqbilevel.files import FileError
 from deqbilevel.models import Model
 from deqbilevel.settings import Setting
 from deqbilevel.training import Metrics, State, Trainer
@@ -177,7 +179,7 @@ def _main(config: Naive, stack: contextlib.ExitStack) -> dict[str, Any]:
             path = out / "parameters" / f"{name}-{way}.npz"
             if not path.exists():
                 _keep(path, _train(config, trainer, setting, start, images, f"{name} {way}"))
-            trained = _kept(path)
+            trained = _kept(path, start)
             found, infos, naive_loss = course(start | trained.weights, truth, f)
             *iterates, end, limit = [errors(u, truth, masked) for u in found]
             numbers[name][way] = (
@@ -282,11 +284,18 @@ def _keep(path: Path, trained: Trained) -> None:
     storage.write_arrays(path, weights | scalars)
 
 
-def _kept(path: Path) -> Trained:
-    with common.clear_errors():
-        arrays = storage.read_arrays(path)
-    seconds, diverged = float(arrays.pop("seconds")), bool(arrays.pop("diverged"))
-    return Trained({name: jnp.asarray(x) for name, x in arrays.items()}, seconds, diverged)
+def _kept(path: Path, start: Params) -> Trained:
+    """What `_keep` wrote, of weights like those at the start. Raises: FileError."""
+    names = [name for name in training.LEARNED if name in start]
+    schema = {name: arrays.like(start[name], finite=False) for name in names}
+    schema |= {"seconds": arrays.Array(()), "diverged": arrays.Array((), np.bool_)}
+    found = storage.read_arrays(path, schema)
+    weights, diverged = {name: jnp.asarray(found[name]) for name in names}, bool(found["diverged"])
+    if not diverged and not all(bool(jnp.isfinite(x).all()) for x in weights.values()):
+        raise FileError(
+            f"{path}: weights that are not finite; remove the file: they are made again"
+        )
+    return Trained(weights, float(found["seconds"]), diverged)
 
 
 def course_of(

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import tyro
 import xarray as xr
 
-from deqbilevel import results
+from deqbilevel import loop, results
+from deqbilevel.files import FileError
 from experiments import command, common, options, report
 
 
@@ -29,14 +30,26 @@ class Watch:
 def main(config: Watch) -> dict[str, Any]:
     """Show the study, once or until it has finished; returns how far it is."""
     with common.clear_errors():
-        dataset = results.read(config.folder)
+        dataset = _read(config.folder)
     while True:
         report.present(dataset, results.summary(dataset), config.folder)
         numbers = _how_far(dataset)
         if config.every is None or numbers["finished"] == numbers["runs"]:
             return numbers | {"out": str(config.folder)}
         time.sleep(config.every)
-        dataset = results.read(config.folder)
+        dataset = _read(config.folder)
+
+
+def _read(folder: Path) -> xr.Dataset:
+    """The results of a study. Raises: ValueError where a part of them is missing."""
+    dataset = results.read(folder)
+    missing = [name for name in (*loop.RECORDS, *results.PICTURES, "truth") if name not in dataset]
+    if missing:
+        raise FileError(
+            f"{folder}: its results have lost {', '.join(missing)}; repeat the study's command, "
+            "which restores them"
+        )
+    return dataset
 
 
 def _how_far(dataset: xr.Dataset) -> dict[str, Any]:

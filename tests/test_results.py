@@ -23,21 +23,28 @@ LANES = grids.grid(AXES)
 LOSSES = np.random.default_rng(0).permutation(np.linspace(0.05, 0.95, len(LANES)))
 PICTURES = {"reconstruction": (2, 4), "measured_reconstruction": (2, 4)}
 RECORDS = ("test_loss", "diverged")
+NOTHING = xr.Dataset(attrs={"caption": "made up"})
 
 
-def stored(folder: Path, epochs: int = 2, count: int = len(LANES)) -> Storage:
+def stored(
+    folder: Path,
+    epochs: int = 2,
+    count: int = len(LANES),
+    extra: xr.Dataset = NOTHING,
+    records: tuple[str, ...] = RECORDS,
+) -> Storage:
     """A study of made-up runs, the first `count` of which are finished; tau 2.1 diverges."""
-    store = Storage(folder, AXES, 2, RECORDS, PICTURES)
-    store.create(xr.Dataset(attrs={"caption": "made up"}))
+    store = Storage(folder, AXES, 2, records, PICTURES)
+    store.create(extra)
     for epoch in range(epochs + 1):
         lanes, losses = LANES[:count], LOSSES[:count].astype(np.float32)
         if epoch == 2:
             pictures = np.broadcast_to(losses[:, None, None], (count, 2, 4))
             store.append_pictures(lanes, dict.fromkeys(PICTURES, pictures))
         diverged = np.array([epoch == 2 and lane["tau"] == 2.1 for lane in lanes])
-        store.append(
-            lanes, epoch, {"test_loss": losses + np.float32(2 - epoch), "diverged": diverged}
-        )
+        record = {"test_loss": losses + np.float32(2 - epoch), "diverged": diverged}
+        record["needed_evaluations"] = losses
+        store.append(lanes, epoch, record)
     return store
 
 

@@ -1,12 +1,17 @@
 """A study on disk: what a kill, a damaged file or a full disk costs, and what it does not."""
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from test_results import AXES, LANES, stored
 
-from deqbilevel import results, storage
+from deqbilevel import files, results, storage
+from deqbilevel.files import FileError
 
 
 def state(store: storage.Storage, lane: dict, epoch: int) -> Path:
@@ -96,3 +101,156 @@ def test_files_have_names_of_their_own(tmp_path: Path) -> None:
     names = {store.path("states", lane).name for lane in LANES}
     assert len(names) == len(LANES)
     assert any(name.startswith("denoising-bilevel-0.1-0.1-1.0-relu-7") for name in names)
+
+
+def test_a_record_that_is_none_of_this_study_is_named_and_its_run_goes_again(
+    tmp_path: Path,
+) -> None:
+    store = stored(tmp_path)
+    lines = store.log.read_text().splitlines()
+    first = json.loads(lines[0])
+    for change in (
+        {"epoch": "one"}, {"epoch": 0.5}, {"epoch": 9}, {"epoch": True}, {"test_loss": None},
+        {"test_loss": "a"}, {"test_loss": float("nan")}, {"diverged": 0}, {"run": "0123abcd"},
+        {"lane": first["lane"] | {"tau": [1]}}, {"lane": first["lane"] | {"tau": 7.0}},
+        {"lane": None}, {"lane": {}},
+    ):  # fmt: skip
+        store.log.write_text("\n".join([json.dumps(first | change), *lines[1:]]) + "\n")
+        progress, problems = store.recover(LANES)
+        assert len(problems) == 1 and "metrics.jsonl, line 1: not a record" in problems[0]
+        assert [progress.done[store.key(lane)] for lane in LANES[:2]] == [-1, 2]
+
+
+def test_records_and_states_of_another_study_are_not_taken(tmp_path: Path) -> None:
+    with files.marked("0123abcd"):
+        store = stored(tmp_path, epochs=1)
+        path = state(store, LANES[0], 1)
+        assert store.look(LANES)[0].done[store.key(LANES[0])] == 1
+    with files.marked("dcba3210"):
+        progress, problems = store.look(LANES)
+        assert set(progress.done.values()) == {-1} and "of another study" in problems[0]
+        with pytest.raises(FileError, match="the state of another study"):
+            storage.read_state(path)
+
+
+def test_a_state_is_like_that_of_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "states" / "a.npz"
+    leaves = [np.arange(3, dtype=np.float32), np.asarray(True)]
+    storage.write_state(path, 1, leaves)
+    assert len(storage.read_state(path, leaves)[1]) == 2
+    for like in ([leaves[0]], [*leaves, leaves[0]], [leaves[0][:2], leaves[1]],
+                 [leaves[0].astype(np.float64), leaves[1]]):  # fmt: skip
+        with pytest.raises(FileError, match=r"a\.npz.*remove the file"):
+            storage.read_state(path, like)
+    np.savez(path, epoch=1, run="", **{"0": np.array([np.nan])})
+    with pytest.raises(FileError, match="finite"):
+        storage.read_state(path)
+    for broken in ({"run": "", "0": 1.0}, {"epoch": 1, "run": ""}, {"epoch": 1, "run": "", "1": 1}):
+        np.savez(path, **broken)
+        with pytest.raises(FileError, match=r"a\.npz"):
+            storage.read_state(path)
+    np.save(path.with_suffix(".npy"), leaves[0])
+    path.with_suffix(".npy").rename(path)
+    with pytest.raises(FileError, match=r"a\.npz"):
+        storage.read_state(path)
+
+
+EXTRA = xr.Dataset(
+    {"truth": (("picture", "pixel"), np.arange(8, dtype=np.float32).reshape(2, 4))},
+    attrs={"caption": "made up"},
+)
+
+
+def spoil(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
+DAMAGE: dict[str, Any] = {
+    ".zgroup": Path.unlink,
+    ".zattrs": Path.unlink,
+    ".zmetadata": lambda path: path.write_text("{"),
+    "test_loss/.zarray": Path.unlink,
+    "tau/.zarray": lambda path: path.write_text('{"shape"'),
+    "tau/0": Path.unlink,
+    "truth": shutil.rmtree,
+    "truth/0.0": spoil,
+    "diverged": shutil.rmtree,
+    "test_loss/0.0.0.0.0.0.0.0": Path.unlink,
+    "test_loss/0.0.0.0.0.0.0.1": spoil,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_results_are_made_anew_bit_for_bit(tmp_path: Path, name: str) -> None:
+    store = stored(tmp_path, extra=EXTRA)
+    before = results.read(tmp_path).load()
+    DAMAGE[name](store.results / name)
+    restored = store.ready(EXTRA)
+    assert restored or name.startswith("test_loss/0"), "named, but for what the log rewrites"
+    progress, problems = store.recover(LANES)
+    assert set(progress.done.values()) == {2} and not problems
+    assert results.read(tmp_path).identical(before)
+    assert store.ready(EXTRA) == []
+
+
+@pytest.mark.parametrize("name", ["reconstruction", "reconstruction/0.1.0.0.0.0.0.0.0"])
+def test_missing_pictures_are_named_and_their_runs_go_again(tmp_path: Path, name: str) -> None:
+    store = stored(tmp_path, extra=EXTRA)
+    path = store.results / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    store.ready(EXTRA)
+    progress, problems = store.recover(LANES)
+    assert problems and "missing" in problems[0]
+    again = {key[:3] for key, last in progress.done.items() if last == -1}
+    assert again == (
+        {("denoising", "deq", 0.1)} if "/" in name else {store.key(x)[:3] for x in LANES}
+    )
+
+
+def test_what_is_a_users_in_the_results_is_never_removed(tmp_path: Path) -> None:
+    store = stored(tmp_path, extra=EXTRA)
+    (store.results / "photo.png").write_text("mine")
+    (store.results / ".zgroup").unlink()
+    with pytest.raises(FileError, match=r"holds photo\.png, which no study wrote"):
+        store.ready(EXTRA)
+    assert (store.results / "photo.png").read_text() == "mine"
+
+
+@pytest.mark.parametrize("where", ["test_loss/.zarray", ".zmetadata"])
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ({"filters": [{"id": "pickle", "protocol": 5}]}, "codec 'pickle'"),
+        ({"compressor": {"id": "gzip"}}, "codec 'gzip'"),
+        ({"filters": "pickle"}, "codec 'pickle'"),
+        ({"dtype": "|O"}, "type object"),
+        ({"dtype": None, "chunks": None}, "no type and chunks"),
+        ({"chunks": [2**40]}, "chunks of"),
+    ],
+)
+def test_a_codec_that_we_do_not_write_is_refused_before_it_is_made(
+    tmp_path: Path, where: str, change: dict[str, Any], wrong: str
+) -> None:
+    store = stored(tmp_path)
+    path = store.results / where
+    found = json.loads(path.read_text())
+    array = found["metadata"]["test_loss/.zarray"] if where == ".zmetadata" else found
+    array |= change
+    path.write_text(json.dumps(found))
+    for read in (results.read, lambda folder: store.look(LANES)):
+        with pytest.raises(FileError, match=f"test_loss: {wrong}"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", [".zattrs", "truth", "test_loss", "truth/0.0", "tau/0", "test_loss/0.0.0.0.0.0.0.1"]
+)
+def test_results_that_lost_a_part_are_not_shown(tmp_path: Path, name: str) -> None:
+    store = stored(tmp_path, extra=EXTRA, records=("test_loss", "diverged", "needed_evaluations"))
+    results.read(tmp_path)
+    path = store.results / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(FileError, match=r"results\.zarr.*repeat the study's command"):
+        results.read(tmp_path)
