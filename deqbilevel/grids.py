@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import qmc
 
-from deqbilevel import models
+from deqbilevel import checks, models
 from deqbilevel.results import AXES
 from deqbilevel.storage import CELL, Lane
 from deqbilevel.types import Params
@@ -36,20 +36,23 @@ class Own(NamedTuple):
 
 
 OWN_AXES: dict[str, Own] = {
-    "seed": Own(int, 0, open=False),
+    "seed": Own(int, 0, 2**32, open=False),
     "learning_rate": Own(float, 0),
     "lam": Own(float, 0, open=False),
     "threshold": Own(float, 0, open=False),
     "ridge": Own(float, 0),
     "forward_tolerance": Own(float, 0),
     "adjoint_tolerance": Own(float, 0),
-    "window": Own(int, 1, open=False),
+    "window": Own(int, 1, 101, open=False),
     "adam_b1": Own(float, 0, 1, open=False),
     "adam_b2": Own(float, 0, 1, open=False),
     "adam_eps": Own(float, 0),
 }
 """Every one but the seed and the window is an entry of `params`, and so may differ within a
 program. See `settings.Setting.of` and `training.optimiser` for those of solver and Adam."""
+
+MOST = 100_000
+"""Points, and lanes of a grid: of more, their files alone would fill a disk."""
 
 STATIC = ("window",)
 """Axes that decide shapes, beside task and model: each value is a program of its own."""
@@ -72,10 +75,16 @@ def sample(
     """`count` points: a value of each axis for each. Sobol points are scrambled by the seed, and
     fill the ranges evenly for every count; the points of a larger count begin with the same.
 
-    Raises: ValueError for an axis that cannot be sampled, or a range that is empty.
+    Raises: ValueError for an axis that cannot be sampled, a range that is empty, another way to
+    draw, or a count or seed that is no whole number, of 1 or 0 or more.
     """
+    checks.known("how", how, ("sobol", "random"))
+    checks.whole("count", count, most=MOST)
+    checks.whole("seed", seed, least=0, most=2**32 - 1)
+    if not ranges:
+        raise ValueError("ranges: expected one or more")
     for name, (low, high, log) in ranges.items():
-        models.known("sampled axis", name, dict.fromkeys(SAMPLED))
+        checks.known("sampled axis", name, SAMPLED)
         if not (math.isfinite(low) and math.isfinite(high) and low < high) or (log and low <= 0):
             least = "0 < low < high" if log else "low < high"
             raise ValueError(f"{name}={low:g}..{high:g}: expected finite numbers, {least}")
@@ -111,7 +120,7 @@ def grid(
             f"then any of {tuple(OWN_AXES)}"
         )
     for name, values in axes.items():
-        if not len(values) or len(set(values)) < len(values):
+        if not len(values) or len({_value(x) for x in values}) < len(values):
             raise ValueError(f"{name} {list(values)}: expected one value or more, each once")
     lanes: list[Lane] = [dict(zip(axes, v, strict=True)) for v in itertools.product(*axes.values())]
     lanes = [
@@ -120,6 +129,11 @@ def grid(
     for lane in lanes:
         scalars(lane)
     return lanes
+
+
+def _value(x: Any) -> Any:
+    """What tells two values of an axis apart: numbers as float32, which they are computed in."""
+    return float(np.float32(x)) if isinstance(x, float) else repr(x)
 
 
 def groups(lanes: Sequence[Lane]) -> dict[tuple[Any, ...], list[Lane]]:
@@ -138,10 +152,13 @@ def scalars(lane: Lane) -> Params:
     """
     for name in lane.keys() & OWN_AXES.keys():
         value, own = lane[name], OWN_AXES[name]
+        checks.number(name, value, above=own.low if own.open else None)
         if not (own.low <= value < own.high) or (own.open and value == own.low):
             low = f"above {own.low}" if own.open else f"{own.low} or more"
             high = f" and below {own.high:g}" if own.high < math.inf else ""
             raise ValueError(f"{name}={value}: expected a finite number, {low}{high}")
+        if own.kind is int:
+            checks.whole(name, value, least=int(own.low), most=int(own.high))
     names = ("tau", "gamma", "activation", "noise", "lam", "threshold", "learning_rate")
     of_model = models.hyperparameters(**{name: lane[name] for name in names if name in lane})
     apart = {*names, "seed", *STATIC}

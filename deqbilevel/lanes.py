@@ -14,6 +14,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Key
 
+from deqbilevel import checks
+
 
 class Lanes(NamedTuple):
     """How many lanes run at once, and where."""
@@ -76,10 +78,11 @@ class Lanes(NamedTuple):
 def lanes(each: int = 1, width: int | None = None) -> Lanes:
     """All devices, `each` lanes on each of them; vmapped all at once unless `width` says less.
 
-    Raises: ValueError unless `each` is a multiple of `width`, both 1 or more.
+    Raises: ValueError unless `each` is a multiple of `width`, both whole numbers of 1 or more.
     """
-    width = each if width is None else width
-    if each < 1 or width < 1 or each % width:
+    each = checks.whole("each", each)
+    width = each if width is None else checks.whole("width", width)
+    if each % width:
         raise ValueError(f"each={each}, width={width}: expected a multiple of the width, above 0")
     return Lanes(Mesh(np.asarray(jax.devices()), ("lane",)), each, width)
 

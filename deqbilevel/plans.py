@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import psutil
 
-from deqbilevel import loop, studies, training
+from deqbilevel import checks, loop, studies, training
 from deqbilevel.lanes import everything
 from deqbilevel.models import Model
 from deqbilevel.storage import Lane, Progress, Storage
@@ -44,6 +44,7 @@ def plan(
     pilots: int = 3,
 ) -> Plan:
     """Plan a group: compiles its program and times `pilots` chunks of it, some steps each."""
+    checks.whole("pilots", pilots)
     waiting = [lane for lane in lanes if not study.over(progress.records[store.key(lane)])]
     if not waiting:
         return Plan(0, 0, 0.0, 0, 0.0)
@@ -136,6 +137,7 @@ def lanes_that_fit(
     Memory is linear in lanes, so the steps of one lane and of two say it.
     Raises: ValueError if not even one lane fits.
     """
+    checks.whole("most", most)
     needed = []
     for each in (1, 2):
         some = study._replace(lanes=study.lanes._replace(each=each, width=each)).of([lane])

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from deqbilevel import arrays, grids, loop, models, results, storage, training
+from deqbilevel import arrays, checks, grids, loop, models, results, storage, training
 from deqbilevel.lanes import Lanes, everything, mine
 from deqbilevel.models import Model
 from deqbilevel.settings import Setting
@@ -322,12 +322,21 @@ def parameters(folder: str | Path, **where: Any) -> Params:
 
     The best is the one of the lowest final test loss that did not diverge. The weights, and all
     scalars but Adam's.
-    Raises: ValueError for an unknown axis, and where no parameters were kept.
+    Raises: ValueError for an unknown axis or value, where no parameters were kept, and for a file
+    that does not hold them.
     """
+    for name in where:
+        checks.known("axis", name, (*results.AXES, *grids.OWN_AXES, "sample"))
     dataset = results.read(folder)
     axes = [str(d) for d in dataset.test_loss.dims[:-1]]
-    for name in where:
-        models.known("axis", name, dict.fromkeys([*axes, *results.sampled(dataset)]))
+    for name, value in where.items():
+        checks.known("axis", name, [*axes, *results.sampled(dataset)])
+        there = dataset[name].values.tolist()
+        if value not in there:
+            raise ValueError(
+                f"{folder}: no parameters were kept where {name}={value!r}; expected one of "
+                f"{', '.join(map(str, there))}"
+            )
     values = {d: dataset[d].values.tolist() for d in axes}
     drawn = {name: dataset[name].values.tolist() for name in results.sampled(dataset)}
     store = Storage(Path(folder), values, dataset.sizes["epoch"] - 1, (), {})

@@ -112,7 +112,8 @@ class Algorithms:
         options.default("none"),
         options.only("with --problem cleaning", lambda c: c.problem == "cleaning"),
     ] = None
-    """A folder with a copy of benchopt's bilevel benchmark, whose solvers are run as well."""
+    """A folder with a copy of benchopt's bilevel benchmark, whose solvers are run as well. That
+    executes the Python files in it: give one that you trust."""
     out: Annotated[Path | None, options.output, options.runs] = None
     """Folder of the results."""
     fresh: bool = False

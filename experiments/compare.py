@@ -8,6 +8,7 @@ stopped, and `python -m experiments.watch` shows how far it is.
 
 import contextlib
 import math
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,6 +68,9 @@ GRIDS: dict[str, dict[str, Any]] = {
     },
 }
 """What each preset stands for; every entry can be overridden."""
+
+PATIENCE = 45.0
+"""Seconds that a process waits for process 0."""
 
 FILES = (
     "results.zarr/<zarr>",
@@ -435,14 +439,33 @@ def _join(config: Compare) -> None:
     common.make_cpu_devices(config.cpu_devices)
     by_hand = (config.coordinator, config.processes, config.process)
     if config.coordinator is not None:
-        _check_coordinator(config)
+        host, port = _check_coordinator(config)
+        if config.process:
+            _wait_for(host, port)
         jax.distributed.initialize(*by_hand)
     elif config.distributed:
         jax.distributed.initialize()
 
 
-def _check_coordinator(config: Compare) -> None:
-    """Raises ValueError for processes that cannot find each other."""
+def _wait_for(host: str, port: int) -> None:
+    """Until process 0 listens. Raises: ValueError where it does not in time: JAX's own wait for it
+    takes five minutes, and then ends the process without a word of where it looked."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with socket.create_connection((host, port), timeout=5):
+                return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise ValueError(
+                    f"--coordinator {host}:{port}: nobody listens there ({error}); start process 0 "
+                    "with the same address, on a host and a port that this one can reach"
+                ) from error
+        time.sleep(0.2)
+
+
+def _check_coordinator(config: Compare) -> tuple[str, int]:
+    """Host and port. Raises ValueError for processes that cannot find each other."""
     if config.processes is None or config.process is None:
         raise ValueError("--coordinator, --processes and --process: give all three, or none")
     host, _, port = str(config.coordinator).rpartition(":")
@@ -455,6 +478,7 @@ def _check_coordinator(config: Compare) -> None:
         )
     if config.distributed:
         raise ValueError("--distributed finds the others by itself; leave --coordinator out")
+    return host, int(port)
 
 
 def _study(config: Compare, options: dict[str, Any]) -> studies.Study:

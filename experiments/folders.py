@@ -71,8 +71,9 @@ def claim(
             with marked(mark(options, given)):
                 yield folder
         except (OSError, FileError) as error:
+            where = "" if str(folder) in str(error) else f"{folder}: "
             sys.exit(
-                f"error: {folder}: {error}. Everything that was stored before is there: mend that, "
+                f"error: {where}{error}. Everything that was stored before is there: mend that, "
                 "make room if need be, and repeat the command"
             )
 
@@ -117,9 +118,11 @@ def agree(out: Path, options: Mapping[str, Any], inputs: Mapping[str, Any], *, f
             )
     elif marked:
         _agree_on(out, options, inputs)
-    elif ours := [path for path in listing.found(out) if listing.is_ours(path, listed)]:
+    elif tops := sorted(
+        {p.split("/")[0] for p in listing.found(out) if listing.is_ours(p, listed)}
+    ):
         raise ValueError(
-            f"--out {out}: holds {named(ours)} of a run without its {MARKER}, as an "
+            f"--out {out}: holds {named(tops)} of a run without its {MARKER}, as an "
             "interrupted --fresh leaves it; --fresh removes them and starts anew"
         )
 

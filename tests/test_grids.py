@@ -79,6 +79,39 @@ def test_ranges_that_cannot_be_sampled_are_named(ranges: Any, message: str) -> N
         grids.sample(ranges, 4, "random", seed=0)
 
 
+@pytest.mark.parametrize(
+    ("count", "how", "seed", "message"),
+    [
+        (0, "sobol", 0, "count=0: expected a whole number, 1 or more"),
+        (-4, "random", 0, "count=-4: expected a whole number"),
+        (10**8, "sobol", 0, "count=100000000: expected a whole number, 1 or more and at most"),
+        (4, "sobol", -1, "seed=-1: expected a whole number, 0 or more"),
+        (4, "sobol", 2**32, "seed=4294967296"),
+    ],
+)
+def test_draws_that_cannot_be_made_are_named(count: Any, how: Any, seed: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        grids.sample({"tau": Range(0.1, 1)}, count, how, seed)
+    with pytest.raises(ValueError, match="ranges: expected one or more"):
+        grids.sample({}, 4, "sobol", 0)
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        ({"noise": [0.1, 0.1 + 1e-10]}, "noise .*: expected one value or more, each once"),
+        ({"seed": [2**32]}, "seed=4294967296: expected"),
+        ({"seed": [1.5]}, "seed=1.5: expected a whole number"),
+        ({"window": [10**6]}, "window=1000000: expected"),
+        ({"ridge": [1e-50]}, "ridge=1e-50"),
+        ({"lam": [float("nan")]}, "lam=nan: expected a finite number"),
+    ],
+)
+def test_values_that_no_lane_can_have_are_named(axis: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        grids.grid(AXES | axis)
+
+
 def test_drawn_axes_stand_beside_their_sample() -> None:
     drawn = {"tau": [0.1, 0.2, 0.3], "lam": [1.0, 2.0, 3.0]}
     found = grids.grid(without("tau") | {"seed": [0, 1], "sample": [0, 1, 2]}, drawn)

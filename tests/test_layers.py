@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "deqbilevel"
 LAYERS = [
-    ["types", "lanes", "arrays", "checks", "files"],
-    ["stores", "precision"],
+    ["types", "arrays", "checks", "files"],
+    ["lanes", "stores", "precision"],
     [
         "operators",
         "rules",

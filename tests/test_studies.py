@@ -191,6 +191,14 @@ def test_stored_parameters_give_the_stored_reconstructions(tmp_path: Path) -> No
     np.testing.assert_allclose(u, best.reconstruction, atol=1e-4)
     with pytest.raises(ValueError, match="no parameters were kept"):
         studies.parameters(store.folder, tau=0.7)
+    with pytest.raises(ValueError, match=r"where task='painting'; expected one of denoising"):
+        studies.parameters(store.folder, task="painting")
+    with pytest.raises(ValueError, match="axis 'taskk': expected one of task, model"):
+        studies.parameters(tmp_path / "nowhere", taskk="x")
+    for path in (store.folder / "parameters").iterdir():
+        np.savez(path, A=np.ones((2, 64), np.float32), b=np.ones(2, np.float32))
+    with pytest.raises(ValueError, match=r"parameters.*npz: no C; expected A, b, C"):
+        studies.parameters(store.folder)
     with pytest.raises(ValueError, match="axis 'colour'"):
         studies.parameters(store.folder, colour=1)
 
@@ -277,6 +285,9 @@ def test_lanes_that_fit_fill_the_memory_that_there_is(tmp_path: Path) -> None:
 def test_lanes_are_checked() -> None:
     with pytest.raises(ValueError, match="multiple of the width"):
         lanes.lanes(each=3, width=2)
+    for each in (0, -1):
+        with pytest.raises(ValueError, match=r"each=.*: expected a whole number, 1 or more"):
+            lanes.lanes(each)
 
 
 TINY = (
