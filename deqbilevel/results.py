@@ -43,9 +43,8 @@ def read(folder: str | Path) -> xr.Dataset:
 def _check(path: Path, dataset: xr.Dataset) -> None:
     """Raises: FileError for what is no study, or has lost a part of itself."""
     missing = [n for n in (*AXES[:3], "epoch", "test_loss", "diverged") if n not in dataset]
-    if missing or "caption" not in dataset.attrs:
-        what = ", ".join(missing) or "caption"
-        raise FileError(f"{path}: no results of a study (no {what}); {stores.RESTORE}")
+    if missing:
+        raise FileError(f"{path}: no results of a study (no {missing[0]}); {stores.RESTORE}")
     for name, values in dataset.variables.items():
         if dataset[name].dims == (name,) and values.dtype.kind == "f" and np.isnan(values).any():
             raise FileError(f"{path}: {name} has lost values; {stores.RESTORE}")

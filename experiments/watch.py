@@ -43,7 +43,9 @@ def main(config: Watch) -> dict[str, Any]:
 def _read(folder: Path) -> xr.Dataset:
     """The results of a study. Raises: ValueError where a part of them is missing."""
     dataset = results.read(folder)
-    missing = [name for name in (*loop.RECORDS, *results.PICTURES, "truth") if name not in dataset]
+    needed = (*loop.RECORDS, *results.PICTURES, "truth")
+    missing = [name for name in needed if name not in dataset]
+    missing += ["their caption"] if "caption" not in dataset.attrs else []
     if missing:
         raise FileError(
             f"{folder}: its results have lost {', '.join(missing)}; repeat the study's command, "
