@@ -11,6 +11,7 @@ from deqbilevel import bilevel, hypergradients, losses, operators
 from deqbilevel.potentials import POTENTIALS, Quadratic
 from deqbilevel.regularizers import convolutional
 from deqbilevel.solvers import DESCENTS, symmetric_solve
+from experiments import filter_lanes, filter_tasks, filters
 
 SHAPE = (6, 7)
 PIXELS = 42
@@ -273,3 +274,20 @@ def test_images_and_batches_out_of_range_are_refused():
             bilevel.solve(problem, p, bad, bad, solver)
     with untyped(), pytest.raises(ValueError, match=r"u \[2, 42\].*: expected arrays of one shape"):
         bilevel.step(problem, optimiser, state, truth[:1], f)
+
+
+def test_filters_print_that_the_best_beta_0_is_at_the_edge(monkeypatch, capsys):
+    options = filters.Filters("vertical-bars", filters=(2, 3, 2), seeds=2).resolved()
+    lanes = filter_lanes.lanes_of(options, filter_tasks.task("vertical-bars", None, None, 1, 0, 0))
+
+    def search(problem, params, truth, f, values):
+        """The first value is best for the lane whose filters sum to more."""
+        losses = jnp.linspace(0, 1, len(values))
+        first = jnp.sum(params["filters"]) > sums.mean()
+        return bilevel.Search(jnp.float32(-4.0), jnp.where(first, losses, jnp.abs(losses - 0.5)))
+
+    sums = lanes.params["filters"].sum((1, 2, 3))
+    monkeypatch.setattr(bilevel, "search", search)
+    np.testing.assert_array_equal(filter_lanes.searched(options, lanes), [-4, -4])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert f"beta_0 = -4 of lane {int(sums.argmax())} is at the edge of the grid from -6 to" in line
