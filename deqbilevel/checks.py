@@ -19,7 +19,7 @@ def known(what: str, name: Any, names: Iterable[str]) -> Any:
     """The name, if it is one of `names`."""
     names = list(names)
     if name not in names:
-        raise ValueError(f"{what} {name!r}: expected one of {', '.join(names)}")
+        raise ValueError(f"{what} {name!r}: expected one of {', '.join(map(str, names))}")
     return name
 
 
