@@ -1,6 +1,9 @@
 """Options of every command: declared ranges, refusals before any work, --help and the exit."""
 
 import importlib
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -197,3 +200,69 @@ def test_every_command_checks_its_options():
         if "__main__" in path.read_text() and path.stem != "command"
     }
     assert found == set(COMMANDS)
+
+
+def started(code: str) -> subprocess.Popen:
+    """A Python process with our packages."""
+    command_line, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    return subprocess.Popen(command_line, cwd=ROOT, text=True, stdout=pipe, stderr=pipe)
+
+
+WORKING = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from experiments import interrupts
+interrupts.end_at_once()
+from tqdm import tqdm
+bar = tqdm(total=3)
+print("begun", flush=True)
+"""
+
+
+@pytest.mark.parametrize("work", ["import time; time.sleep(60)", "while True: pass"])
+def test_ctrl_c_ends_at_once_with_one_line_and_its_status(work):
+    process = started(WORKING + work)
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith("interrupted; ") and "Traceback" not in said
+
+
+def test_a_command_is_interrupted_while_it_is_imported():
+    code = "import sys, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "sys.argv = ['-m']; import experiments; print('begun', flush=True); import time; "
+    process = started(code + "time.sleep(60)")
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 130 and len(said.splitlines()) == 1
+
+
+def test_a_reader_that_goes_away_leaves_no_traceback():
+    code = "from dataclasses import make_dataclass\nfrom experiments import command\n"
+    code += "def main(config):\n    print('x' * 10**6, flush=True)\n"
+    with started(code + "command.run(make_dataclass('Nothing', [], frozen=True), main)") as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+@pytest.mark.parametrize(
+    ("raised", "line"),
+    [
+        (OSError(28, "No space left on device", "rows.jsonl"), "error: [Errno 28] No space left"),
+        (ValueError("rows.jsonl, line 2:\n no record"), "error: rows.jsonl, line 2: no record"),
+        (MemoryError(), "error: out of memory"),
+    ],
+)
+def test_what_ends_a_command_is_one_line(raised, line, monkeypatch):
+    def main(config):
+        raise raised
+
+    monkeypatch.setattr(command.interrupts, "end_at_once", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["sample"])
+    with pytest.raises(SystemExit) as end:
+        command.run(Sample, main)
+    assert str(end.value.code).startswith(line) and "\n" not in str(end.value.code)
