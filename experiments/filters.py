@@ -216,9 +216,13 @@ class Filters:
         "minimiser"
     )
     """minimiser: (4.8), warm; others for comparison."""
-    adjoint_iterations: Annotated[int | None, options.whole(1, 100_000), BY_EXPERIMENT] = None
+    adjoint_iterations: Annotated[
+        int | None, options.whole(1, 100_000), BY_EXPERIMENT, options.products
+    ] = None
     """Products of its backward pass in each of them, at most."""
-    adjoint_tolerance: Annotated[float | None, options.tolerance, BY_EXPERIMENT] = None
+    adjoint_tolerance: Annotated[
+        float | None, options.tolerance, BY_EXPERIMENT, options.products
+    ] = None
     """Relative residual of the Hessian system at which a hypergradient is accepted."""
     algorithm: Annotated[str | None, options.among(algorithms.METHODS), options.default("none")] = (
         None

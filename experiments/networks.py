@@ -206,9 +206,17 @@ def _images(config: Networks) -> Images:
         patch=config.patch,
         seed=config.seed,
     )
-    if dense := set(config.models) & models.MODELS.keys():
+    dense, channels = set(config.models) & models.MODELS.keys(), config.channels * config.layers
+    if dense:
         sizes.dense(config, sorted(dense), images)
     sizes.batch(config, len(images.train))
+    if set(config.models) - dense:
+        sizes.fits(
+            12 * min(config.batch_size, len(images.train)) * images.train.shape[1] * channels,
+            f"--channels {config.channels} and --layers {config.layers} on batches of "
+            f"{config.batch_size} images",
+            "take fewer channels, layers, or a smaller --batch-size",
+        )
     return images
 
 

@@ -112,12 +112,12 @@ seed = whole(0, 2**32 - 1)
 """JAX takes 32 bits of a seed: a larger one would be another's equal."""
 size = whole(1, 10**9)
 """Of a set of images."""
-tau = number(above=0, most=100)
+tau = number(1e-6, 100)
 weight = number(0, 1e6)
 """lam or gamma."""
 noise = number(0, 100)
 """Standard deviation, of images in [0, 1] or [-1, 1]."""
-rate = number(above=0, most=100)
+rate = number(1e-9, 100)
 """Adam's."""
 tolerance = number(above=0, most=1)
 side = whole(1, 10_000)
@@ -144,6 +144,18 @@ def pictures(config: Any) -> bool:
 
 
 patches = Only("with --data images:DIR", pictures)
+
+
+NO_PRODUCTS = (
+    *("unrolled", "checkpointed", "forward", "finite_differences", "shine", "dense"),
+    "jacobian_free",
+)
+"""Ways to a hypergradient whose products are as many as the lower level's, or given otherwise."""
+
+products = Only(
+    f"without {', '.join(NO_PRODUCTS)} for --hypergradient",
+    lambda config: config.hypergradient not in NO_PRODUCTS,
+)
 
 
 class Option(NamedTuple):

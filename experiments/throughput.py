@@ -33,7 +33,7 @@ from deqbilevel import data, grids, lanes, models, plans, settings, studies, tra
 from deqbilevel.lanes import Lanes
 from deqbilevel.models import Model
 from deqbilevel.storage import Lane
-from experiments import command, common, folders, listing, options
+from experiments import command, common, folders, listing, options, sizes
 from experiments.compare import GRIDS, ModelName, Task
 
 PAPER = GRIDS["paper"]
@@ -126,6 +126,11 @@ def _check(config: Throughput) -> None:
         raise ValueError(f"--batch-size {config.batch_size}: more than --train-size")
     common.make_cpu_devices(config.cpu_devices)
     lanes_of_group = 3 * len(config.taus) * len(config.gammas)
+    sizes.fits(
+        24 * (28 * 28) ** 2 * lanes_of_group,
+        f"--taus and --gammas: {lanes_of_group} lanes at once",
+        "take fewer values",
+    )
     if max(config.widths, default=1) > lanes_of_group:
         raise ValueError(
             f"--widths {max(config.widths)}: more than the {lanes_of_group} lanes of --taus, "

@@ -37,17 +37,6 @@ from experiments.drawing import draw
 from experiments.records import Log
 from experiments.schema import ANY
 
-NO_PRODUCTS = (
-    *("unrolled", "checkpointed", "forward", "finite_differences", "shine", "dense"),
-    "jacobian_free",
-)
-"""Ways to a hypergradient whose products are as many as the lower level's, or given otherwise."""
-
-
-def _has_products(config: Any) -> bool:
-    return config.hypergradient not in NO_PRODUCTS
-
-
 FILES = ("metrics.jsonl", "latest/<checkpoint>", "best/<checkpoint>", "result.json")
 """What a run writes beside its figures, see `folders`."""
 
@@ -91,10 +80,7 @@ class Train:
     hypergradient: Annotated[str, options.among(hypergradients.METHODS)] = "anderson"
     """The way to a hypergradient; the implicit ones by the name of their adjoint solver."""
     products: Annotated[
-        int | None,
-        options.whole(1, 100_000),
-        options.default("the setting's"),
-        options.only(f"without {', '.join(NO_PRODUCTS)} for --hypergradient", _has_products),
+        int | None, options.whole(1, 100_000), options.default("the setting's"), options.products
     ] = None
     """Of its backward pass, at most: terms of neumann, last evaluations of truncated."""
     algorithm: Annotated[str | None, options.among(algorithms.METHODS), options.default("none")] = (

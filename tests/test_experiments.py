@@ -154,7 +154,7 @@ def test_a_folder_of_other_options_is_refused_with_the_difference_and_fresh_star
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tau": 0.0}, r"--tau 0\.0: expected above 0"),
+        ({"tau": 0.0}, r"--tau 0\.0: expected 1e-06 or more"),
         ({"gamma": -1.0}, r"--gamma -1\.0: expected 0 or more"),
         ({"epochs": -1}, "--epochs -1: expected 0 or more"),
         ({"batch_size": 0}, "--batch-size 0: expected 1 or more"),

@@ -128,7 +128,7 @@ def test_the_published_iteration_reaches_the_same_reconstructions(learned, tmp_p
         ({"kernels": (5, 3), "starts": ("first_differences",)}, "differences are --kernels 2 3"),
         ({"kernels": (2, 13)}, "larger than pictures"),
         ({"epochs": 3}, "expected a multiple of --evaluate-every 2"),
-        ({"learning_rates": (0.0,)}, "--learning-rates 0.0: expected above 0"),
+        ({"learning_rates": (0.0,)}, "--learning-rates 0.0: expected 1e-09 or more"),
         ({"models": ()}, "--models: expected one value or more"),
         ({"kernels_from": Path("nowhere")}, "--kernels-from nowhere: not there; expected a folder"),
         ({"guard": 0.5}, "--guard 0.5: expected 1 or more"),

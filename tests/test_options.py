@@ -96,8 +96,8 @@ COMMANDS = {
 }
 
 REFUSED = [
-    ("train", "--tau 1e6", "--tau 1000000.0: expected above 0, at most 100"),
-    ("train", "--learning-rate 1e38", "--learning-rate 1e+38: expected above 0"),
+    ("train", "--tau 1e6", "--tau 1000000.0: expected 1e-06 or more, at most 100"),
+    ("train", "--learning-rate 1e38", "--learning-rate 1e+38: expected 1e-09 or more"),
     ("train", "--products 5 --hypergradient shine", "--products 5: has no effect here"),
     ("train", "--patch 9", "--patch 9: has no effect here, only with --data images:DIR"),
     ("train", "--hypergradient dense", "--hypergradient dense: solves for 784 unknowns"),
@@ -121,6 +121,11 @@ REFUSED = [
     ("filters", "vertical-bars --patch 8", "--patch 8: has no effect here, only with natural or"),
     ("filters", "vertical-bars --batch 5", "--batch 5: more than the 1 training images"),
     ("filters", "vertical-bars --start natural --eps 0.5", "--eps 0.5: has no effect here"),
+    (
+        "filters",
+        "vertical-bars --hypergradient unrolled --adjoint-iterations 5",
+        "--adjoint-iterations 5: has no effect here",
+    ),
     ("filters", "vertical-bars --start fields", "--start fields: neither a file nor one of"),
     ("filters", "vertical-bars --optimiser lbfgs --schedule cosine", "--schedule cosine: has no"),
     ("filters", "cameraman --image tests", "--image tests: is there, but not as such; expected a"),
@@ -141,6 +146,7 @@ REFUSED = [
     ("naive", "--data photographs", "--data photographs: images of 38804 pixels make a dense A"),
     ("networks", "--tasks deblurring deblurring", "--tasks deblurring deblurring: the same"),
     ("networks", "--models bilevel --layers 3", "--layers 3: has no effect here, only with degr"),
+    ("networks", "--channels 1024 --layers 100", "--channels 1024 and --layers 100 on batches"),
     ("hypergradients", "--budgets", "--budgets: expected one value or more"),
     (
         "hypergradients",
