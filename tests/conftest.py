@@ -1,7 +1,14 @@
-"""Shared by all tests: jaxtyping checked at run time, two devices, quick compilation, real data."""
+"""Shared by all tests: jaxtyping checked at run time, two devices, quick compilation, real data.
+
+On a GPU the tests run on it; `JAX_PLATFORMS=cpu` keeps them off.
+"""
 
 import os
+import warnings
 from pathlib import Path
+
+# Each worker would otherwise claim most of the memory of a GPU; read when jax starts.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import pytest
@@ -22,12 +29,21 @@ def _compile_quickly() -> None:
     if jax.__version_info__ < (0, 11):  # a newer XLA has no other emitters, and stops at the flag
         flags += " --xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = flags
-    jax.devices()  # reads the flags, once and for all
+    _start()  # reads the flags, once and for all
     del os.environ["XLA_FLAGS"]
     jax.config.update("jax_disable_most_optimizations", True)
 
 
+def _start() -> None:
+    """Start JAX's devices. What plugins of other hardware warn of while they are looked for is
+    theirs: here it is no error, and nowhere else is it ignored."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        jax.devices()
+
+
 _compile_quickly()
+_start()
 
 _HOOK = install_import_hook("deqbilevel", "beartype.beartype")
 

@@ -19,6 +19,7 @@ from deqbilevel import (
     algorithms,
     bilevel,
     data,
+    hypergradients,
     lanes,
     models,
     operators,
@@ -28,6 +29,7 @@ from deqbilevel import (
 )
 from deqbilevel.regularizers import convolutional
 from deqbilevel.settings import SETTINGS, converged
+from deqbilevel.solvers import SOLVERS
 from experiments import faces, hypergradient_cases, naive, networks, train_algorithms
 
 ROOT = Path(__file__).parents[1]
@@ -190,11 +192,29 @@ def test_upper_level_algorithms_are_in_full_precision(name):
     assert found and set(found) == {ASKED["highest"]}
 
 
-@pytest.mark.parametrize("method", ["picard", "gmres", "shine", "unrolled", "forward"])
-def test_hypergradients_are_measured_in_full_precision(method):
+@pytest.mark.parametrize(
+    "method",
+    [
+        "anderson",
+        "gmres",
+        "dense",
+        "shine",
+        "unrolled",
+        "truncated",
+        "forward",
+        "gaussian_smoothing",
+    ],
+)
+def test_hypergradients_are_in_full_precision(method):
     case = hypergradient_cases.case("dense-deq", size=6, images=2, features=4, seed=0)
-    run = hypergradient_cases.estimate(case, method, "anderson", 3)
-    found = products(run, case.weights, case.f)
+    options = {"tolerance": 1e-6, "max_evaluations": 3}
+    solver = SOLVERS["picard" if method == "truncated" else "anderson"](**options)
+    solve = hypergradients.METHODS[method](case.G, solver, **options)
+
+    def loss(weights: Any, f: jax.Array) -> jax.Array:
+        return jnp.mean(solve(case.params | weights, f, jnp.zeros_like(f))[0] ** 2)
+
+    found = products(jax.grad(loss), case.weights, case.f)
     assert len(found) > 2 and set(found) == {ASKED["highest"]}
 
 

@@ -9,7 +9,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from deqbilevel import checks
+from deqbilevel import checks, precision
 from deqbilevel.solvers.base import OFFSET, Map
 from deqbilevel.types import FixedPointMap, Info, Params, Solve
 
@@ -150,6 +150,7 @@ def along_directions(
     """
     checks.count("block", block, least=1)
 
+    @precision.highest
     def solve(params: Params, f: Array, u0: Array, probe: Info | None = None) -> tuple[Array, Info]:
         G_of_all, closed = explicit(G, params, f, u0)
         run, push = ways(lambda u, params, f: G_of_all(u, params, f[0], *f[1]))
@@ -170,6 +171,7 @@ def _along(
         u0, probe, options = jax.tree.map(lambda x: x.value, (u0, probe, options))
         return run(*_merge(moving, fixed), u0), (moving, fixed, u0, probe, options)
 
+    @precision.highest
     def backward(saved: Any, cotangent: Any) -> Any:
         moving, fixed, u0, probe, options = saved
         x, unravel = ravel_pytree(moving)

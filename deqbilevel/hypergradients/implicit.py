@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxopt.implicit_diff import custom_fixed_point
 from jaxtyping import Array
 
+from deqbilevel import precision
 from deqbilevel.hypergradients.base import as_cotangent, explicit, no_info
 from deqbilevel.solvers import SYMMETRIC, as_adjoint, as_solver, asymmetry
 from deqbilevel.types import Adjoint, FixedPointMap, Info, Params, Solve, Solver
@@ -43,6 +44,7 @@ def fixed_point(G: FixedPointMap, solver: Solver, adjoint: Adjoint | Solver) -> 
     """
     solver, adjoint = as_solver(solver), as_adjoint(adjoint)
 
+    @precision.highest
     def solve_adjoint(matvec: Callable[[Any], Any], b: tuple[Array, Info]) -> tuple[Array, Info]:
         # jaxopt poses (dG/du - I)^T w = -g; in our terms matvec(w) = (dG/du)^T w - w and b = -g.
         minus_g, slot = b
@@ -50,10 +52,12 @@ def fixed_point(G: FixedPointMap, solver: Solver, adjoint: Adjoint | Solver) -> 
         w, info = adjoint(lambda w: w + matvec((w, silent))[0], -minus_g)
         return w, as_cotangent(info, silent)
 
+    @precision.highest
     def solve(params: Params, f: Array, u0: Array, probe: Info | None = None) -> tuple[Array, Info]:
         G_of_all, closed = explicit(G, params, f, u0)
         probe = no_info(u0.dtype) if probe is None else probe
 
+        @precision.highest
         def slotted(
             state: tuple[Array, Info], params: Any, f: Any, closed: Any, probe: Info
         ) -> Any:

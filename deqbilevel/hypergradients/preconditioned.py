@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from deqbilevel import checks
+from deqbilevel import checks, precision
 from deqbilevel.hypergradients.base import as_cotangent, no_info
 from deqbilevel.linearised import LinearisedMap, linear_solve
 from deqbilevel.solvers import as_solver
@@ -48,6 +48,7 @@ def preconditioned(
         u, info = run(params, f, u0, probe, limits)
         return (u, info), (params, f, u, probe, limits)
 
+    @precision.highest
     def run_backward(saved: Any, cotangent: tuple[Array, Info]) -> Any:
         params, f, u, probe, (tolerance, max_evaluations) = saved
         _, A = G.linearised(u, params, f)
@@ -67,6 +68,7 @@ def preconditioned(
 
     run.defvjp(run_forward, run_backward)
 
+    @precision.highest
     def solve(params: Params, f: Array, u0: Array, probe: Info | None = None) -> tuple[Array, Info]:
         checks.batch(u0=u0)
         probe = no_info(u0.dtype) if probe is None else probe

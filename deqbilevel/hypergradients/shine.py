@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from deqbilevel import checks
+from deqbilevel import checks, precision
 from deqbilevel.hypergradients.base import as_cotangent, explicit, no_info
 from deqbilevel.solvers.base import iterate, relative_residual
 from deqbilevel.solvers.broyden import Inverse, State, begin, broyden, move
@@ -89,6 +89,7 @@ def shine(
             max_evaluations=1 + refinements,
         )
 
+    @precision.highest
     def solve(params: Params, f: Array, u0: Array, probe: Info | None = None) -> tuple[Array, Info]:
         G_of_all, closed = explicit(G, params, f, u0)
 
@@ -103,6 +104,7 @@ def shine(
             u, info, H = forward(lambda u: G_of_all(u, params, f, *closed), u0, limits)
             return (u, info), (params, f, closed, u, probe, limits, H)
 
+        @precision.highest
         def run_backward(saved: Any, cotangent: tuple[Array, Info]) -> Any:
             params, f, closed, u, probe, limits, H = saved
             _, pull = jax.vjp(lambda *at: G_of_all(*at, *closed), u, params, f)

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from deqbilevel import checks
+from deqbilevel import checks, precision
 from deqbilevel.hypergradients.base import (
     Push,
     Run,
@@ -62,6 +62,7 @@ def unrolled(
     evaluations = budget if checkpoint == "none" else 2 * budget
     segment = budget if checkpoint == "none" else math.isqrt(budget)
 
+    @precision.highest
     def solve(params: Params, f: Array, u0: Array, probe: Info | None = None) -> tuple[Array, Info]:
         probe = no_info(u0.dtype) if probe is None else probe
         tolerance = floor_tolerance(iteration.tolerance, u0.dtype)
@@ -90,6 +91,7 @@ def truncated(G: FixedPointMap, solver: Solver, *, last: int) -> Solve:
     iteration = _scheme(solver)
     checks.count("last", last, least=1)
 
+    @precision.highest
     def solve(params: Params, f: Array, u0: Array, probe: Info | None = None) -> tuple[Array, Info]:
         G_of_all, closed = explicit(G, params, f, u0)
         probe = no_info(u0.dtype) if probe is None else probe
