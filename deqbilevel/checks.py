@@ -184,6 +184,16 @@ def same_form(new: Any, old: Any) -> None:
         )
 
 
+def key(name: str, value: Any) -> Any:
+    """The random key; one of `jax.random.PRNGKey`, numbers of their own kind, as one of today's."""
+    dtype, shape = getattr(value, "dtype", np.dtype(object)), getattr(value, "shape", ())
+    if jax.numpy.issubdtype(dtype, jax.dtypes.prng_key):
+        return value
+    if dtype == np.uint32 and shape and shape[-1] == jax.random.key_data(jax.random.key(0)).size:
+        return jax.random.wrap_key_data(value)
+    raise ValueError(f"{name}: {_form(value)}; expected a random key, jax.random.key(seed)")
+
+
 def _form(x: Any) -> str:
     dtype = getattr(x, "dtype", None)
     return f"a {type(x).__name__}" if dtype is None else f"{dtype} of shape {list(np.shape(x))}"

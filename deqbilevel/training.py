@@ -272,9 +272,9 @@ def trainer(
             model, solver, params, images, key, evaluated_together, loss_function=loss_function
         )
 
-    def draw(key: PRNGKeyArray, epoch: Int[Array, ""], images: Images) -> tuple[Array, ...]:
+    def draw(key: PRNGKeyArray, epoch: Int[Array, ""] | int, images: Images) -> tuple[Array, ...]:
         checks.rows("images", images, math.prod(model.shape))
-        parts = jax.random.split(jax.random.fold_in(key, epoch), 4)
+        parts = jax.random.split(jax.random.fold_in(checks.key("key", key), epoch), 4)
         batch, count, block = _blocks(len(images), batch_size, passes)
         streams = jax.random.split(parts[0], passes) if passes > 1 else parts[:1]
         orders = [jax.random.permutation(stream, len(images)) for stream in streams]

@@ -1,12 +1,23 @@
 """What is given to solvers and hypergradients: refused by name, or right; never wrong and sure."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import affine, float64, normal, recorded
 
-from deqbilevel import hypergradients, linearised, settings, solvers
+from deqbilevel import (
+    checks,
+    hypergradients,
+    linearised,
+    loop,
+    models,
+    settings,
+    solvers,
+    training,
+)
 from deqbilevel.hypergradients import no_info
 from deqbilevel.solvers import ADJOINTS, DESCENTS, SOLVERS
 from deqbilevel.types import Adjoint, At
@@ -331,3 +342,50 @@ def test_traced_limits_pass():
     lanes = jax.jit(jax.vmap(run))(jnp.zeros(2), jnp.array([2, 3]), jnp.full(2, 1e-4))
     assert lanes.tolist() == [2, 3]
     assert run(np.float64(0), np.int64(2), 1e-4) == 2
+
+
+# ---- keys of another time, and no compilation
+
+
+def test_keys_of_another_time_are_those_of_today():
+    f = jnp.ones((1, 3))
+    found = []
+    for key in (jax.random.key(3), jax.random.PRNGKey(3)):
+        solve = hypergradients.gaussian_smoothing(linear, solvers.picard(), directions=2, key=key)
+        model = models.build("denoising", "bilevel", (2, 3))
+        trainer = training.trainer(model, settings.SETTINGS["fast"], total_steps=2, batch_size=2)
+        drawn = trainer.draw(key, 1, jnp.ones((4, 6)))
+        found.append((gradient(solve, f)[0], drawn[0], jax.random.key_data(drawn[1])))
+    jax.tree.map(np.testing.assert_array_equal, *found)
+    for key in (3, jnp.ones(2), jnp.ones(3, jnp.uint32), None):
+        with pytest.raises(ValueError, match=r"key: .*expected a random key, jax.random.key"):
+            checks.key("key", key)
+
+
+@pytest.mark.parametrize("name", ["gmres", "shine"])
+def test_without_compilation_gradients_are_the_same(name):
+    f = jnp.linspace(0, 1, 6).reshape(2, 3)
+    limits = {"tolerance": 1e-2, "max_evaluations": 5}
+    solve = hypergradients.METHODS[name](linear, solvers.anderson(**limits), **limits)
+    compiled = jax.jit(lambda f: gradient(solve, f))(f)
+    with jax.disable_jit():
+        plain = gradient(solve, f)
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, compiled, plain)
+
+
+def test_without_compilation_training_is_the_same():
+    setting = settings.SETTINGS["fast"]._replace(forward_tolerance=1e-2, adjoint_tolerance=1e-2)
+    model = models.build("denoising", "bilevel", (2, 3))
+    trainer = training.trainer(model, setting, total_steps=2, batch_size=2)
+    scalars = models.hyperparameters(tau=0.5, gamma=0.1, activation="relu", noise=0.1)
+    images, key = normal(0, 4, 6).astype(jnp.float32), jax.random.key(0)
+
+    def train():
+        state = trainer.init(model.init(key) | scalars)
+        run = loop.run(trainer, setting, state, images, images, epochs=1, key=key)
+        return [record["test_loss"] for _, record in run]
+
+    compiled = train()
+    with jax.disable_jit():
+        np.testing.assert_allclose(train(), compiled, rtol=1e-5)

@@ -51,6 +51,7 @@ def gaussian_smoothing(
     """
     checks.count("directions", directions, least=1)
     checks.number("width", width, above=0)
+    key = checks.key("key", key)
 
     def normal(i: Int[Array, ""], x: Array, options: Any) -> Array:
         return jax.random.normal(jax.random.fold_in(options[1], i), x.shape, x.dtype)

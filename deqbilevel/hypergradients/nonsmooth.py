@@ -1,12 +1,13 @@
-"""Lower levels that are not smooth: the 1-norm analysis regulariser, [CF] 4.3.3 and 4.1.3.
+"""Lower levels that are not smooth: the 1-norm analysis regulariser, [CF] 4.3 and 4.4.2.
 
     min_x  lam/2 ||K x - f||^2 + gamma ||Omega x||_1
         =  min_x max_{|d| <= 1}  lam/2 ||K x - f||^2 + gamma <d, Omega x>
 
 There are two ways to its derivative. `primal_dual_step` is a map G([x, d], params, f) of primal and
 dual variables whose iterates depend smoothly on the parameters, so that any of our methods applies
-to it, `unrolled` before all. `single_level` is the minimiser in closed form where the signs of
-Omega x are known. The proximal map of [CF] (4.23), a third, is `potentials.PowerSum.prox`.
+to it, `unrolled` before all: 4.4.2. `single_level` is the minimiser in closed form where the signs
+of Omega x are known, the translation to a single level: 4.3. The proximal map of [CF] (4.23), a
+third, is `potentials.PowerSum.prox`.
 """
 
 from collections.abc import Callable
@@ -27,7 +28,7 @@ State = Float[Array, "batch pixels_and_features"]
 
 
 def primal_dual_step(K: Operator, analysis: Analysis) -> FixedPointMap:
-    """One step of the primal-dual algorithm with a Bregman divergence, [CF] (4.20) to (4.22):
+    """A step of the primal-dual algorithm with a Bregman divergence, [CF] 4.4.2, (4.20) to (4.22):
 
         x+ = argmin_x  lam/2 ||K x - f||^2 + gamma <d, Omega x> + ||x - x_before||^2 / (2 tau)
         d+ = argmax_d  gamma <d, Omega (2 x+ - x_before)> - D(d, d_before) / tau

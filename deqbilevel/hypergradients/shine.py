@@ -1,6 +1,6 @@
 """SHINE: the forward solve's quasi-Newton estimate shared with the backward pass.
 
-Ramzi et al. (2022), [CF] 4.2.4 and 7.2. Broyden's method on u = G(u, params, f) ends with a u* and
+Ramzi et al. (2022), [CF] 7.2 [121]. Broyden's method on u = G(u, params, f) ends with a u* and
 an estimate H of (I - dG/du)^{-1}. The adjoint system (I - dG/du)^T w = g, see `implicit`, is not
 solved, but
 

@@ -1,4 +1,4 @@
-"""Hypergradients by differentiating the iterations themselves, [CF] 4.3 and appendix B.
+"""Hypergradients by differentiating the iterations themselves, [CF] 4.4, 4.5 and appendix B.
 
 A solver with a scheme, `solvers.base.Iteration`, is run for a fixed number of evaluations, its
 budget, and what is differentiated is the result u_T rather than a fixed point. The stopping rule is
@@ -76,7 +76,7 @@ def unrolled(
 
 
 def truncated(G: FixedPointMap, solver: Solver, *, last: int) -> Solve:
-    """Reverse mode through `last` more evaluations after those of the solver, [CF] 4.3.
+    """Reverse mode through `last` more evaluations after those of the solver, [CF] 4.5.
 
     The solver runs to its end by its own stopping rule, without derivatives and with a budget that
     may be traced. Its scheme goes on from the state where that left it, momentum and history
@@ -161,7 +161,7 @@ def piggyback(
     tolerance: Any = 1e-3,
     max_evaluations: Any = 50,
 ) -> Callable[..., Any]:
-    """The adjoint iterated together with the primal variables, [CF] 4.3:
+    """The adjoint iterated together with the primal variables, [CF] 4.4 [68]:
 
         u <- G(u, params, f),    q <- (dG/du)^T q + grad_u loss(u, target)
 
