@@ -75,7 +75,7 @@ ENFORCED = (
 
 
 RECORD = {"task": "", "model": "", "epoch": 0} | dict.fromkeys(loop.RECORDS, ANY)
-RECORD |= {"train_loss": 0.0, "seconds": 0.0}
+RECORD |= {"train_loss": 0.0, "seconds": 0.0, "diverged": False}
 """Of an epoch."""
 
 PICTURES = 6
