@@ -147,11 +147,15 @@ def reconstruction_figure(results: xr.Dataset, task: str) -> Figure:
             if task != "denoising":
                 measured = _pictures(own.best_measured_reconstruction)
                 rows[f"{NAMES[model]} $K u^*$, best"] = measured
+            which = "best"
             if captioned is not None:
                 theirs = captioned.isel(noise=index).sel(model=model)
-                said = _label(theirs, model, "as in [REB]")
-                rows[said] = _pictures(theirs.best_reconstruction)
-            rows[_label(own, model, "best")] = _pictures(own.best_reconstruction)
+                if theirs.best_test_loss == own.best_test_loss:
+                    which = "as in [REB], best"
+                else:
+                    said = _label(theirs, model, "as in [REB]")
+                    rows[said] = _pictures(theirs.best_reconstruction)
+            rows[_label(own, model, which)] = _pictures(own.best_reconstruction)
         blocks[f"noise {noises[index]:g}"] = rows
     number = next(name for name, held in RECONSTRUCTION_FIGURES.items() if held == task)
     title = f"{number.replace('_', ' ').capitalize()}: {task} by each model"
@@ -196,7 +200,7 @@ def _panels(
     """A figure with a column of panels per task, side by side."""
     tasks = _coordinate(results, "task")
     figure = new_figure(2.8 + 3 * len(tasks), 0.8 + 3 * lines, title, caption)
-    grid = figure.subplots(lines, len(tasks), squeeze=False, sharey=True)
+    grid = figure.subplots(lines, len(tasks), squeeze=False, sharex=True, sharey=True)
     panels = {task: list(column) for task, column in zip(tasks, grid.T, strict=True)}
     for task, column in panels.items():
         column[0].set_title(task, fontsize=10)
