@@ -41,7 +41,7 @@ def test_a_study_is_read(
     compare.main(
         compare.Compare(tasks=("inpainting",), noises=(0.1,), activations=("relu",), **small)
     )
-    assert "model" in said_by(STUDY, capsys).splitlines()[-1]
+    assert "(model: 2, activation: 1)" in said_by(STUDY, capsys)
 
 
 def test_a_picture_is_denoised(capsys: pytest.CaptureFixture[str]) -> None:
