@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from deqbilevel import checks
 from deqbilevel.bilevel import Problem
 from deqbilevel.convolutions import transfer
 from deqbilevel.operators import CircularConvolution, Identity, Mask, Operator
@@ -127,9 +128,7 @@ def least_singular_value(K: Operator, shape: tuple[int, int]) -> Scalar:
 
     Raises: ValueError for a shape that is none of an image.
     """
-    if len(shape) != 2 or not all(map(count(1).holds, shape)):
-        raise ValueError(f"shape={shape}: expected [height, width], each 1 or more")
-    pixels = shape[0] * shape[1]
+    pixels = checks.pixels(shape)
     if isinstance(K, Identity):
         return jnp.ones(())
     if isinstance(K, Mask):
@@ -280,9 +279,15 @@ def report(
     see `constants`. lam and gamma are 1 where `params` has none.
     """
     region = Region() if region is None else region
+    require({"region": Rule(lambda x: isinstance(x, Region), "a Region")}, {"region": region})
+    missing = [name for name in ("phi", "filters", "beta", "beta_0") if name not in params]
+    if missing:
+        raise ValueError(f"params: without {', '.join(missing)}, as convolutional.init has them")
+    checks.finite("params", params)
     if sigma is None:
         sigma = least_singular_value(problem.K, problem.regularizer.shape)
     params = {"lam": jnp.ones(()), "gamma": jnp.ones(())} | params
+    require({"lam": real(least=0), "gamma": real(above=0)}, params)
     found, phi = constants(problem, params, sigma, region), params["phi"]
     mu, L, J, H_in_u, J_in_u, H_in_params, J_in_params, loss = (float(x) for x in found)
     eps = float(jnp.finfo(found.lipschitz.dtype).eps)

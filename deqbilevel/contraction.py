@@ -32,11 +32,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from deqbilevel import operators, precision
-from deqbilevel.checks import Registry, finite
+from deqbilevel import checks, operators, precision
+from deqbilevel.checks import Registry, finite, rows
 from deqbilevel.conditions import least_singular_value
 from deqbilevel.models import Model
-from deqbilevel.rules import POSITIVE, count, options, real, require
+from deqbilevel.rules import KEY, POSITIVE, count, options, real, require
 from deqbilevel.types import FixedPointMap, Images, Params
 
 STEP_SIZE = "step size"
@@ -115,13 +115,13 @@ STEPS: Registry[Callable[[Sizes], float]] = Registry(
 """The maps, by their names in `maps`, whose constant is known."""
 
 
-@options(iterations=count(1))
+@options(iterations=count(1), key=KEY)
 def lipschitz(
     G: FixedPointMap,
     params: Params,
     f: Array,
-    u: Images,
-    key: PRNGKeyArray,
+    u: Array,
+    key: Any,
     iterations: int = 50,
 ) -> Float[Array, " batch"]:
     """||dG/du|| at each image u, by power iteration on J^T J; never larger than the true norm.
@@ -130,9 +130,10 @@ def lipschitz(
     taken as independent, as they are in all our maps.
     """
 
-    def at(u: Images) -> Images:
+    def at(u: Array) -> Array:
         return G(u, params, f)
 
+    _check(at, u)
     _, push = jax.linearize(at, u)
     _, pull = jax.vjp(at, u)
     v = _unit(jax.random.normal(key, u.shape, u.dtype))
@@ -140,13 +141,13 @@ def lipschitz(
     return jnp.linalg.norm(push(v), axis=-1)
 
 
-@options(iterations=count(2))
+@options(iterations=count(2), key=KEY)
 def spectral_radius(
     G: FixedPointMap,
     params: Params,
     f: Array,
-    u: Images,
-    key: PRNGKeyArray,
+    u: Array,
+    key: Any,
     iterations: int = 100,
 ) -> Float[Array, " batch"]:
     """The spectral radius of dG/du at each image, an estimate: the mean growth of J^m v, m large.
@@ -155,7 +156,12 @@ def spectral_radius(
     makes single growths swing. At a fixed point Picard's iteration converges nearby where it is
     below 1, though the norm may be above.
     """
-    _, push = jax.linearize(lambda u: G(u, params, f), u)
+
+    def at(u: Array) -> Array:
+        return G(u, params, f)
+
+    _check(at, u)
+    _, push = jax.linearize(at, u)
 
     def grow(v: Images, _: Any) -> tuple[Images, Float[Array, " batch"]]:
         w = push(v)
@@ -166,13 +172,13 @@ def spectral_radius(
     return jnp.exp(jnp.mean(growth[iterations // 2 :], axis=0))
 
 
-@options(bound=real(least=0), least=real(least=0), iterations=count(1))
+@options(key=KEY, bound=real(least=0), least=real(least=0), iterations=count(1))
 def report(
     model: Model,
     params: Params,
     f: Array,
     u: Array,
-    key: PRNGKeyArray,
+    key: Any,
     *,
     step: str = "gradient_step",
     bound: float | None = None,
@@ -189,13 +195,18 @@ def report(
     Raises: ValueError for an unknown step, for images that are not finite or of another number of
     pixels, and for scalars in `params` that are not.
     """
-    pixels = math.prod(model.shape)
-    if u.ndim != 2 or u.shape[1] != pixels or len(f) != len(u):
-        raise ValueError(f"u {u.shape}, f {f.shape}: expected [images, {pixels}] and as many of f")
-    finite("u", u)
+    finite("u", rows("u", u, math.prod(model.shape)))
+    measured_as = jax.eval_shape(model.K.apply, u).shape
+    if f.shape != measured_as:
+        raise ValueError(
+            f"f: of shape {list(f.shape)}; expected {list(measured_as)}, as K gives it"
+        )
     finite("f", f)
-    scalars = {name: params[name] for name in ("tau", "lam", "gamma")}
-    require({"tau": POSITIVE, "lam": real(least=0), "gamma": real(least=0)}, scalars)
+    missing = [name for name in ("tau", "lam", "gamma") if name not in params]
+    if missing:
+        raise ValueError(f"params: without {', '.join(missing)}; see models.hyperparameters")
+    finite("params", params)
+    require({"tau": POSITIVE, "lam": real(least=0), "gamma": real(least=0)}, params)
     constant = STEPS[step]
     params, f, u = precision.as_weights(params, f, u)
     if least is None:
@@ -238,6 +249,12 @@ def report(
             below_1(CONTRACTION, "constant of G < 1, for all images", constant(sizes)),
         ]
     return found
+
+
+def _check(at: Callable[[Array], Array], u: Array) -> None:
+    """Raises ValueError for what are no images, or a map that gives others."""
+    finite("u", rows("u", u))
+    checks.same_form(jax.eval_shape(at, u), u)
 
 
 @precision.highest

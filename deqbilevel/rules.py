@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+import jax
 import numpy as np
 
 from deqbilevel import checks
@@ -57,6 +58,14 @@ def one_of(names: Iterable[str]) -> Rule:
     return Rule(lambda value: value in names, f"one of {', '.join(names)}")
 
 
+def _is_key(value: Any) -> bool:
+    dtype = getattr(value, "dtype", np.dtype(object))
+    typed = jax.numpy.issubdtype(dtype, jax.dtypes.prng_key)
+    return np.ndim(value) == (0 if typed else 1) and (typed or dtype == np.uint32)
+
+
+KEY = Rule(_is_key, "one key, such as jax.random.key(0)")
+TEXT = Rule(lambda value: isinstance(value, str), "a text")
 FUNCTION = Rule(callable, "a function of the step u, such as lambda u: 10")
 SWITCH = Rule(lambda value: isinstance(value, bool | np.bool_), "True or False")
 POSITIVE = real(above=0)

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import float64
+from helpers import PIXELS, float64, model_params, small_model
 
-from deqbilevel import algorithms
+from deqbilevel import algorithms, bilevel, operators
 from deqbilevel.algorithms import METHODS, aid, cleaning, guarded, minibatches, run
 from deqbilevel.algorithms.checked import RULES
+from deqbilevel.potentials import POTENTIALS, CornerRounded
+from deqbilevel.regularizers import convolutional
 
 KEY = jax.random.key(0)
 SGD = optax.sgd(0.1)
@@ -103,6 +105,8 @@ def test_starts_and_data_that_do_not_fit_are_named(name):
         (posed.gamma, jnp.zeros(3), r"x: of shape \(3,\), expected \[batch, ...\]"),
         (posed.gamma, jnp.zeros((0, 3)), r"x: of shape \(0, 3\)"),
         (posed.gamma, jnp.zeros((1, 3), int), "x: has int32, expected floating-point"),
+        ("a", posed.x, "gamma and x: expected arrays of numbers"),
+        (posed.gamma, None, "gamma and x: expected arrays of numbers"),
         (jnp.zeros(2, int), posed.x, "gamma: has int32, expected floating-point"),
         (posed.gamma + jnp.nan, posed.x, "gamma: holds values that are not finite"),
         (posed.gamma, posed.x + jnp.inf, "x: holds values that are not finite"),
@@ -168,6 +172,22 @@ def test_a_run_takes_whole_numbers_of_every_kind():
     state = method.init(posed.gamma, posed.x)
     for steps in (2, np.int64(2), jnp.array(2)):
         assert run(method, state, posed.data, KEY, steps)[1].loss.shape == (2,)
+
+
+@pytest.mark.parametrize("key", [3, None, jax.random.split(KEY, 2), np.zeros(2)])
+def test_what_is_no_key_is_refused(key):
+    posed = q1()
+    method = aid(posed.problem, SGD)
+    with pytest.raises(ValueError, match=r"key=.*: expected one key, such as jax.random.key"):
+        run(method, method.init(posed.gamma, posed.x), posed.data, key, 1)
+
+
+def test_the_size_of_a_batch_is_kept_between_one_and_the_batch():
+    posed = algorithms.stochastic_quadratic(q1())
+    for size, kept in ((0, 1), (-5, 1), (1, 1), (2, 2), (100, 2)):
+        draws = [posed.problem.draw(posed.data._replace(size=x), KEY) for x in (size, kept)]
+        np.testing.assert_array_equal(draws[0].weights, draws[1].weights)
+        assert jnp.sum(draws[0].weights) == 1
 
 
 def test_indices_that_name_no_rows_are_refused():
@@ -258,3 +278,33 @@ def test_either_precision_is_kept_under_x64(name, double):
     state, info = jax.jit(lambda: run(method, method.init(gamma, x), data, KEY, 2))()
     assert state.gamma.dtype == state.x.dtype == info.loss.dtype == dtype
     assert np.isfinite(info.loss).all() and not state.diverged
+
+
+def test_images_and_params_that_are_not_learned_from_are_named():
+    regularizer = convolutional.convolutional((4, 4))
+    problem = bilevel.Problem(operators.Identity(), 1.0, regularizer)
+    p = convolutional.init(np.ones((2, 2, 2)), beta_0=-1.0, phi=CornerRounded(0.1))
+    u = jnp.ones((2, 16))
+    for change, params, truth, f, named in (
+        ({"learned": ("x",)}, p, u, u, "learned 'x': expected one of"),
+        ({"learned": ()}, p, u, u, r"learned=\(\): expected a tuple"),
+        ({"K_norm": 0.0}, p, u, u, "K_norm=0.0: expected a finite number, above 0"),
+        ({}, p | {"phi": POTENTIALS["clipping"]()}, u, u, "phi=.*: expected a smooth potential"),
+        ({}, p | {"lam": -1.0}, u, u, "lam=-1.0"),
+        ({}, p | {"filters": p["filters"] * jnp.nan}, u, u, "params.*filters.*: holds values"),
+        ({}, {"phi": p["phi"]}, u, u, "params: without filters, beta, beta_0; expected phi"),
+        ({}, p, u[0], u[0], r"truth: of shape \[16\]"),
+        ({}, p, u[:, :9], u[:, :9], r"truth: of shape \[2, 9\]; expected images \[batch, 16\]"),
+        ({}, p, u, u[:1], r"f \(1, 16\): expected \(2, 16\), as K gives it"),
+        ({}, p, u * jnp.nan, u, "truth: holds values that are not finite"),
+        ({}, p, u, u * jnp.inf, "f: holds values that are not finite"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            algorithms.filters(problem._replace(**change), params, truth, f)
+    built = small_model("identity", "bilevel")
+    params, u = model_params(built), jnp.ones((2, PIXELS))
+    for name, value in (("tau", -1.0), ("A", None), ("b", jnp.full(PIXELS, jnp.nan))):
+        other = {k: v for k, v in params.items() if k != name}
+        other |= {} if value is None else {name: value}
+        with pytest.raises(ValueError, match=f"tau=-1.0|without {name}|params.*{name}.*: holds"):
+            algorithms.dense(built, other, u, u)

@@ -265,7 +265,7 @@ def test_the_scalars_are_1_where_there_are_none_and_shapes_are_those_of_images()
     found = conditions.report(problem, p).constants
     expected = conditions.report(problem, p | {"lam": 1.0, "gamma": 1.0}).constants
     np.testing.assert_allclose(found, expected)
-    with pytest.raises(ValueError, match=r"shape=\(6, 0\): expected \[height, width\]"):
+    with pytest.raises(ValueError, match="shape=0: expected a whole number"):
         conditions.least_singular_value(problem.K, (6, 0))
 
 

@@ -194,13 +194,26 @@ def test_what_cannot_be_measured_is_refused():
     built = small_model("identity", "bilevel")
     good = normal(1, 2, PIXELS)
     for u, f, named in (
-        (good[0], good[0], "expected .images, 36. and as many of f"),
-        (good[:, 1:], good, "expected .images, 36."),
-        (good, good[:1], "as many of f"),
+        (good[0], good[0], r"u: of shape \[36\]; expected images \[batch, 36\]"),
+        (good[:, 1:], good, r"u: of shape \[2, 35\]"),
+        (good, good[:1], r"f: of shape \[1, 36\]; expected \[2, 36\], as K gives it"),
         (good.at[0, 0].set(jnp.nan), good, "u: holds values that are not finite"),
     ):
         with pytest.raises(ValueError, match=named):
             contraction.report(built, model_params(built), f, u, KEY)
+
+
+@pytest.mark.parametrize("measure", [contraction.lipschitz, contraction.spectral_radius])
+def test_what_is_no_map_of_images_is_refused(measure):
+    good = normal(1, 2, 4)
+    for G, u, key, named in (
+        (lambda u, params, f: u[:, :3], good, KEY, r"of \[2, 4\]|\[2, 3\]"),
+        (lambda u, params, f: u, good[0], KEY, "u: of shape"),
+        (lambda u, params, f: u, good * jnp.nan, KEY, "u: holds values that are not finite"),
+        (lambda u, params, f: u, good, 3, "key=3: expected one key, such as"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            measure(G, {}, u, u, key)
 
 
 def test_an_unknown_step_is_refused():

@@ -32,7 +32,7 @@ def test_the_loss_falls_and_a_run_that_goes_on_ends_bit_for_bit_the_same(
         patched.setattr(checkpoints, "save", copied)
         whole = train.main(train.Train(out=tmp_path / "whole", **options))
     assert whole["test_loss"] < 0.5 * whole["test_loss_initial"]
-    assert whole["forward_evaluations"] == 10 and whole["adjoint_evaluations"] == 4
+    assert whole["forward_evaluations"] == 10 and whole["adjoint_evaluations"] == 5
     assert 0 < whole["forward_residual"] < 0.1 and not whole["diverged"]
 
     parts = train.main(train.Train(out=tmp_path / "parts", **options))

@@ -48,8 +48,9 @@ def aid(
 ) -> Algorithm:
     """T = `lower_iterations` and Q = `adjoint_iterations` an upper-level step, both warm.
 
-    A product more is for the residual that conjugate gradients start from. Q may be small only as
-    v is warm: with `warm_adjoint` false a small Q has another limit. No certificate of accuracy.
+    Two products more are for the residuals that conjugate gradients start from and end with. Q may
+    be small only as v is warm: with `warm_adjoint` false a small Q has another limit. No
+    certificate of accuracy.
     """
 
     def init(gamma: Gamma, x: Array) -> State:

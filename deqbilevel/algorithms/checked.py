@@ -114,7 +114,13 @@ def _watched(method: Algorithm, problem: Problem) -> Algorithm:
     """The method, which looks at what it starts from, and at whether the problem fits it."""
 
     def init(gamma: Any, x: Any) -> Any:
-        gamma, x = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), (gamma, x))
+        try:
+            if any(isinstance(leaf, str) for leaf in jax.tree.leaves((gamma, x))):
+                raise TypeError("not a text")
+            x = jnp.asarray(x)
+            gamma, x = jax.tree.map(lambda y: jnp.asarray(y, jnp.asarray(y).dtype), (gamma, x))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"gamma and x: expected arrays of numbers ({error})") from error
         leaves = jax.tree.leaves(gamma)
         if not leaves:
             raise ValueError("gamma: has no numbers, expected the upper-level variables")

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Float32, Int, Int32, PRNGKeyArray
 from deqbilevel import data
 from deqbilevel.algorithms.base import Gamma, Posed, from_cost
 from deqbilevel.checks import finite
-from deqbilevel.rules import POSITIVE, SWITCH, Rule, count, options, real
+from deqbilevel.rules import POSITIVE, SWITCH, TEXT, Rule, count, options, real
 
 CLASSES = 10
 
@@ -54,6 +54,7 @@ class Corpus(NamedTuple):
 
 
 @options(
+    spec=TEXT,
     train_size=count(1),
     validation_size=count(1),
     wrong=real(least=0, most=1),
@@ -235,8 +236,8 @@ def _split(part: Digits) -> Split:
 def _sample(part: Split, key: PRNGKeyArray, batch: int, size: Any) -> Split:
     """`batch` of them, of which the first `size` count."""
     chosen = jax.random.randint(key, (batch,), 0, len(part.labels))
-    counts = jnp.arange(batch) < size
-    weight = jnp.where(counts, 1 / jnp.minimum(size, batch), 0).astype(part.weight.dtype)
+    size = jnp.clip(size, 1, batch)
+    weight = jnp.where(jnp.arange(batch) < size, 1 / size, 0).astype(part.weight.dtype)
     return Split(part.images[chosen], part.labels[chosen], part.index[chosen], weight)
 
 

@@ -4,6 +4,7 @@ The rows of x are the images, and the leading axis of every leaf of the data, so
 takes some of them. What is not learned is a part of the problem, and not of the data.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +13,15 @@ from jaxtyping import Array, Float
 
 from deqbilevel import bilevel, losses, maps, models
 from deqbilevel.algorithms.base import Data, Gamma, Posed, Problem
-from deqbilevel.checks import finite
+from deqbilevel.checks import finite, rows
 from deqbilevel.operators import Identity, Operator
-from deqbilevel.types import Images, Params
+from deqbilevel.rules import POSITIVE, Rule, real, require
+from deqbilevel.types import Params
+
+LEARNED = Rule(lambda x: isinstance(x, tuple) and bool(x), "a tuple of the names of one or more")
+SMOOTH = Rule(
+    lambda phi: bool(phi.twice_differentiable), "a smooth potential, such as CornerRounded"
+)
 
 
 class Measured(NamedTuple):
@@ -24,7 +31,7 @@ class Measured(NamedTuple):
     f: Float[Array, "batch data"]
 
 
-def filters(problem: bilevel.Problem, params: Params, truth: Images, f: Images) -> Posed:
+def filters(problem: bilevel.Problem, params: Params, truth: Array, f: Array) -> Posed:
     """Learning the entries `problem.learned` of `params`, a dict gamma, with the loss of [CF] (Ex),
 
         l = 1/2 ||x - truth||^2,    grad_x Phi = lam K^T (K x - f) + gamma N(x)
@@ -32,10 +39,12 @@ def filters(problem: bilevel.Problem, params: Params, truth: Images, f: Images) 
     truth, f: [images, pixels]; x starts at K^T f. lam and gamma are 1 where params has none. The
     lower-level step is 1/L with `problem.lipschitz`, and conjugate gradients have the problem's
     preconditioner; its budgets and its choice of solvers count for nothing here.
-    Bad potentials are found by `bilevel.check`, which cannot be under jit.
-    Raises: ValueError for images that are not finite, where they are known, or not measured by K.
+    Raises: ValueError for images that are not finite, where they are known, or not measured by K,
+    for params that lack an entry, and for a potential that is not smooth.
     """
-    _check_images(problem.K, truth, f)
+    _check_images(problem.K, truth, f, problem.regularizer.shape)
+    _check_params(params, ("phi", "filters", "beta", "beta_0"))
+    require({"K_norm": POSITIVE, "learned": LEARNED, "phi": SMOOTH}, params | problem._asdict())
     params = {"lam": jnp.ones((), f.dtype), "gamma": jnp.ones((), f.dtype)} | params
     stationarity = problem.gradient()
 
@@ -62,7 +71,7 @@ def filters(problem: bilevel.Problem, params: Params, truth: Images, f: Images) 
     return Posed(posed, Measured(truth, f), gamma, problem.K.adjoint(f))
 
 
-def dense(model: models.Model, params: Params, truth: Images, f: Images) -> Posed:
+def dense(model: models.Model, params: Params, truth: Array, f: Array) -> Posed:
     """Bilevel learning of A and b of a tied model, [REB] (21), with the mean squared error.
 
     truth: [images, pixels], f: as `models.measure` gives it. The lower-level step is
@@ -76,7 +85,8 @@ def dense(model: models.Model, params: Params, truth: Images, f: Images) -> Pose
             "an untied model (a DEQ, params has 'C'): its fixed point minimises no lower-level "
             "cost, so that upper-level algorithms do not apply; take model 'bilevel'"
         )
-    _check_images(model.K, truth, f)
+    _check_images(model.K, truth, f, model.shape)
+    _check_params(params, ("A", "b", "phi", "tau", "lam", "gamma"))
     stationarity = maps.stationarity(model.K, model.N)
 
     def upper(gamma: Gamma, x: Array, data: Measured) -> Float[Array, ""]:
@@ -96,9 +106,17 @@ def dense(model: models.Model, params: Params, truth: Images, f: Images) -> Pose
     return Posed(posed, Measured(truth, f), gamma, model.start(f))
 
 
-def _check_images(K: Operator, truth: Images, f: Images) -> None:
-    if truth.ndim != 2 or not truth.size:
-        raise ValueError(f"truth {truth.shape}: expected [images, pixels]")
+def _check_params(params: Any, needed: tuple[str, ...]) -> None:
+    missing = [name for name in needed if not isinstance(params, dict) or name not in params]
+    if missing:
+        raise ValueError(f"params: without {', '.join(missing)}; expected {', '.join(needed)}")
+    finite("params", params)
+    scalars = {"tau": POSITIVE, "lam": real(least=0), "gamma": real(least=0)}
+    require(scalars, params)
+
+
+def _check_images(K: Operator, truth: Array, f: Array, shape: tuple[int, int]) -> None:
+    rows("truth", truth, math.prod(shape))
     finite("truth", truth)
     finite("f", f)
     measured = jax.eval_shape(K.apply, truth).shape

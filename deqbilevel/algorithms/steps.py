@@ -230,7 +230,11 @@ def box(lower: Any, upper: Any) -> optax.GradientTransformation:
     """
 
     def ordered(low: Any, high: Any) -> None:
-        if not (traced(low) or traced(high)) and not np.all(np.asarray(low) <= np.asarray(high)):
+        if traced(low) or traced(high):
+            return
+        ends = [np.asarray(x) for x in (low, high)]
+        numbers = all(x.dtype.kind in "iuf" for x in ends)
+        if not numbers or not np.all(ends[0] <= ends[1]):
             raise ValueError(f"box from {low} to {high}: expected numbers, the lower one first")
 
     def clip(gamma: Tree) -> Tree:

@@ -20,7 +20,7 @@ class Samples(NamedTuple):
     ridge: Any
     weights: Float[Array, " m"]
     size: Int[Array, ""]
-    """How many samples `draw` takes, at most the `batch` of the problem; may grow."""
+    """How many samples `draw` takes, 1 to the `batch` of the problem; may grow."""
 
 
 @options(batch=count(1))
@@ -56,8 +56,9 @@ def stochastic_quadratic(posed: Posed, *, batch: int = 2) -> Posed:
 
     def draw(data: Samples, key: PRNGKeyArray) -> Samples:
         drawn = jax.random.randint(key, (batch, 1), 0, len(i))
-        taken = (drawn == i) & (jnp.arange(batch) < data.size)[:, None]
-        return data._replace(weights=jnp.sum(taken, axis=0) / data.size)
+        size = jnp.clip(data.size, 1, batch)
+        taken = (drawn == i) & (jnp.arange(batch) < size)[:, None]
+        return data._replace(weights=jnp.sum(taken, axis=0) / size)
 
     problem = from_cost(
         upper,

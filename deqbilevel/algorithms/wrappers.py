@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deqbilevel.algorithms.base import Algorithm, Calls, Data, Gamma, Info
 from deqbilevel.checks import finite, traced
-from deqbilevel.rules import FUNCTION, Rule, count, options, real, require
+from deqbilevel.rules import FUNCTION, KEY, Rule, count, options, real, require
 
 ALGORITHM = Rule(lambda x: isinstance(x, Algorithm), "what a method gives, such as aid(...)")
 
@@ -280,7 +280,7 @@ def minibatches(algorithm: Algorithm) -> Algorithm:
     return algorithm._replace(step=step)
 
 
-@options(algorithm=ALGORITHM)
+@options(algorithm=ALGORITHM, key=KEY)
 def run(
     algorithm: Algorithm,
     state: Any,
@@ -294,9 +294,9 @@ def run(
     Raises: ValueError for fewer than one step, and for indices of no rows of x, or twice of one.
     """
     if np.ndim(steps):
-        batches = jnp.asarray(steps)
-        _check_indices(batches, len(state.x), 2)
-        number = len(batches)
+        given = steps if hasattr(steps, "dtype") else np.asarray(steps)
+        _check_indices(given, len(state.x), 2)
+        number, batches = len(given), jnp.asarray(given)
     else:
         require({"steps": count(1)}, {"steps": steps})
         number, batches = int(steps), None
