@@ -116,6 +116,8 @@ class Faces:
     setting: Literal["fast", "published"] = "fast"
     """published: Picard iteration, 1000 evaluations (4000 and a quarter of the step for deblurring)
     forwards and backwards; fast: the same fixed points in a small part of that."""
+    precision: Literal["highest", "tensorfloat32"] = "highest"
+    """Of products on a GPU: float32 in full, or in TF32, by which no solve ends. A CPU has one."""
     tolerance: Annotated[float, options.number(0, 1), FAST] = 2e-6
     """Relative residual of the lower level, that of [REB]'s map with its small step; float32 ends
     at 2e-6."""
@@ -314,6 +316,7 @@ def setting(config: Faces, name: str) -> Setting:
         relative_ridge=True,
         preconditioned=False,
         learning_rate=_rates(config, name)[0],
+        precision=config.precision,
         guard=None if picard else config.guard,
         hypergradient="picard" if picard else "preconditioned",
         solver="picard" if picard else fast,
@@ -495,8 +498,8 @@ def _show(
     """Kernels, figures and table; returns the headline numbers."""
     caption = (
         f"{config.task}, {config.kernels[0]} kernels {config.kernels[1]}x{config.kernels[1]}, "
-        f"noise {options['noise']:g}, {config.epochs} epochs, setting {config.setting}; "
-        f"{images.source}"
+        f"noise {options['noise']:g}, {config.epochs} epochs, setting {config.setting} in "
+        f"{config.precision}; {images.source}"
     )
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
     numbers: dict[str, Any] = {"psnr_noisy_db": None, "ssim_noisy": None}

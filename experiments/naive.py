@@ -86,6 +86,10 @@ class Naive:
     """Standard deviation of the noise, on images in [-1, 1]."""
     setting: Literal["paper", "accurate", "fast"] = "paper"
     """How the lower level and its adjoint are solved, and the learning rate of both ways."""
+    precision: Annotated[
+        Literal["highest", "tensorfloat32"] | None, options.default("the setting's")
+    ] = None
+    """Of products on a GPU: float32 in full, or in TF32. A CPU has one."""
     epochs: Annotated[int, options.whole(0)] = 5
     train_size: Annotated[int | None, options.size, options.default("all")] = None
     """Training images."""
@@ -123,6 +127,8 @@ def main(config: Naive) -> dict[str, Any]:
 def _main(config: Naive, stack: contextlib.ExitStack) -> dict[str, Any]:
     with common.clear_errors():
         setting = settings.SETTINGS[config.setting]
+        if config.precision is not None:
+            setting = setting._replace(precision=config.precision)
         scalars = models.hyperparameters(
             tau=config.tau,
             gamma=config.gamma,
@@ -146,7 +152,7 @@ def _main(config: Naive, stack: contextlib.ExitStack) -> dict[str, Any]:
         # The others may change without training anew.
         options = common.options_of(
             config, without=("out", "fresh", "models", "iterates", "pictures")
-        )
+        ) | {"precision": setting.precision}
         name = f"naive-{config.task}-{config.setting}-{common.digest(options)}"
         claimed = folders.claim(
             config.out,
@@ -330,10 +336,12 @@ def _number(x: Any) -> float | None:
 
 
 def _caption(config: Naive, source: str) -> str:
+    products = config.precision or settings.SETTINGS[config.setting].precision
     return (
         f"{config.task}, {config.activation}, tau {config.tau:g}, gamma {config.gamma:g}, lam "
-        f"{config.lam:g}, noise {config.noise:g}; setting {config.setting}, epochs: "
-        f"{config.epochs}; {source}; Picard iterates from zero, and u* as the setting solves for it"
+        f"{config.lam:g}, noise {config.noise:g}; setting {config.setting} in "
+        f"{products}, epochs: {config.epochs}; {source}; Picard iterates from zero, and u* as the "
+        "setting solves for it"
     )
 
 

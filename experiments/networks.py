@@ -118,6 +118,10 @@ class Networks:
     """Train also what does not meet the conditions."""
     setting: Literal["paper", "fast"] = "fast"
     """How the lower level and its adjoint are solved."""
+    precision: Annotated[
+        Literal["highest", "tensorfloat32"] | None, options.default("the setting's")
+    ] = None
+    """Of products on a GPU: float32 in full, or in TF32. A CPU has one."""
     epochs: Annotated[int, options.whole(0)] = 3
     train_size: Annotated[int | None, options.size] = 2000
     test_size: Annotated[int | None, options.size] = 500
@@ -164,7 +168,7 @@ def main(config: Networks) -> dict[str, Any]:
                 build(config, task, name, images) for task in config.tasks for name in config.models
             ]
             _check(config, runs, images)
-            options = common.options_of(config)
+            options = common.options_of(config) | {"precision": _setting(config).precision}
             name = f"networks-{common.digest(options)}"
             claimed = folders.claim(
                 config.out,
@@ -317,10 +321,15 @@ def _constant(run: Run, params: Params) -> tuple[float, bool]:
     return float(jnp.linalg.norm(A, 2) * jnp.linalg.norm(C, 2)), run.model.tied
 
 
+def _setting(config: Networks) -> settings.Setting:
+    setting = settings.SETTINGS[config.setting]
+    return setting._replace(precision=config.precision or setting.precision)
+
+
 def learn(config: Networks, run: Run, images: Images, out: Path) -> dict[str, Any]:
     """Train a model, going on from its latest epoch, and measure it."""
     folder, log = out / "states" / f"{run.task}-{run.name}", Log.of(out / "metrics.jsonl", RECORD)
-    setting = settings.SETTINGS[config.setting]
+    setting = _setting(config)
     _, key, picture_key = loop.keys(config.seed)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
     batch_size = sizes.batch(config, len(train))
