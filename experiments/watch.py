@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 import xarray as xr
 
@@ -58,8 +59,9 @@ def _how_far(dataset: xr.Dataset) -> dict[str, Any]:
     """Runs, how many have started, finished and diverged, and the work that was done."""
     exists = dataset.test_loss.notnull()
     needed, made = dataset.needed_evaluations.sum(), dataset.made_evaluations.sum()
+    crossed = np.prod([dataset.sizes[d] for d in results.others(dataset)])
     return {
-        "runs": int(dataset.attrs["runs"]),
+        "runs": int(dataset.attrs.get("runs", crossed)),
         "started": int(exists.any("epoch").sum()),
         "finished": int(results.finished(dataset).sum()),
         "diverged": int(results.final(dataset, "diverged").sum()),
