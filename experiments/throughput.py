@@ -34,7 +34,7 @@ from deqbilevel.lanes import Lanes
 from deqbilevel.models import Model
 from deqbilevel.storage import Lane
 from experiments import command, common, folders, listing, options, sizes
-from experiments.compare import GRIDS, ModelName, Task
+from experiments.compare_options import GRIDS, ModelName, Task
 
 PAPER = GRIDS["paper"]
 

@@ -35,6 +35,7 @@ from experiments import (
     captions,
     common,
     compare,
+    compare_study,
     filter_lanes,
     filter_tasks,
     filters,
@@ -584,10 +585,10 @@ def test_lanes_at_once_fill_an_accelerator_that_has_room(
         **TINY,
     )
     with contextlib.ExitStack() as stack:
-        assert compare._prepare(config, stack).study.lanes[1:] == (25, 25)
+        assert compare.prepare(config, stack).study.lanes[1:] == (25, 25)
     monkeypatch.setattr(compare.plans, "free_memory", lambda: 250_000_000)
     with contextlib.ExitStack() as stack:
-        few = compare._prepare(config, stack).study.lanes
+        few = compare.prepare(config, stack).study.lanes
     assert 2 <= few.each == few.width < 25
     monkeypatch.setattr(compare.plans, "free_memory", lambda: 10**6)
     with pytest.raises(SystemExit, match=r"a run of denoising/deq needs \d+ MB, and 1 MB are free"):
@@ -653,7 +654,7 @@ def test_the_paper_preset_is_the_grid_of_1350_runs() -> None:
 
 def test_the_quick_preset_has_the_runs_that_the_figures_of_the_paper_show() -> None:
     options = compare.Compare().resolved()
-    before, drawn = compare._grid(options)
+    before, drawn = compare_study.crossed(options)
     lanes = compare.grids.grid(before, drawn)
     axes, grid = captions.joined(before, drawn, lanes)
     assert options["captions"] and grid[: len(lanes)] == lanes and len(grid) == 72 + 4

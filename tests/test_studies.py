@@ -19,7 +19,7 @@ from test_training import TEST, TRAIN
 from deqbilevel import grids, lanes, loop, models, plans, results, studies, training
 from deqbilevel.settings import SETTINGS, Budget
 from deqbilevel.storage import Progress, Storage
-from experiments import compare
+from experiments import processes
 
 ROOT = Path(__file__).parents[1]
 MODEL = models.build("denoising", "deq", (8, 8))
@@ -344,11 +344,11 @@ def test_two_processes_of_two_devices_land_in_one_place(quiet: Path, tmp_path: P
 
 
 def test_a_coordinator_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "PATIENCE", 0.3)
+    monkeypatch.setattr(processes, "PATIENCE", 0.3)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         with pytest.raises(ValueError, match=rf"127\.0\.0\.1:{port}: nobody listens there"):
-            compare._wait_for("127.0.0.1", port)
+            processes.wait_for("127.0.0.1", port)
         taken.listen()
-        compare._wait_for("127.0.0.1", port)
+        processes.wait_for("127.0.0.1", port)
