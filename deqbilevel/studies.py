@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from deqbilevel import arrays, checks, grids, loop, models, results, storage, training
+from deqbilevel import archives, arrays, checks, grids, loop, models, results, training
+from deqbilevel.cubes import CELL
 from deqbilevel.lanes import Lanes, everything, mine
 from deqbilevel.models import Model
 from deqbilevel.settings import Setting
@@ -209,7 +210,7 @@ def _stored_leaves(store: Storage, own: Sequence[Lane], like: Sequence[Any]) -> 
     """The leaves of the state that these lanes stopped in, each file read once and each like those
     that one lane starts with. Raises: FileError."""
     paths = [store.path("states", lane) for lane in own]
-    leaves = {path: storage.read_state(path, like)[1] for path in dict.fromkeys(paths)}
+    leaves = {path: archives.read_state(path, like)[1] for path in dict.fromkeys(paths)}
     return [np.stack(x) for x in zip(*(leaves[path] for path in paths), strict=True)]
 
 
@@ -239,7 +240,7 @@ def _store(
     if 0 < epoch < study.epochs:
         leaves = mine(jax.tree.leaves(state))
         for i, lane in own:
-            storage.write_state(store.path("states", lane), epoch, [x[i, ...] for x in leaves])
+            archives.write_state(store.path("states", lane), epoch, [x[i, ...] for x in leaves])
     for i, lane in enumerate(chunk):
         key = store.key(lane)
         progress.done[key] = epoch
@@ -267,16 +268,16 @@ def _keep(
         )
         if better:
             learned = {name: params[name][i, ...] for name in training.LEARNED if name in params}
-            storage.write_arrays(store.path("parameters", lane), learned)
+            archives.write_arrays(store.path("parameters", lane), learned)
 
 
 def _best_loss(study: Study, store: Storage, progress: Progress, lane: Lane) -> float:
     """The lowest final test loss so far among the lanes of a task, model and noise."""
-    cell = store.key(lane)[: storage.CELL]
+    cell = store.key(lane)[:CELL]
     finished = (
         records[max(records)]
         for key, records in progress.records.items()
-        if key[: storage.CELL] == cell and study.over(records)
+        if key[:CELL] == cell and study.over(records)
     )
     return min((r["test_loss"] for r in finished if not r["diverged"]), default=np.inf)
 
@@ -354,7 +355,7 @@ def parameters(folder: str | Path, **where: Any) -> Params:
             "the study with --keep-parameters all"
         )
     _, _, lane = min(found)
-    learned = storage.read_arrays(store.path("parameters", lane), _learned(lane["model"]))
+    learned = archives.read_arrays(store.path("parameters", lane), _learned(lane["model"]))
     return jax.tree.map(jnp.asarray, learned) | grids.scalars(lane)
 
 

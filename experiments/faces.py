@@ -26,6 +26,7 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from deqbilevel import (
+    archives,
     arrays,
     baselines,
     checkpoints,
@@ -36,7 +37,6 @@ from deqbilevel import (
     models,
     operators,
     plots,
-    storage,
     training,
 )
 from deqbilevel.data import Images
@@ -579,7 +579,7 @@ def _show(
 def _keep_kernels(out: Path, name: str, run: Run, caption: str) -> None:
     """The learned kernels as a file, and a figure of them before and after."""
     kernels = {k: np.asarray(run.params[k]) for k in ("A", "C") if k in run.params}
-    storage.write_arrays(out / f"kernels-{name}.npz", kernels)
+    archives.write_arrays(out / f"kernels-{name}.npz", kernels)
     stages = {}
     for letter in kernels:
         label = "A" if letter == "A" else "C, of C^T"

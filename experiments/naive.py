@@ -38,6 +38,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from tqdm import tqdm
 
 from deqbilevel import (
+    archives,
     arrays,
     baselines,
     data,
@@ -47,7 +48,6 @@ from deqbilevel import (
     plots,
     precision,
     settings,
-    storage,
     training,
 )
 from deqbilevel.files import FileError
@@ -287,7 +287,7 @@ def _train(
 def _keep(path: Path, trained: Trained) -> None:
     weights = {name: np.asarray(x) for name, x in trained.weights.items()}
     scalars = {"seconds": np.asarray(trained.seconds), "diverged": np.asarray(trained.diverged)}
-    storage.write_arrays(path, weights | scalars)
+    archives.write_arrays(path, weights | scalars)
 
 
 def _kept(path: Path, start: Params) -> Trained:
@@ -295,7 +295,7 @@ def _kept(path: Path, start: Params) -> Trained:
     names = [name for name in training.LEARNED if name in start]
     schema = {name: arrays.like(start[name], finite=False) for name in names}
     schema |= {"seconds": arrays.Array(()), "diverged": arrays.Array((), np.bool_)}
-    found = storage.read_arrays(path, schema)
+    found = archives.read_arrays(path, schema)
     weights, diverged = {name: jnp.asarray(found[name]) for name in names}, bool(found["diverged"])
     if not diverged and not all(bool(jnp.isfinite(x).all()) for x in weights.values()):
         raise FileError(

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "deqbilevel"
 LAYERS = [
     ["types", "arrays", "checks", "files"],
-    ["lanes", "stores", "precision"],
+    ["lanes", "stores", "logs", "archives", "precision"],
     [
         "operators",
         "rules",
@@ -18,11 +18,11 @@ LAYERS = [
         "losses",
         "solvers",
         "results",
-        "storage",
+        "cubes",
         "checkpoints",
         "pictures",
     ],
-    ["stencils", "linearised"],
+    ["stencils", "linearised", "storage"],
     ["maps", "regularizers", "hypergradients", "data", "plots"],
     ["settings", "models", "bilevel", "pretrained"],
     ["training", "algorithms", "grids", "conditions", "baselines"],

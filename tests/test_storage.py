@@ -10,27 +10,27 @@ import pytest
 import xarray as xr
 from test_results import AXES, LANES, stored
 
-from deqbilevel import files, results, storage
+from deqbilevel import archives, files, results, storage
 from deqbilevel.files import FileError
 
 
 def state(store: storage.Storage, lane: dict, epoch: int) -> Path:
     path = store.path("states", lane)
-    storage.write_state(path, epoch, [np.arange(3.0), np.asarray(True)])
+    archives.write_state(path, epoch, [np.arange(3.0), np.asarray(True)])
     return path
 
 
 def test_a_state_comes_back_and_a_broken_file_is_named(tmp_path: Path) -> None:
     store = stored(tmp_path, epochs=1)
     path = state(store, LANES[0], 1)
-    epoch, leaves = storage.read_state(path)
+    epoch, leaves = archives.read_state(path)
     assert epoch == 1 and leaves[0].tolist() == [0, 1, 2] and bool(leaves[1])
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 255
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"{path.stem}.*cannot be read"):
-        storage.read_state(path)
+        archives.read_state(path)
 
 
 def test_lanes_go_on_where_their_state_is(tmp_path: Path) -> None:
@@ -130,29 +130,29 @@ def test_records_and_states_of_another_study_are_not_taken(tmp_path: Path) -> No
         progress, problems = store.look(LANES)
         assert set(progress.done.values()) == {-1} and "of another study" in problems[0]
         with pytest.raises(FileError, match="the state of another study"):
-            storage.read_state(path)
+            archives.read_state(path)
 
 
 def test_a_state_is_like_that_of_the_run(tmp_path: Path) -> None:
     path = tmp_path / "states" / "a.npz"
     leaves = [np.arange(3, dtype=np.float32), np.asarray(True)]
-    storage.write_state(path, 1, leaves)
-    assert len(storage.read_state(path, leaves)[1]) == 2
+    archives.write_state(path, 1, leaves)
+    assert len(archives.read_state(path, leaves)[1]) == 2
     for like in ([leaves[0]], [*leaves, leaves[0]], [leaves[0][:2], leaves[1]],
                  [leaves[0].astype(np.float64), leaves[1]]):  # fmt: skip
         with pytest.raises(FileError, match=r"a\.npz.*remove the file"):
-            storage.read_state(path, like)
+            archives.read_state(path, like)
     np.savez(path, epoch=1, run="", **{"0": np.array([np.nan])})
     with pytest.raises(FileError, match="finite"):
-        storage.read_state(path)
+        archives.read_state(path)
     for broken in ({"run": "", "0": 1.0}, {"epoch": 1, "run": ""}, {"epoch": 1, "run": "", "1": 1}):
         np.savez(path, **broken)
         with pytest.raises(FileError, match=r"a\.npz"):
-            storage.read_state(path)
+            archives.read_state(path)
     np.save(path.with_suffix(".npy"), leaves[0])
     path.with_suffix(".npy").rename(path)
     with pytest.raises(FileError, match=r"a\.npz"):
-        storage.read_state(path)
+        archives.read_state(path)
 
 
 EXTRA = xr.Dataset(

@@ -208,7 +208,7 @@ def test_a_full_disk_names_the_chunk_and_costs_it_alone(
     alone: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, store = study_in(tmp_path / "s", lanes.lanes(each=2, width=1))
-    write, calls = studies.storage.write_state, 0
+    write, calls = studies.archives.write_state, 0
 
     def full(path: Path, epoch: int, leaves: Any) -> None:
         nonlocal calls
@@ -218,7 +218,7 @@ def test_a_full_disk_names_the_chunk_and_costs_it_alone(
         write(path, epoch, leaves)
 
     with monkeypatch.context() as patched:
-        patched.setattr(studies.storage, "write_state", full)
+        patched.setattr(studies.archives, "write_state", full)
         with pytest.raises(ValueError, match=r"epoch 1 of denoising-deq.*No space left.*make room"):
             run(study, store)
     progress, _ = store.recover(grids.grid(AXES))

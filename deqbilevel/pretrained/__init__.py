@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from deqbilevel import arrays, checks, storage
+from deqbilevel import archives, arrays, checks
 from deqbilevel.arrays import Array
 from deqbilevel.checks import Registry, known
 from deqbilevel.convolutions import PAD
@@ -97,7 +97,7 @@ def save(path: Path, learned: Learned) -> None:
         for name in schema
         if name in params
     }
-    storage.write_arrays(path, stored | {"about": np.array(json.dumps(about))})
+    archives.write_arrays(path, stored | {"about": np.array(json.dumps(about))})
 
 
 def _read(path: Path) -> Learned:
