@@ -24,6 +24,7 @@ LAYERS = [
     ],
     ["stencils", "linearised", "storage"],
     ["maps", "regularizers", "hypergradients", "data", "plots"],
+    ["jacobians"],
     ["settings", "models", "bilevel", "pretrained"],
     ["training", "algorithms", "grids", "conditions", "baselines"],
     ["loop", "contraction"],

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from helpers import dense, float64, normal
 
-from deqbilevel import hypergradients, linearised, losses, models, operators, settings, training
+from deqbilevel import (
+    hypergradients,
+    jacobians,
+    linearised,
+    losses,
+    models,
+    operators,
+    settings,
+    training,
+)
 from deqbilevel.convolutions import multiplied
 from deqbilevel.linearised import SOLVERS, linear_solve, newton
 from deqbilevel.regularizers import normalised
@@ -259,7 +268,7 @@ def test_what_preconditions_saves_products():
     picture = 0.01 * np.add.outer(np.arange(48), np.arange(40)) / 40 + (np.arange(40) > 20)
     u = jnp.asarray(picture.reshape(1, -1), jnp.float32)
     params = N.init(normalised.first_differences(3, 3)) | scalars
-    A = models.ConvolutionalStep(K, N).linearised(u, params, u)[1]
+    A = jacobians.ConvolutionalStep(K, N).linearised(u, params, u)[1]
     b = normal(0, 1, u.size)
     diagonal = A.tau * (A.lam / 7 + A.N.diagonal)
     limits = {"tolerance": 1e-4, "max_evaluations": 500}
@@ -333,7 +342,7 @@ def test_newton_goes_back_to_momentum_where_its_steps_do_not_converge():
     def solved(scale):
         def ten_times_too_long(u):
             image, A = model.G.linearised(u, params, f)
-            return image, models.StepJacobian(A.K, A.N, scale * A.tau, A.lam, A.gamma)
+            return image, jacobians.StepJacobian(A.K, A.N, scale * A.tau, A.lam, A.gamma)
 
         options = {"tolerance": 1e-5, "max_evaluations": 3000}
         return newton(**options)(Linearised(ten_times_too_long), model.start(f))

@@ -1,0 +1,108 @@
+"""A gradient step that puts its Jacobian together, with an approximate inverse: for `linearised`."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax.numpy as jnp
+
+from deqbilevel import maps, operators
+from deqbilevel.convolutions import multiplied, padded_grid
+from deqbilevel.operators import Operator
+from deqbilevel.regularizers.normalised import Normalised
+from deqbilevel.stencils import Factored, Stencil
+from deqbilevel.types import Images, Params, pytree
+
+FLOOR = 1e-3
+"""Of the diagonal and the symbol that precondition, relative to their largest values."""
+
+
+@pytree
+@dataclass(frozen=True)
+class StepJacobian:
+    """I - dG/du = tau (lam K^T K + gamma N'(u)) of a gradient step, see `linearised`."""
+
+    K: Operator
+    N: Stencil | Factored
+    tau: Any
+    lam: Any
+    gamma: Any
+
+    @property
+    def symmetric(self) -> bool:
+        return self.N.symmetric
+
+    def apply(self, v: Images) -> Images:
+        fidelity = self.K.adjoint(self.K.apply(v))
+        return self.tau * (self.lam * fidelity + self.gamma * self.N.apply(v))
+
+    @property
+    def transpose(self) -> "StepJacobian":
+        return replace(self, N=self.N.transpose)
+
+    def preconditioner(self) -> "Preconditioner":
+        """r -> Q B^{-1} Q r, about (I - dG/du)^{-1} r.
+
+        Q^{-2} is the diagonal, with that of N' at least 0, and B the circular convolution nearest
+        to Q (I - dG/du) Q, or of a `Factored` about so: T. Chan, SIAM J. Sci. Stat. Comput. 9
+        (1988). K^T K is taken as the convolution that it is for one pixel in the middle. Where K is
+        the identity B is left out: its transforms cost more than the products that they save, as
+        measured.
+        """
+        height, width = shape = self.N.shape
+        middle = height // 2, width // 2
+        pixel = jnp.zeros((1, height * width), self.N.diagonal.dtype)
+        pixel = pixel.at[0, middle[0] * width + middle[1]].set(1)
+        response = self.K.adjoint(self.K.apply(pixel)).reshape(shape)
+        fidelity, weight = self.tau * self.lam * response, self.tau * self.gamma
+
+        diagonal = fidelity[middle] + weight * jnp.maximum(self.N.diagonal, 0)
+        Q = jnp.maximum(diagonal, FLOOR * jnp.max(diagonal, axis=1, keepdims=True)) ** -0.5
+        grid = padded_grid(shape, self.N.size)
+        if isinstance(self.K, operators.Identity):
+            return Preconditioner(Q, None, shape, grid)
+        placed = jnp.pad(fidelity, [(0, n - m) for n, m in zip(grid, shape, strict=True)])
+        convolution = jnp.fft.rfft2(jnp.roll(placed, (-middle[0], -middle[1]), (0, 1)))
+        mean = jnp.mean(Q**2, axis=1)[:, None, None]
+        symbol = mean * convolution + weight * self.N.symbol(Q, grid)
+        least = FLOOR * jnp.max(jnp.abs(symbol), axis=(1, 2), keepdims=True)
+        if self.symmetric:
+            inverse = 1 / jnp.maximum(symbol.real, least)
+        else:
+            inverse = jnp.conj(symbol) / jnp.maximum(jnp.abs(symbol), least) ** 2
+        return Preconditioner(Q, inverse, shape, grid)
+
+
+@pytree
+@dataclass(frozen=True)
+class Preconditioner:
+    """r -> Q B^{-1} Q r with a diagonal Q and a circular convolution B, or Q Q r without one."""
+
+    Q: Any
+    inverse: Any
+    """The symbol of B^{-1} on a grid; None without."""
+    shape: tuple[int, int] = field(metadata={"static": True})
+    """Of an image."""
+    grid: tuple[int, int] = field(metadata={"static": True})
+
+    def __call__(self, r: Images) -> Images:
+        if self.inverse is None:
+            return self.Q**2 * r
+        return self.Q * multiplied(self.inverse, self.Q * r, self.shape, self.grid)
+
+
+@dataclass(frozen=True)
+class ConvolutionalStep:
+    """`maps.gradient_step` with a regulariser that puts its Jacobian together."""
+
+    K: Operator
+    regularizer: Normalised
+
+    def __call__(self, u: Images, params: Params, f: Images) -> Images:
+        return maps.gradient_step(self.K, self.regularizer.gradient)(u, params, f)
+
+    def linearised(self, u: Images, params: Params, f: Images) -> tuple[Images, StepJacobian]:
+        """G(u) and I - dG/du."""
+        N, jacobian = self.regularizer.linearised(u, params)
+        image = maps.gradient_step(self.K, lambda u, params: N)(u, params, f)
+        scalars = (params[name] for name in ("tau", "lam", "gamma"))
+        return image, StepJacobian(self.K, jacobian, *scalars)
