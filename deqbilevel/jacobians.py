@@ -1,4 +1,4 @@
-"""A gradient step that puts its Jacobian together, with an approximate inverse: for `linearised`."""
+"""A gradient step that puts its Jacobian together, with about the inverse of it: `linearised`."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
