@@ -1,4 +1,4 @@
-"""Training: the jitted step, the scanned steps of an epoch, and the evaluation.
+"""Training: the jitted step, the scanned steps of an epoch, and the jitted evaluation.
 
 Everything is written for one run. With `lanes` the same functions run over a leading axis of the
 state and the key, so that many settings of the hyperparameters train at once, on every device. A
@@ -17,24 +17,19 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deqbilevel import checks, precision
+from deqbilevel.evaluation import BATCH, evaluation, finite, mean_loss
 from deqbilevel.hypergradients import no_info
 from deqbilevel.lanes import Lanes
 from deqbilevel.losses import Loss, mean_squared_error
 from deqbilevel.models import Model, measure
 from deqbilevel.settings import Budget, Setting, check
-from deqbilevel.types import Images, Params, Solver
-
-BATCH = 100
-"""Images in a batch, as in [REB] 4."""
+from deqbilevel.types import Images, Params
 
 LEARNED = ("A", "b", "C")
 """The entries of `params` that are learned; any scalar may be added, such as "tau"."""
 
 Schedule = Callable[[Array, int], optax.Schedule]
 """(rate at the start, steps in all) -> step -> learning rate."""
-
-HUGE = 1e30
-"""What the loss of a diverged run is recorded as; means of it are still finite in float32."""
 
 
 class State(NamedTuple):
@@ -153,7 +148,7 @@ def _step(
 
     def upper_level(weights: Params, probe: Any) -> tuple[Array, Any]:
         u, info = solve(params | weights, f, model.start(f), probe)
-        return _loss(loss_function, u, truth), info
+        return mean_loss(loss_function, u, truth), info
 
     (loss, info), (gradient, adjoint) = jax.value_and_grad(upper_level, (0, 1), has_aux=True)(
         weights, no_info(truth.dtype)
@@ -186,21 +181,6 @@ def _step(
     )
     next_state = State(params, optimiser_state, state.step + 1, state.budget, diverged, last)
     return next_state, jax.tree.map(finite, metrics)
-
-
-def _loss(loss_function: Loss, u: Images, truth: Images) -> Float[Array, ""]:
-    """Raises: ValueError for a loss that is not one number."""
-    value = jnp.asarray(loss_function(u, truth))
-    if value.shape:
-        raise ValueError(
-            f"loss_function: of shape {value.shape}; expected one number, a mean over the images"
-        )
-    return value
-
-
-def finite(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x with what overflowed replaced by 1e30, so that a diverged run can be compared."""
-    return jnp.clip(jnp.nan_to_num(x, nan=HUGE), -HUGE, HUGE)
 
 
 def trainer(
@@ -289,54 +269,6 @@ def trainer(
         draw = lanes.over(draw, (0, None, None))
     donating = jax.jit(steps, donate_argnums=0)
     return Trainer(jax.jit(init), donating, jax.jit(evaluate), jax.jit(draw), lanes)
-
-
-@precision.highest
-def evaluation(
-    model: Model,
-    solver: Solver,
-    params: Params,
-    images: Images,
-    key: PRNGKeyArray,
-    batch_size: int = BATCH,
-    *,
-    loss_function: Loss = mean_squared_error,
-) -> dict[str, Array]:
-    """The loss of the reconstructions of every image, with fresh noise.
-
-    Solves in batches (the last may be smaller); returns the means over images of `loss`,
-    `evaluations` and `residual`, with another loss than it that of `mean_squared_error` too, and
-    the `spent` evaluations of each batch. Computed in the dtype of the weights.
-    Raises: ValueError for images that the model has not, see `trainer`.
-    """
-    checks.whole("batch_size", batch_size)
-    checks.rows("images", images, math.prod(model.shape))
-    params, images = precision.as_weights(params, images)
-    further = {} if loss_function is mean_squared_error else {"mean_squared_error"}
-
-    def batch(truth: Images, key: PRNGKeyArray) -> Array:
-        f = measure(model.K, truth, params["noise"], key)
-        u, info = model.reconstruct(solver, params, f)
-        loss = _loss(loss_function, u, truth)
-        found = [loss, info.evaluations.astype(loss.dtype), info.residual]
-        return jnp.stack([*found, *(mean_squared_error(u, truth) for _ in further)])
-
-    count = len(images) // batch_size
-    keys = jax.random.split(key, count + 1)
-    rest = images[count * batch_size :]
-    totals, spent = jnp.zeros(3 + len(further), precision.dtype_of(params)), []
-    if count:
-        batches = images[: count * batch_size].reshape(count, batch_size, -1)
-        values = jax.lax.map(lambda x: batch(*x), (batches, keys[:count]))
-        totals += batch_size * jnp.sum(values, axis=0)
-        spent.append(values[:, 1])
-    if len(rest):
-        value = batch(rest, keys[count])
-        totals += len(rest) * value
-        spent.append(value[1:2])
-    means = finite(totals / len(images))
-    named = dict(zip(("loss", "evaluations", "residual", *further), means, strict=True))
-    return named | {"spent": jnp.concatenate(spent)}
 
 
 def steps_per_epoch(images: int, batch_size: int | None = None, passes: int = 1) -> int:

@@ -31,6 +31,7 @@ from deqbilevel import (
     training,
 )
 from deqbilevel.data import Images
+from deqbilevel.evaluation import evaluation
 from deqbilevel.models import Model
 from experiments import command, common, folders, options, sizes, train_algorithms
 from experiments.drawing import draw
@@ -288,7 +289,7 @@ def _headline(
 ) -> dict[str, Any]:
     """The last epoch, the test loss at convergence, where all settings can be compared, and the
     losses without learning."""
-    strictly = jax.jit(partial(training.evaluation, model, settings.converged()))
+    strictly = jax.jit(partial(evaluation, model, settings.converged()))
     strict = strictly(state.params, test[:1000], key)
     last = records[-1]
     return last | {

@@ -11,6 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 from deqbilevel import algorithms, models, precision, training
 from deqbilevel.algorithms import Algorithm, Problem
 from deqbilevel.algorithms.wrappers import Guarded
+from deqbilevel.evaluation import HUGE, finite
 from deqbilevel.models import Model
 from deqbilevel.solvers.base import OFFSET
 from deqbilevel.training import Metrics, State, Trainer
@@ -88,11 +89,11 @@ def trainer(base: Trainer, model: Model, name: str, *, count: int, total_steps: 
         rows = jax.tree.map(lambda row, new: row.at[batch].set(new), rows, moved)
         size = OFFSET + jnp.linalg.norm(part.x.ravel())
         metrics = Metrics(
-            training.finite(info.loss),
+            finite(info.loss),
             info.calls.lower_gradients,
             info.calls.hessian_products,
-            training.finite(params["tau"] * info.lower_residual / size),
-            jnp.minimum(info.adjoint_residual, training.HUGE),  # NaN where it is never known
+            finite(params["tau"] * info.lower_residual / size),
+            jnp.minimum(info.adjoint_residual, HUGE),  # NaN where it is never known
             jnp.full_like(info.loss, jnp.nan),
         )
         following = State(

@@ -26,6 +26,7 @@ LAYERS = [
     ["maps", "regularizers", "hypergradients", "data", "plots"],
     ["jacobians"],
     ["settings", "models", "bilevel", "pretrained"],
+    ["evaluation"],
     ["training", "algorithms", "grids", "conditions", "baselines"],
     ["loop", "contraction"],
     ["studies"],

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from deqbilevel import checkpoints, lanes, loop, losses, models, settings, training
+from deqbilevel.evaluation import evaluation
 from deqbilevel.settings import SETTINGS, Budget, grow
 
 SHAPE = (8, 8)
@@ -182,7 +183,7 @@ def test_evaluation_weighs_every_image_once() -> None:
     model = models.build("denoising", "bilevel", SHAPE)
     params = params_of(model, LANES[1] | {"noise": 0.0})
     solver = settings.converged()
-    found = training.evaluation(model, solver, params, TEST, jax.random.key(0), 8)
+    found = evaluation(model, solver, params, TEST, jax.random.key(0), 8)
     one_by_one = jax.vmap(lambda u: model.reconstruct(solver, params, u[None])[0][0])
     expected = jnp.mean((one_by_one(TEST) - TEST) ** 2)
     np.testing.assert_allclose(found["loss"], expected, rtol=1e-3)
