@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from deqbilevel import grids, plans, results, storage, studies
+from deqbilevel import grids, keeping, plans, results, storage, studies
 from deqbilevel.storage import Lane, Storage
 from experiments import command, common, report
 from experiments.compare_options import Compare
@@ -128,7 +128,7 @@ def _execute(work: Work) -> dict[str, Any]:
             except ValueError as error:
                 sys.exit(f"error: {error}")
     if jax.process_index() == 0:
-        studies.prune(study, grid, store, progress)
+        keeping.prune(study, grid, store, progress)
     records = [r for lane in progress.records.values() for r in lane.values()]
     return {
         "evaluations": sum(r["needed_evaluations"] for r in records),

@@ -29,6 +29,8 @@ LAYERS = [
     ["evaluation"],
     ["training", "algorithms", "grids", "conditions", "baselines"],
     ["loop", "contraction"],
+    ["study"],
+    ["keeping"],
     ["studies"],
     ["plans"],
 ]

@@ -16,7 +16,18 @@ import pytest
 import xarray as xr
 from test_training import TEST, TRAIN
 
-from deqbilevel import grids, lanes, loop, models, plans, results, studies, training
+from deqbilevel import (
+    archives,
+    grids,
+    keeping,
+    lanes,
+    loop,
+    models,
+    plans,
+    results,
+    studies,
+    training,
+)
 from deqbilevel.settings import SETTINGS, Budget
 from deqbilevel.storage import Progress, Storage
 from experiments import processes
@@ -108,7 +119,7 @@ def test_two_devices_and_an_interruption_change_no_bit(
     assert set(progress.done.values()) == {2}
     assert_same(results.read(store.folder).load(), alone)
     assert not list((store.folder / "states").iterdir())
-    studies.prune(study, grids.grid(AXES), store, progress)
+    keeping.prune(study, grids.grid(AXES), store, progress)
     assert len(list((store.folder / "parameters").iterdir())) == 1
 
 
@@ -208,7 +219,7 @@ def test_a_full_disk_names_the_chunk_and_costs_it_alone(
     alone: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, store = study_in(tmp_path / "s", lanes.lanes(each=2, width=1))
-    write, calls = studies.archives.write_state, 0
+    write, calls = archives.write_state, 0
 
     def full(path: Path, epoch: int, leaves: Any) -> None:
         nonlocal calls
@@ -218,7 +229,7 @@ def test_a_full_disk_names_the_chunk_and_costs_it_alone(
         write(path, epoch, leaves)
 
     with monkeypatch.context() as patched:
-        patched.setattr(studies.archives, "write_state", full)
+        patched.setattr(archives, "write_state", full)
         with pytest.raises(ValueError, match=r"epoch 1 of denoising-deq.*No space left.*make room"):
             run(study, store)
     progress, _ = store.recover(grids.grid(AXES))

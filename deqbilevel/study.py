@@ -1,0 +1,49 @@
+"""What is common to all runs of a study, and how they are run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from deqbilevel import grids, loop
+from deqbilevel.lanes import Lanes
+from deqbilevel.settings import Setting
+from deqbilevel.storage import Lane
+from deqbilevel.types import Params
+
+
+class Study(NamedTuple):
+    """What is common to all lanes of a study, and how they are run."""
+
+    setting: Setting
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    """Of a lane without an axis of that name; likewise the seed."""
+    seed: int
+    lanes: Lanes
+    pictures: int = 5
+    keep: Literal["none", "best", "all"] = "none"
+    """Whose final parameters stay on disk: nobody's, the best of each task, model and noise, or
+    everybody's."""
+    hours: float | None = None
+    """Of training and evaluation, after which a run ends with the epoch that it is in."""
+
+    def over(self, records: Mapping[int, Mapping[str, Any]]) -> bool:
+        """Whether a run with these records, by epoch, is at its last one or has used its time."""
+        if self.epochs in records or self.hours is None:
+            return self.epochs in records
+        spent = sum(r["seconds"] + r["evaluation_seconds"] for r in records.values())
+        return bool(spent >= 3600 * self.hours)
+
+    def hyperparameters(self, lane: Lane) -> Params:
+        """The scalars of a lane. Raises: ValueError, see `grids.scalars`."""
+        return grids.scalars({"learning_rate": self.learning_rate} | lane)
+
+    def of(self, lanes: Sequence[Lane]) -> "Study":
+        """The study as the lanes of a group run it, whose window is the same for all."""
+        window = lanes[0].get("window", self.setting.window)
+        return self._replace(setting=self.setting._replace(window=window))
+
+    def keys(self, lane: Lane) -> Any:
+        """The random keys of a lane: initial weights, order and noise of training, pictures (whose
+        noise `run_group` takes from the study's own seed, so that all runs show the same)."""
+        return loop.keys(lane.get("seed", self.seed))
