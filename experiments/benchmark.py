@@ -94,7 +94,8 @@ def check(config: Benchmark) -> None:
 
 
 def pose(config: Benchmark, images: data.Images, case: str, kind: str) -> Problem:
-    """A case with its initial weights and batches."""
+    """A case with its initial weights and batches, and the learning rate of the peers' setting."""
+    rate = SETTINGS["paper"].learning_rate
     weights = models.build(case, kind, images.shape).init(jax.random.key(config.seed))
     rng = np.random.default_rng(config.seed)
     shape = (config.warm_up + config.steps, config.batch_size)
@@ -103,7 +104,7 @@ def pose(config: Benchmark, images: data.Images, case: str, kind: str) -> Proble
         kind=kind,
         activation=CASES[case]["activation"],
         shape=images.shape,
-        params=weights | models.hyperparameters(**CASES[case]),
+        params=weights | models.hyperparameters(**CASES[case], learning_rate=rate),
         images=images.train,
         order=rng.integers(len(images.train), size=shape),
         seed=config.seed,

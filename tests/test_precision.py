@@ -278,4 +278,4 @@ def test_the_readmes_snippet_and_a_command_run_in_double_precision(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 6 and (tmp_path / "run" / "result.json").exists()
+    assert len(done.stdout.splitlines()) == 8 and (tmp_path / "run" / "result.json").exists()
