@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from deqbilevel import checks, maps, operators, potentials, precision
+from deqbilevel import adjoints, checks, maps, operators, potentials, precision
 from deqbilevel.checks import Registry
 from deqbilevel.jacobians import ConvolutionalStep
 from deqbilevel.operators import Operator
@@ -155,12 +155,12 @@ def assemble(
     """A dense model from your own forward operator and choice of map.
 
     Raises: ValueError for a shape without pixels, fewer than one feature, and an operator whose
-    adjoint is that of another, see `operators.check`.
+    adjoint is that of another, see `adjoints.check`.
     """
     pixels = checks.pixels(shape)
     if features is not None:
         checks.whole("features", features)
-    operators.check(K, pixels)
+    adjoints.check(K, pixels)
     init = partial(dense.init, pixels=pixels, tied=tied, features=features)
     return Model(K, dense.gradient, step(K, dense.gradient), tied, shape, init)
 
@@ -173,7 +173,7 @@ def convolutional(
     kernels: number and height and width of the random ones to start with, of which C is a copy;
     `regularizer.init` starts with others.
     Raises: ValueError for fewer than one kernel or entry, kernels that are larger than the images,
-    and an operator whose adjoint is that of another, see `operators.check`.
+    and an operator whose adjoint is that of another, see `adjoints.check`.
     """
     count, size = (checks.whole("kernels", n) for n in kernels)
     if size > min(regularizer.shape):
@@ -181,7 +181,7 @@ def convolutional(
             f"kernels of {size}x{size} pixels are larger than the image of "
             f"{regularizer.shape[0]}x{regularizer.shape[1]}; take smaller ones"
         )
-    operators.check(K, checks.pixels(regularizer.shape))
+    adjoints.check(K, checks.pixels(regularizer.shape))
 
     def init(key: PRNGKeyArray) -> dict[str, Any]:
         A = normalised.uniform(key, count, size, size)

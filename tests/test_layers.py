@@ -22,7 +22,7 @@ LAYERS = [
         "checkpoints",
         "pictures",
     ],
-    ["stencils", "linearised", "storage"],
+    ["stencils", "linearised", "storage", "adjoints"],
     ["maps", "regularizers", "hypergradients", "data", "plots"],
     ["jacobians"],
     ["settings", "models", "bilevel", "pretrained"],

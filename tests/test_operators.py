@@ -10,12 +10,12 @@ import scipy.ndimage
 import scipy.signal
 from helpers import default_precision, dense, float64, normal, untyped
 
+from deqbilevel.adjoints import check
 from deqbilevel.operators import (
     CONVOLUTIONS,
     OPERATORS,
     CircularConvolution,
     Operator,
-    check,
     circular_convolution,
     diagonal_blur,
     norm,

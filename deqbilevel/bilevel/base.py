@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from deqbilevel import checks, hypergradients, maps, operators, precision
+from deqbilevel import adjoints, checks, hypergradients, maps, operators, precision
 from deqbilevel.operators import Identity, Operator
 from deqbilevel.regularizers import convolutional
 from deqbilevel.regularizers.convolutional import Convolutional
@@ -80,7 +80,7 @@ def check(problem: Problem, params: Params, truth: Images, f: Images) -> None:
     another, or a K_norm below its norm."""
     K, pixels = problem.checked().K, checks.pixels(problem.regularizer.shape)
     checks.finite("truth", checks.rows("truth", truth, pixels))
-    operators.check(K, pixels)
+    adjoints.check(K, pixels)
     checks.finite("f", checks.rows("f", f))
     if f.shape != jax.eval_shape(K.apply, truth).shape:
         raise ValueError(f"f: of shape {list(f.shape)}; expected the measurements of {len(truth)}")
