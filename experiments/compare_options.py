@@ -97,9 +97,7 @@ class Compare:
     """Adam's."""
     setting: Annotated[Literal["paper", "accurate", "fast"] | None, PRESET] = None
     """How the lower level and its adjoint are solved."""
-    precision: Annotated[
-        Literal["highest", "tensorfloat32"] | None, options.default("the setting's")
-    ] = None
+    precision: options.Precision = None
     """Of products on a GPU: float32 in full, or in TF32. A CPU has one."""
     data: Annotated[str, options.data] = "sample"
     """sample, idx:DIR, tfds, tfds:DIR or images:DIR."""

@@ -132,9 +132,7 @@ class Faces:
     """Epochs between two evaluations, records and checkpoints."""
     data: Annotated[str, options.data] = "photographs"
     """photographs, faces, images:DIR (whole pictures), celeb_a or celeb_a:DIR."""
-    shape: Annotated[
-        tuple[int, int] | None, options.side, options.default("all of each picture")
-    ] = None
+    shape: options.Middle = None
     """Height and width of the middle to take of each picture."""
     train_size: Annotated[int, options.size] = 10
     test_size: Annotated[int, options.size] = 10

@@ -15,6 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,21 @@ def claim(
                 f"error: {where}{error}. Everything that was stored before is there: mend that, "
                 "make room if need be, and repeat the command"
             )
+
+
+def claim_over(
+    images: data.Images, config: Any, name: str, options: Mapping[str, Any], files: Sequence[str]
+) -> AbstractContextManager[Path]:
+    """`claim` for a command that reads nothing but the images of its --data."""
+    return claim(
+        config.out,
+        name,
+        options,
+        files=files,
+        inputs=data.fingerprint(images),
+        sources={"--data": source(config.data)},
+        fresh=config.fresh,
+    )
 
 
 @contextlib.contextmanager

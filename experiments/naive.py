@@ -86,9 +86,7 @@ class Naive:
     """Standard deviation of the noise, on images in [-1, 1]."""
     setting: Literal["paper", "accurate", "fast"] = "paper"
     """How the lower level and its adjoint are solved, and the learning rate of both ways."""
-    precision: Annotated[
-        Literal["highest", "tensorfloat32"] | None, options.default("the setting's")
-    ] = None
+    precision: options.Precision = None
     """Of products on a GPU: float32 in full, or in TF32. A CPU has one."""
     epochs: Annotated[int, options.whole(0)] = 5
     train_size: Annotated[int | None, options.size, options.default("all")] = None
@@ -154,15 +152,7 @@ def _main(config: Naive, stack: contextlib.ExitStack) -> dict[str, Any]:
             config, without=("out", "fresh", "models", "iterates", "pictures")
         ) | {"precision": setting.precision}
         name = f"naive-{config.task}-{config.setting}-{common.digest(options)}"
-        claimed = folders.claim(
-            config.out,
-            name,
-            options,
-            files=FILES,
-            inputs=data.fingerprint(images),
-            sources={"--data": folders.source(config.data)},
-            fresh=config.fresh,
-        )
+        claimed = folders.claim_over(images, config, name, options, FILES)
         out = stack.enter_context(claimed)
 
     params_key, _, picture_key = loop.keys(config.seed)

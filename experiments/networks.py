@@ -118,9 +118,7 @@ class Networks:
     """Train also what does not meet the conditions."""
     setting: Literal["paper", "fast"] = "fast"
     """How the lower level and its adjoint are solved."""
-    precision: Annotated[
-        Literal["highest", "tensorfloat32"] | None, options.default("the setting's")
-    ] = None
+    precision: options.Precision = None
     """Of products on a GPU: float32 in full, or in TF32. A CPU has one."""
     epochs: Annotated[int, options.whole(0)] = 3
     train_size: Annotated[int | None, options.size] = 2000
@@ -170,15 +168,7 @@ def main(config: Networks) -> dict[str, Any]:
             _check(config, runs, images)
             options = common.options_of(config) | {"precision": _setting(config).precision}
             name = f"networks-{common.digest(options)}"
-            claimed = folders.claim(
-                config.out,
-                name,
-                options,
-                files=files_of(config),
-                inputs=data.fingerprint(images),
-                sources={"--data": folders.source(config.data)},
-                fresh=config.fresh,
-            )
+            claimed = folders.claim_over(images, config, name, options, files_of(config))
             out = stack.enter_context(claimed)
         log = Log.of(out / "rows.jsonl", ROW)
         rows = log.read()

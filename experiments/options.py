@@ -144,7 +144,10 @@ def pictures(config: Any) -> bool:
 
 
 patches = Only("with --data images:DIR", pictures)
-
+Middle = Annotated[tuple[int, int] | None, side, Default("all of each picture")]
+"""Height and width to take of each picture."""
+Precision = Annotated[Literal["highest", "tensorfloat32"] | None, Default("the setting's")]
+"""Of the products of a setting."""
 
 NO_PRODUCTS = (
     *("unrolled", "checkpointed", "forward", "finite_differences", "shine", "dense"),

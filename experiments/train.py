@@ -72,9 +72,7 @@ class Train:
     """Standard deviation of the noise, on images in [-1, 1]: 0.5 for denoising, else 0.1."""
     setting: Literal["paper", "accurate", "fast"] = "paper"
     """How the lower level and its adjoint are solved."""
-    precision: Annotated[
-        Literal["highest", "tensorfloat32"] | None, options.default("the setting's")
-    ] = None
+    precision: options.Precision = None
     """Of products on a GPU: float32 in full, or in TF32. A CPU has one."""
     solver: Annotated[str, options.among([*solvers.SOLVERS, *solvers.DESCENTS])] = "anderson"
     """Of the lower level; those from gradient_descent on are for bilevel."""
@@ -141,15 +139,7 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
         model = models.build(config.task, config.model, images.shape)
         options = common.options_of(config) | {"precision": setting.precision}
         name = f"{config.task}-{config.model}-{config.setting}-{common.digest(options)}"
-        claimed = folders.claim(
-            config.out,
-            name,
-            options,
-            files=FILES,
-            inputs=data.fingerprint(images),
-            sources={"--data": folders.source(config.data)},
-            fresh=config.fresh,
-        )
+        claimed = folders.claim_over(images, config, name, options, FILES)
         out = stack.enter_context(claimed)
 
     params_key, run_key, picture_key = loop.keys(config.seed)
