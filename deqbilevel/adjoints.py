@@ -25,6 +25,7 @@ def check(K: Any, pixels: int) -> None:
     Raises: ValueError for a map that does not take images `[batch, pixels]`, or gives none back,
     and for an adjoint that is another map's.
     """
+    checks.whole("pixels", pixels)
     for name in ("apply", "adjoint"):
         if not callable(getattr(K, name, None)):
             raise ValueError(f"{type(K).__name__} has no {name}; see `operators` for what it needs")

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from deqbilevel import adjoints, checks
 from deqbilevel.losses import Loss, mean_squared_error
 from deqbilevel.models import measure
 from deqbilevel.operators import Operator
@@ -34,7 +35,13 @@ def baselines(
     """The loss on all test images, for f = K u + noise N(0, 1), of each of NAMES.
 
     f is left out where K takes images to something of another size.
+    Raises: ValueError for images that are none, not finite or of two sizes, a negative noise, and
+    what is no operator or key.
     """
+    for name, images in {"train": train, "test": test}.items():
+        checks.finite(name, checks.rows(name, images, train.shape[-1]))
+    adjoints.check(K, train.shape[-1])
+    checks.one("noise", noise, least=0)
     mean = jnp.mean(jnp.asarray(train), axis=0)
 
     @jax.jit

@@ -71,6 +71,13 @@ def number(
     return value
 
 
+def one(name: str, value: Any, **limits: Any) -> Any:
+    """`number`, if it is one."""
+    if np.shape(value) != ():
+        raise ValueError(f"{name} of shape {list(np.shape(value))}: expected one number")
+    return number(name, value, **limits)
+
+
 def whole(name: str, value: Any, *, least: int = 1, most: int = 2**31 - 1) -> int:
     """The whole number, if it is one of at least `least` and at most `most`."""
     try:
@@ -127,6 +134,14 @@ def finite(name: str, x: Any) -> Any:
     return x
 
 
+def entries(name: str, tree: Any, needed: Iterable[str]) -> None:
+    """A dictionary with an entry of each of these names."""
+    if not isinstance(tree, Mapping):
+        raise ValueError(f"{name}: {_form(tree)}; expected a dictionary")
+    if missing := [entry for entry in needed if entry not in tree]:
+        raise ValueError(f"{name}: no {', '.join(missing)}; has {', '.join(map(str, tree))}")
+
+
 def alike(**arrays: Any) -> None:
     """Arrays of one shape, by the names that they are called by."""
     shapes = {name: np.shape(x) for name, x in arrays.items()}
@@ -138,22 +153,21 @@ def alike(**arrays: Any) -> None:
 # ---- what a solver is given, traced or not
 
 
-def count(name: str, value: Any, *, least: int = 1) -> Any:
-    """The whole number of at least `least`; one that is traced, if it is of whole numbers."""
+def count(name: str, value: Any, *, least: int = 1, most: int = 2**31 - 1) -> Any:
+    """The whole number from `least` to `most`; one that is traced, if it is of whole numbers."""
     scalar = np.shape(value) == () and not isinstance(value, bool)
     dtype = getattr(value, "dtype", np.dtype(int if isinstance(value, int) else object))
     whole = scalar and jax.numpy.issubdtype(dtype, np.integer)
-    if not whole or not (traced(value) or int(value) >= least):
-        raise ValueError(f"{name}={value}: expected {least} or more, a whole number")
+    if not whole or not (traced(value) or least <= int(value) <= most):
+        limit = f", of at most {most}" if whole and int(value) > most else ""
+        raise ValueError(f"{name}={value}: expected {least} or more, a whole number{limit}")
     return value
 
 
 def limits(tolerance: Any, max_evaluations: Any) -> None:
     """A tolerance, None or one number of 0 or more, and a budget, a whole number of 1 or more."""
-    if np.shape(tolerance) != ():
-        raise ValueError(f"tolerance of shape {list(np.shape(tolerance))}: expected one number")
     if tolerance is not None:
-        number("tolerance", tolerance, least=0)
+        one("tolerance", tolerance, least=0)
     count("max_evaluations", max_evaluations)
 
 
@@ -173,6 +187,20 @@ def batch(**arrays: Any) -> None:
             )
         if 0 in shape:
             raise ValueError(f"{name}: {_form(x)}; expected one image or more, of some size")
+
+
+def function(name: str, value: Any) -> Any:
+    """What can be called, and is no class or text in its place."""
+    if not callable(value):
+        raise ValueError(f"{name}: {_form(value)}; expected a function")
+    return value
+
+
+def switch(name: str, value: Any) -> bool:
+    """True or False, and no text or None in its place."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name}={value!r}: expected True or False")
+    return bool(value)
 
 
 def same_form(new: Any, old: Any) -> None:

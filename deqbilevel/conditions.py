@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from deqbilevel import checks
+from deqbilevel import adjoints, checks
 from deqbilevel.bilevel import Problem
 from deqbilevel.convolutions import transfer
 from deqbilevel.operators import CircularConvolution, Identity, Mask, Operator
@@ -126,9 +126,10 @@ class Report(NamedTuple):
 def least_singular_value(K: Operator, shape: tuple[int, int]) -> Scalar:
     """The least singular value of K on images of a shape; by a dense matrix for unknown kinds.
 
-    Raises: ValueError for a shape that is none of an image.
+    Raises: ValueError for a shape that is none of an image, and what is no operator.
     """
     pixels = checks.pixels(shape)
+    adjoints.check(K, pixels)
     if isinstance(K, Identity):
         return jnp.ones(())
     if isinstance(K, Mask):

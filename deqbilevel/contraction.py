@@ -35,6 +35,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from deqbilevel import checks, operators, precision
 from deqbilevel.checks import Registry, finite, rows
 from deqbilevel.conditions import least_singular_value
+from deqbilevel.hypergradients.base import at
 from deqbilevel.models import Model
 from deqbilevel.rules import KEY, POSITIVE, count, options, real, require
 from deqbilevel.types import FixedPointMap, Images, Params
@@ -130,12 +131,10 @@ def lipschitz(
     taken as independent, as they are in all our maps.
     """
 
-    def at(u: Array) -> Array:
-        return G(u, params, f)
-
-    _check(at, u)
-    _, push = jax.linearize(at, u)
-    _, pull = jax.vjp(at, u)
+    image = at(G, params, f)
+    _check(image, u)
+    _, push = jax.linearize(image, u)
+    _, pull = jax.vjp(image, u)
     v = _unit(jax.random.normal(key, u.shape, u.dtype))
     v = jax.lax.fori_loop(0, iterations, lambda _, v: _unit(pull(push(v))[0]), v)
     return jnp.linalg.norm(push(v), axis=-1)
@@ -157,11 +156,9 @@ def spectral_radius(
     below 1, though the norm may be above.
     """
 
-    def at(u: Array) -> Array:
-        return G(u, params, f)
-
-    _check(at, u)
-    _, push = jax.linearize(at, u)
+    image = at(G, params, f)
+    _check(image, u)
+    _, push = jax.linearize(image, u)
 
     def grow(v: Images, _: Any) -> tuple[Images, Float[Array, " batch"]]:
         w = push(v)
@@ -195,6 +192,9 @@ def report(
     Raises: ValueError for an unknown step, for images that are not finite or of another number of
     pixels, and for scalars in `params` that are not.
     """
+    if not isinstance(model, Model):
+        raise ValueError(f"model {model!r}: expected what models.build makes")
+    checks.switch("cocoercive", cocoercive)
     finite("u", rows("u", u, math.prod(model.shape)))
     measured_as = jax.eval_shape(model.K.apply, u).shape
     if f.shape != measured_as:

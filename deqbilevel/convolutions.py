@@ -99,7 +99,15 @@ def suited(shape: tuple[int, ...]) -> Method:
 
 
 def transfer(c: Filters, shape: tuple[int, ...]) -> Array:
-    """The transfer functions of circular convolution with c_k: [filters, height, width//2 + 1]."""
+    """The transfer functions of circular convolution with c_k: [filters, height, width//2 + 1].
+
+    Raises: ValueError for filters that are none, or larger than the images.
+    """
+    if c.ndim != 3 or 0 in c.shape or c.shape[1] > shape[0] or c.shape[2] > shape[1]:
+        raise ValueError(
+            f"filters of shape {list(c.shape)}: expected [filters, rows, columns], no larger than "
+            f"the grid of {shape[0]}x{shape[1]}"
+        )
     placed = jnp.pad(c, ((0, 0), (0, shape[0] - c.shape[1]), (0, shape[1] - c.shape[2])))
     centred = jnp.roll(placed, (-(c.shape[1] // 2), -(c.shape[2] // 2)), (1, 2))
     return jnp.fft.rfft2(centred)

@@ -76,19 +76,17 @@ def sample(
     """`count` points: a value of each axis for each. Sobol points are scrambled by the seed, and
     fill the ranges evenly for every count; the points of a larger count begin with the same.
 
-    Raises: ValueError for an axis that cannot be sampled, a range that is empty, another way to
-    draw, or a count or seed that is no whole number, of 1 or 0 or more.
+    Raises: ValueError for an axis that cannot be sampled, a range that is empty or reaches out of
+    the axis's bounds, another way to draw, or a count or seed that is no whole number, of 1 or 0 or
+    more.
     """
     checks.known("how", how, ("sobol", "random"))
     checks.whole("count", count, most=MOST)
     checks.whole("seed", seed, least=0, most=2**32 - 1)
     if not ranges:
         raise ValueError("ranges: expected one or more")
-    for name, (low, high, log) in ranges.items():
-        checks.known("sampled axis", name, SAMPLED)
-        if not (math.isfinite(low) and math.isfinite(high) and low < high) or (log and low <= 0):
-            least = "0 < low < high" if log else "low < high"
-            raise ValueError(f"{name}={low:g}..{high:g}: expected finite numbers, {least}")
+    for name, span in ranges.items():
+        _check(name, span)
     generator = np.random.default_rng(seed)
     if how == "sobol":
         # Whole powers of two, which SciPy draws without a warning; a part of them serves as well.
@@ -102,6 +100,24 @@ def sample(
     return found
 
 
+def _check(name: str, span: Any) -> None:
+    checks.known("sampled axis", name, SAMPLED)
+    if not isinstance(span, Range):
+        raise ValueError(f"{name}={span!r}: expected a Range(low, high)")
+    for number in span[:2]:
+        if np.ndim(checks.number(name, number)):
+            raise ValueError(f"{name}={number}: expected one number for the end of a range")
+    low, high = span[:2]
+    if not np.float32(low) < np.float32(high) or (checks.switch("log", span.log) and low <= 0):
+        least = "0 < low < high" if span.log else "low < high"
+        raise ValueError(f"{name}={low:g}..{high:g}: expected finite numbers, {least}")
+    # The ends themselves are not drawn: a range may end at a bound that its axis excludes.
+    own = OWN_AXES.get(name, Own(float, 0))
+    if low < own.low or high > own.high:
+        limit = f" to {own.high:g}" if math.isfinite(own.high) else " or more"
+        raise ValueError(f"{name}={low:g}..{high:g}: expected numbers from {own.low:g}{limit}")
+
+
 def grid(
     axes: Mapping[str, Sequence[Any]], drawn: Mapping[str, Sequence[float]] | None = None
 ) -> list[Lane]:
@@ -113,6 +129,7 @@ def grid(
     twice.
     """
     drawn = drawn or {}
+    checks.entries("axes", axes, ())
     needed = tuple(name for name in AXES if name not in drawn)
     further = {name for name in OWN_AXES if name not in drawn} | ({"sample"} if drawn else set())
     if tuple(axes)[: len(needed)] != needed or not set(axes) <= {*needed, *further}:
@@ -141,6 +158,7 @@ def groups(lanes: Sequence[Lane]) -> dict[tuple[Any, ...], list[Lane]]:
     """The lanes by task, model and whatever else decides shapes, in order."""
     found: dict[tuple[Any, ...], list[Lane]] = {}
     for lane in lanes:
+        checks.entries("lane", lane, ("task", "model"))
         static = (lane[name] for name in STATIC if name in lane)
         found.setdefault((lane["task"], lane["model"], *static), []).append(lane)
     return found
@@ -149,8 +167,13 @@ def groups(lanes: Sequence[Lane]) -> dict[tuple[Any, ...], list[Lane]]:
 def scalars(lane: Lane) -> Params:
     """The scalars of a lane as leaves of `params`, with lam = 1 as in [REB] where that is no axis.
 
-    Raises: ValueError for an unknown activation or a value out of bounds, see OWN_AXES.
+    Raises: ValueError for a lane without one of AXES or with an unknown one, an unknown activation
+    or a value out of bounds, see OWN_AXES.
     """
+    if missing := [name for name in AXES[CELL:] if name not in lane]:
+        raise ValueError(f"lane {dict(lane)}: no {', '.join(missing)}; expected each of {AXES}")
+    for name in lane:
+        checks.known("axis", name, (*AXES, *OWN_AXES, "sample"))
     for name in lane.keys() & OWN_AXES.keys():
         value, own = lane[name], OWN_AXES[name]
         checks.number(name, value, above=own.low if own.open else None)

@@ -69,7 +69,14 @@ class Lanes(NamedTuple):
         return jax.device_put(np.asarray(array), NamedSharding(self.mesh, PartitionSpec()))
 
     def keys(self, keys: Sequence[Key[Any, ""]]) -> Key[Any, " lanes"]:
-        """One random key for each of this process's lanes -> an array over all lanes."""
+        """One random key for each of this process's lanes -> an array over all lanes.
+
+        Raises: ValueError for another number of keys, and what is none.
+        """
+        held = self.local.stop - self.local.start
+        if len(keys) != held:
+            raise ValueError(f"{len(keys)} keys: expected {held}, one for each lane here")
+        keys = [checks.key("key", key) for key in keys]
         return jax.random.wrap_key_data(
             self.put(np.stack([np.asarray(jax.random.key_data(key)) for key in keys]))
         )

@@ -26,7 +26,12 @@ by 4 at the most."""
 
 
 def keys(seed: int) -> Key[Array, "3"]:
-    """The random keys of a run: initial weights, order and noise of training, pictures."""
+    """The random keys of a run: initial weights, order and noise of training, pictures.
+
+    Raises: ValueError for a seed that is no whole number from 0 to 2^32 - 1: of others JAX takes
+    the lower bits, so that two seeds may be one.
+    """
+    checks.whole("seed", seed, least=0, most=2**32 - 1)
     return jax.random.split(jax.random.key(seed), 3)
 
 
@@ -35,8 +40,11 @@ def compiled(
 ) -> Trainer:
     """The trainer with its steps compiled for these shapes, so that no epoch times a compilation.
 
-    With lanes, `train` comes from `Lanes.share` and `key` from `Lanes.keys`.
+    With lanes, `train` comes from `Lanes.share` and `key` from `Lanes.keys`. The trainer as it is
+    where JAX is told to compile nothing.
     """
+    if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+        return trainer
     train = train if trainer.lanes else jnp.asarray(train)
     order, noise, _, _ = trainer.draw(key, 0, train)
     first = block(trainer, order, noise, 0)
@@ -160,7 +168,7 @@ def run(
         checks.whole(name, value, least=0)
     checks.whole("train_evaluation_size", train_evaluation_size)
     for name, images in {"train": train, "test": test}.items():
-        checks.finite(name, _local(images))
+        checks.finite(name, checks.rows(name, _local(images)))
     if not trainer.lanes:
         train, test = jnp.asarray(train), jnp.asarray(test)
     return _epochs(

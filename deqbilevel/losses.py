@@ -1,7 +1,7 @@
 """Upper-level losses and image quality, on images `[batch, pixels]` with values in [-1, 1].
 
-All compare images u with the true ones, and raise ValueError where their shapes differ, or their
-numbers are not floating ones.
+All compare images u with the true ones, and raise ValueError where their shapes differ, where they
+are no images [batch, pixels], one or more, or their numbers are not floating ones.
 """
 
 from collections.abc import Callable
@@ -69,6 +69,7 @@ def ssim_or_nan(
     if has_ssim(shape):
         return _ssim(u, truth, shape, data_range)
     _pair(u, truth)
+    checks.rows("u", u, checks.pixels(shape))
     return jnp.full(len(u), jnp.nan, u.dtype)
 
 
@@ -89,15 +90,18 @@ def _ssim(
 
 
 def _pair(u: Images, truth: Images) -> None:
-    """Raises: ValueError for arrays that are not of one shape, or not of floating numbers."""
+    """Raises: ValueError for arrays that are not of one shape, or no images, one or more."""
     checks.alike(u=u, truth=truth)
-    checks.floating("u", u)
-    checks.floating("truth", truth)
+    checks.rows("u", u)
+    checks.rows("truth", truth)
 
 
 def quantised(u: Images) -> Images:
-    """Images in [0, 1] clipped to it and rounded to the 256 grey values that a file holds."""
-    return jnp.round(255 * jnp.clip(u, 0, 1)) / 255
+    """Images in [0, 1] clipped to it and rounded to the 256 grey values that a file holds.
+
+    Raises: ValueError for numbers that are not floating ones.
+    """
+    return jnp.round(255 * jnp.clip(checks.floating("u", u), 0, 1)) / 255
 
 
 LOSSES: Registry[Loss] = Registry("loss", {"mean_squared_error": mean_squared_error})

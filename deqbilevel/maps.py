@@ -5,16 +5,21 @@ and lam (weight of the data fidelity). u: [batch, pixels], f: [batch, data]. A f
 gradient, proximal and preconditioned steps solves, whatever their step size,
 
     lam K^T (K u - f) + gamma N(u) = 0
+
+Each raises ValueError for what is no operator or no function, and for params without its scalars.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from deqbilevel import checks
 from deqbilevel.checks import Registry
 from deqbilevel.operators import Operator
+from deqbilevel.solvers.base import Map
 from deqbilevel.types import FixedPointMap, Images, Params
 
 Regularizer = Callable[[Images, Params], Images]
@@ -23,7 +28,10 @@ Regularizer = Callable[[Images, Params], Images]
 def stationarity(K: Operator, N: Regularizer) -> FixedPointMap:
     """What vanishes at a fixed point: lam K^T (K u - f) + gamma N(u)."""
 
+    _check(K, N)
+
     def F(u: Images, params: Params, f: Array) -> Images:
+        checks.entries("params", params, ("lam", "gamma"))
         return params["lam"] * K.adjoint(K.apply(u) - f) + params["gamma"] * N(u, params)
 
     return F
@@ -34,6 +42,7 @@ def gradient_step(K: Operator, N: Regularizer) -> FixedPointMap:
     F = stationarity(K, N)
 
     def G(u: Images, params: Params, f: Array) -> Images:
+        checks.entries("params", params, ("tau",))
         return u - params["tau"] * F(u, params, f)
 
     return G
@@ -46,7 +55,10 @@ def proximal_step(K: Operator, N: Regularizer) -> FixedPointMap:
     not in [REB], whose proximal map (10) is of the regulariser: that is `plug_and_play_step`.
     """
 
+    _check(K, N)
+
     def G(u: Images, params: Params, f: Array) -> Images:
+        checks.entries("params", params, ("tau", "lam", "gamma"))
         tau, lam = params["tau"], params["lam"]
         z = u - tau * (params["gamma"] * N(u, params) - lam * K.adjoint(f))
         return K.resolvent(z, tau * lam)
@@ -64,6 +76,7 @@ def preconditioned_step(K: Operator, N: Regularizer) -> FixedPointMap:
     F = stationarity(K, N)
 
     def G(u: Images, params: Params, f: Array) -> Images:
+        checks.entries("params", params, ("inverse",))
         return u - F(u, params, f) @ jax.lax.stop_gradient(params["inverse"]).T
 
     return G
@@ -80,7 +93,10 @@ def plug_and_play_step(K: Operator, D: Regularizer) -> FixedPointMap:
     beforehand, from noisy images alone, it is plug-and-play proximal gradient.
     """
 
+    _check(K, D)
+
     def G(u: Images, params: Params, f: Array) -> Images:
+        checks.entries("params", params, ("tau", "lam"))
         step = params["tau"] * params["lam"] * K.adjoint(K.apply(u) - f)
         return D(u - step, params)
 
@@ -94,10 +110,20 @@ def naive_objective(G: FixedPointMap) -> Callable[[Params, Images, Array], Float
     the masked rows of inpainting, it asks the regulariser to vanish there, and so cannot fill them.
     """
 
+    checks.function("G", G)
+
     def objective(params: Params, truth: Images, f: Array) -> Float[Array, ""]:
-        return jnp.mean((G(truth, params, f) - truth) ** 2)
+        checks.rows("truth", truth)
+        return jnp.mean((Map(lambda u: G(u, params, f))(truth) - truth) ** 2)
 
     return objective
+
+
+def _check(K: Any, N: Any) -> None:
+    """Raises: ValueError for what is no operator, or no function."""
+    for name in ("apply", "adjoint"):
+        checks.function(f"K.{name}", getattr(K, name, None))
+    checks.function("N", N)
 
 
 MAPS: Registry[Callable[[Operator, Regularizer], FixedPointMap]] = Registry(

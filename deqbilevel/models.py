@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import adjoints, checks, maps, operators, potentials, precision
@@ -20,6 +21,7 @@ from deqbilevel.jacobians import ConvolutionalStep
 from deqbilevel.operators import Operator
 from deqbilevel.regularizers import dense, normalised
 from deqbilevel.regularizers.normalised import Normalised
+from deqbilevel.solvers import as_solver
 from deqbilevel.types import At, FixedPointMap, Images, Info, Params, Solve, Solver
 
 TASKS: Registry[str] = Registry(
@@ -96,9 +98,10 @@ class Model(NamedTuple):
     def reconstruct(self, solver: Solver, params: Params, f: Images) -> tuple[Images, Info]:
         """u* from f: [batch, pixels], from `start(f)`: `(u, info)`, in the dtype of the weights.
 
-        Raises: ValueError for measurements that are not of images of this model's shape, and where
-        params lack weights, see `require`.
+        Raises: ValueError for what is no solver of a fixed point, for measurements that are not of
+        images of this model's shape, and for params that are none of this model, see `require`.
         """
+        solver = as_solver(solver)
         self.check(f)
         self.require(params)
         params, f = precision.as_weights(params, f)
@@ -118,13 +121,37 @@ class Model(NamedTuple):
             )
 
     def require(self, params: Params) -> None:
-        """Raises ValueError where `params` lacks weights: a DEQ without C would be bilevel."""
-        missing = sorted(_names(self.init) - set(params))
-        if missing:
+        """Raises ValueError for `params` that are none of this model: without some of its weights,
+        with C where it is tied, not finite, or of names and shapes that its map does not take.
+
+        A DEQ without C would be bilevel, and bilevel learning with C a DEQ.
+        """
+        expected = "; expected what its init returns, and hyperparameters"
+        checks.entries("params", params, ())
+        names = _names(self.init)
+        if missing := sorted(names - set(params)):
             raise ValueError(
-                f"params: no {', '.join(missing)}, which the weights of this model have; expected "
-                "what its init returns, and hyperparameters"
+                f"params: no {', '.join(missing)}, which the weights of this model have{expected}"
             )
+        if self.tied and "C" in params and "C" not in names:
+            raise ValueError("params: C, which a tied model has not; take a deq, or leave C out")
+        checks.finite("params", params)
+        for leaf in jax.tree.leaves({name: params[name] for name in names}):
+            checks.floating("params", leaf)
+        try:
+            jax.eval_shape(self._step, params)
+        except KeyError as error:
+            raise ValueError(f"params: no {error}, which this model needs{expected}") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            forms = {name: jax.tree.map(jnp.shape, x) for name, x in params.items()}
+            raise ValueError(
+                f"params of shapes {forms}: the map of this model fails ({error}){expected}"
+            ) from error
+
+    def _step(self, params: Params) -> Images:
+        """One evaluation of the map."""
+        u = jnp.zeros((1, checks.pixels(self.shape)), precision.dtype_of(params))
+        return self.G(u, params, self.K.apply(u))
 
 
 @lru_cache
@@ -160,6 +187,8 @@ def assemble(
     pixels = checks.pixels(shape)
     if features is not None:
         checks.whole("features", features)
+    checks.switch("tied", tied)
+    checks.function("step", step)
     adjoints.check(K, pixels)
     init = partial(dense.init, pixels=pixels, tied=tied, features=features)
     return Model(K, dense.gradient, step(K, dense.gradient), tied, shape, init)
@@ -222,6 +251,8 @@ def hyperparameters(
         scalars["learning_rate"] = learning_rate
     for name, value in scalars.items():
         least = {"above": 0} if name in ("tau", "learning_rate") else {"least": 0}
+        if isinstance(value, list | tuple):
+            raise ValueError(f"{name}={value}: expected a number, or an array of a number each lane")
         checks.number(name, value, **least)
     if threshold is not None:
         checks.number("threshold", threshold, least=0)
@@ -235,10 +266,14 @@ def hyperparameters(
 def measure(K: Operator, u: Images, noise: Float[Array, ""], key: PRNGKeyArray) -> Images:
     """f = K u + noise * N(0, 1), also where K is zero, as in [REB] 4.
 
-    Raises: ValueError for a negative or infinite noise.
+    Raises: ValueError for what is no operator, a negative or infinite noise or more numbers than
+    one, what is no key, and images that are not finite, or of whole numbers.
     """
-    checks.number("noise", noise, least=0)
-    f = K.apply(u)
+    checks.function("K.apply", getattr(K, "apply", None))
+    if np.shape(checks.number("noise", noise, least=0)):
+        raise ValueError(f"noise of shape {list(np.shape(noise))}: expected one number")
+    key = checks.key("key", key)
+    f = K.apply(checks.finite("u", checks.floating("u", u)))
     return f + noise * jax.random.normal(key, f.shape, f.dtype)
 
 
@@ -249,6 +284,8 @@ def energy(K: Operator) -> Callable[[Images, Params, Images], Float[Array, " bat
     """
 
     def cost(u: Images, params: Params, f: Images) -> Float[Array, " batch"]:
+        checks.entries("params", params, ("lam", "gamma", "phi", "A", "b"))
+        checks.alike(**{"K u": jax.eval_shape(lambda u: K.apply(u), u), "f": f})
         fidelity = 0.5 * jnp.sum((K.apply(u) - f) ** 2, axis=-1)
         return params["lam"] * fidelity + params["gamma"] * dense.energy(u, params)
 
@@ -259,9 +296,10 @@ def preconditioner(K: Operator, params: Params, damping: float = 0.3) -> Float[A
     """The inverse of P = lam K^T K + gamma/2 C^T A + damping I, for `maps.preconditioned_step`.
 
     Half of the features are taken as active, as they are for ReLU at the start.
-    Raises: ValueError for a negative damping.
+    Raises: ValueError for a negative damping, and params without A, gamma or lam.
     """
     checks.number("damping", damping, least=0)
+    checks.entries("params", params, ("A", "gamma", "lam"))
     eye = jnp.eye(params["A"].shape[1], dtype=params["A"].dtype)
     hessian = params["gamma"] / 2 * params.get("C", params["A"]).T @ params["A"]
     return jnp.linalg.inv(params["lam"] * K.adjoint(K.apply(eye)) + hessian + damping * eye)

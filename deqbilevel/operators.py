@@ -49,7 +49,7 @@ class Identity:
         return v
 
     def resolvent(self, z: Float[Array, "*batch pixels"], a: Any) -> Float[Array, "*batch pixels"]:
-        return z / (1 + a)
+        return z / (1 + number("a", a, least=0))
 
 
 @pytree
@@ -60,13 +60,14 @@ class Mask:
     mask: Float[Array, "*lanes pixels"]
 
     def apply(self, u: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
-        return self.mask * u
+        return self.mask * _sized("u", u, self.mask.shape[-1])
 
     def adjoint(self, v: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
-        return self.mask * v
+        return self.mask * _sized("v", v, self.mask.shape[-1])
 
     def resolvent(self, z: Float[Array, "*batch pixels"], a: Any) -> Float[Array, "*batch pixels"]:
-        return z / (1 + a * self.mask**2)
+        a = number("a", a, least=0)
+        return _sized("z", z, self.mask.shape[-1]) / (1 + a * self.mask**2)
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Convolution:
         self, u: Float[Array, "*batch pixels"], sign: int
     ) -> Float[Array, "*batch pixels"]:
         height, width = self.shape
+        _sized("images", u, height * width)
         reach = max(max(abs(i), abs(j)) for i, j in self.offsets)
         x = u.reshape(-1, height, width)
         x = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach)), mode=self.padding)
@@ -114,6 +116,7 @@ class CircularConvolution(Convolution):
 
     def resolvent(self, z: Float[Array, "*batch pixels"], a: Any) -> Float[Array, "*batch pixels"]:
         """Diagonal in the Fourier basis: K^T K has the eigenvalues |transfer function|^2."""
+        number("a", a, least=0)
         rows, columns = np.array(self.offsets).T
         kernel = jnp.zeros(self.shape, z.dtype).at[rows, columns].add(self.weights)
         power = jnp.abs(jnp.fft.rfft2(kernel)) ** 2
@@ -134,7 +137,7 @@ class ZeroPaddedConvolution(Convolution):
         Some sqrt(1 + a ||K||^2) iterations for each digit. Derivatives in z, a and the weights
         are again solutions of such a system, as exact.
         """
-        a = jnp.asarray(a, z.dtype)
+        a = jnp.asarray(number("a", a, least=0), z.dtype)
 
         def system(x: Array) -> Array:
             return x + a * self.adjoint(self.apply(x))
@@ -145,13 +148,20 @@ class ZeroPaddedConvolution(Convolution):
         return jax.vmap(solve)(z.reshape(-1, z.shape[-1])).reshape(z.shape)
 
 
+def _sized(name: str, x: Any, pixels: int) -> Any:
+    """Images of so many pixels; others may broadcast, or fill another number of images."""
+    if np.shape(x)[-1:] != (pixels,):
+        raise ValueError(f"{name} of shape {list(np.shape(x))}: expected images of {pixels} pixels")
+    return x
+
+
 def row_mask(shape: tuple[int, int], missing: int) -> Mask:
     """The mask that removes the top `missing` rows of an image.
 
     Raises: ValueError if no row or every row would be missing.
     """
     pixels(shape)
-    if missing not in range(1, shape[0]):
+    if isinstance(missing, bool) or missing not in range(1, shape[0]):
         raise ValueError(
             f"missing={missing}: expected between 1 and {shape[0] - 1} rows of an image of "
             f"{shape[0]} rows; choose a smaller mask or a larger image"
@@ -205,6 +215,8 @@ def _taps(
     # From the last on, so that the pixels of the image are summed from the first on.
     rows, columns = (x[::-1] for x in np.nonzero(kernel))
     centre = (kernel.shape[0] // 2, kernel.shape[1] // 2) if centre is None else centre
+    if np.shape(centre) != (2,):
+        raise ValueError(f"centre={centre}: expected a row and a column of the kernel")
     for place, size in zip(centre, kernel.shape, strict=True):
         whole("centre", place, least=0, most=size - 1)
     offsets = tuple(
@@ -238,8 +250,14 @@ def diagonal_blur(
 
 
 def norm(K: Operator, pixels: int, key: PRNGKeyArray, iterations: int = 100) -> Float[Array, ""]:
-    """The operator norm ||K||_2 by power iteration on K^T K; never larger than the true norm."""
+    """The operator norm ||K||_2 by power iteration on K^T K; never larger than the true norm.
+
+    Raises: ValueError for what is no operator or no key, and for counts that are none.
+    """
+    for name in ("apply", "adjoint"):
+        checks.function(f"K.{name}", getattr(K, name, None))
     whole("pixels", pixels)
+    key = checks.key("key", key)
     whole("iterations", iterations, least=0)
 
     def iterate(_: Any, u: Array) -> Array:

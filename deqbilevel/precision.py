@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from deqbilevel import checks
 from deqbilevel.types import Params
 
 PRECISIONS = ("highest", "tensorfloat32")
@@ -24,7 +25,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def at(precision: str, function: Function) -> Function:
-    """`function`, whose products have this precision wherever it is called or traced."""
+    """`function`, whose products have this precision wherever it is called or traced.
+
+    Raises: ValueError for a precision that is none of `PRECISIONS`.
+    """
+    checks.known("precision", precision, PRECISIONS)
 
     @wraps(function)
     def precisely(*arguments: Any, **options: Any) -> Any:

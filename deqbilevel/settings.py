@@ -35,11 +35,15 @@ from jaxtyping import Array, Bool
 from deqbilevel import checks, hypergradients, linearised, precision
 from deqbilevel.checks import Registry
 from deqbilevel.solvers import ADJOINTS, DESCENTS, SOLVERS, anderson
-from deqbilevel.solvers.base import floor_tolerance
+from deqbilevel.solvers.base import REMEMBERED, floor_tolerance
 from deqbilevel.types import Adjoint, FixedPointMap, Info, Solve, Solver
 
 PUT_TOGETHER = "preconditioned"
 """The hypergradient for a map that puts its Jacobian together, beside `hypergradients.METHODS`."""
+
+
+TF32_RESIDUAL = 1e-3
+"""The least residual that a solve with products in TF32 is asked for."""
 
 
 class Budget(NamedTuple):
@@ -218,19 +222,36 @@ def converged(*, max_evaluations: int = 1000) -> Solver:
 def check(setting: Setting) -> Setting:
     """The setting, if its values can be used; what is traced is not looked at.
 
-    Raises: ValueError that names the first which cannot.
+    Raises: ValueError that names the first which cannot, or two that cannot be used together:
+    products in TF32, and a tolerance below what they converge to.
     """
+    if not isinstance(setting, Setting):
+        raise ValueError(f"setting {setting!r}: expected a Setting, such as SETTINGS['fast']")
     for name in ("forward_tolerance", "adjoint_tolerance", "evaluation_tolerance", "guard"):
         if getattr(setting, name) is not None:
             checks.number(name, getattr(setting, name), least=0)
+    for name in ("relative_ridge", "preconditioned"):
+        checks.switch(name, getattr(setting, name))
+    for name in ("budget", "limit"):
+        if not isinstance(getattr(setting, name), Budget):
+            raise ValueError(f"{name}={getattr(setting, name)}: expected Budget(forward, adjoint)")
     checks.number("ridge", setting.ridge, least=0)
     checks.number("learning_rate", setting.learning_rate, above=0)
-    checks.whole("window", setting.window)
+    checks.whole("window", setting.window, most=REMEMBERED)
     checks.whole("evaluation_budget", setting.evaluation_budget)
     for level, now, most in zip(Budget._fields, setting.budget, setting.limit, strict=True):
         checks.whole(f"budget.{level}", now)
         checks.whole(f"limit.{level}", most, least=now)
     checks.known("precision", setting.precision, precision.PRECISIONS)
+    for name in ("forward_tolerance", "adjoint_tolerance", "evaluation_tolerance"):
+        tolerance = getattr(setting, name)
+        known = tolerance is not None and not checks.traced(tolerance)
+        if setting.precision == "tensorfloat32" and known and tolerance < TF32_RESIDUAL:
+            raise ValueError(
+                f"{name}={tolerance:g} with precision tensorfloat32, whose products converge to "
+                f"residuals of {TF32_RESIDUAL:g}: take precision highest, or a tolerance of "
+                f"{TF32_RESIDUAL:g} or more"
+            )
     checks.known("solver", setting.solver, ("anderson", *SOLVERS, *DESCENTS, *linearised.SOLVERS))
     checks.known("hypergradient", setting.hypergradient, (*hypergradients.METHODS, PUT_TOGETHER))
     setting.differentiable(setting.budget)

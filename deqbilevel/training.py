@@ -81,12 +81,17 @@ def optimiser(params: Params) -> optax.GradientTransformation:
 
 def cosine(start: Array, total_steps: int) -> optax.Schedule:
     """To 1e-6 with the last step, as in the code published with [REB] for digits; the text has
-    T_max = 10,000 instead of the number of steps."""
+    T_max = 10,000 instead of the number of steps. Raises ValueError for fewer than one step."""
+    checks.whole("total_steps", total_steps)
     return optax.cosine_decay_schedule(start, total_steps, alpha=1e-6 / start)
 
 
 def linear(part: float) -> Schedule:
-    """Along a line to a part of the start, as in the code published with [REB] for faces."""
+    """Along a line to a part of the start, as in the code published with [REB] for faces.
+
+    Raises: ValueError for a part that is not from 0 to 1.
+    """
+    checks.number("part", part, least=0, most=1)
     return lambda start, total_steps: optax.linear_schedule(start, part * start, total_steps)
 
 
@@ -209,6 +214,13 @@ def trainer(
     check(setting)
     for name, value in {"total_steps": total_steps, "passes": passes}.items():
         checks.whole(name, value)
+    for name, value in {"loss_function": loss_function, "schedule": schedule}.items():
+        checks.function(name, value)
+    if not isinstance(learned, tuple) or not all(isinstance(name, str) for name in learned):
+        raise ValueError(f"learned={learned!r}: expected names of params, such as {LEARNED}")
+    for name, value, kind in (("model", model, Model), ("lanes", lanes, Lanes | None)):
+        if not isinstance(value, kind):
+            raise ValueError(f"{name} {value!r}: expected what {name}.build makes")
     evaluated_together = BATCH if batch_size is None else checks.whole("batch_size", batch_size)
     one_step = partial(
         step,
@@ -267,15 +279,21 @@ def trainer(
         steps = lanes.over(steps, (0, None, 0, 0))
         evaluate = lanes.over(evaluate, (0, None, 0))
         draw = lanes.over(draw, (0, None, None))
-    donating = jax.jit(steps, donate_argnums=0)
-    return Trainer(jax.jit(init), donating, jax.jit(evaluate), jax.jit(draw), lanes)
+    beginning, donating = jax.jit(init), jax.jit(steps, donate_argnums=0)
+
+    def begin(params: Params) -> State:
+        return beginning(params if lanes else checks.finite("params", params))
+
+    return Trainer(begin, donating, jax.jit(evaluate), jax.jit(draw), lanes)
 
 
 def steps_per_epoch(images: int, batch_size: int | None = None, passes: int = 1) -> int:
     """The number of whole batches, of the default size where that is None.
 
-    Raises: ValueError for a batch that is larger than the number of images.
+    Raises: ValueError for a batch that is larger than the number of images, and for numbers that
+    are not whole, 1 or more.
     """
+    checks.whole("passes", passes)
     return passes * (images // _batch(images, batch_size))
 
 

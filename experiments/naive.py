@@ -126,7 +126,7 @@ def _main(config: Naive, stack: contextlib.ExitStack) -> dict[str, Any]:
     with common.clear_errors():
         setting = settings.SETTINGS[config.setting]
         if config.precision is not None:
-            setting = setting._replace(precision=config.precision)
+            setting = settings.check(setting._replace(precision=config.precision))
         scalars = models.hyperparameters(
             tau=config.tau,
             gamma=config.gamma,

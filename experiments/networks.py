@@ -313,7 +313,7 @@ def _constant(run: Run, params: Params) -> tuple[float, bool]:
 
 def _setting(config: Networks) -> settings.Setting:
     setting = settings.SETTINGS[config.setting]
-    return setting._replace(precision=config.precision or setting.precision)
+    return settings.check(setting._replace(precision=config.precision or setting.precision))
 
 
 def learn(config: Networks, run: Run, images: Images, out: Path) -> dict[str, Any]:

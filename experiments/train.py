@@ -235,8 +235,7 @@ def _setting(config: Train) -> settings.Setting:
             f"--hypergradient {config.hypergradient}: needs a symmetric dG/du, which neither a deq "
             "nor a preconditioned map (setting accurate) has; take gmres or bicgstab"
         )
-    setting.differentiable(setting.budget)
-    return setting
+    return settings.check(setting)
 
 
 def _caption(config: Train, images: Images, record: dict[str, Any], known: dict[str, float]) -> str:

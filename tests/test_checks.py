@@ -4,9 +4,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import untyped
 
-from deqbilevel import checks, convolutions, losses, maps, models, operators, potentials
-from deqbilevel.regularizers import convolutional, networks
+from deqbilevel import (
+    baselines,
+    checks,
+    contraction,
+    convolutions,
+    grids,
+    lanes,
+    loop,
+    losses,
+    maps,
+    models,
+    operators,
+    potentials,
+    precision,
+    settings,
+    training,
+)
+from deqbilevel.regularizers import convolutional, networks, normalised
 
 TABLES = [
     models.TASKS,
@@ -84,3 +101,99 @@ def test_images_are_rows_of_floating_numbers():
     for dtype in (int, bool, complex):
         with pytest.raises(ValueError, match=r"f: of type .*expected floating numbers"):
             checks.rows("f", np.ones((2, 5), dtype))
+
+
+# ---- one place after another
+
+
+S, KEY, F = settings.SETTINGS["fast"], jax.random.key(0), jnp.ones((2, 4))
+MODEL = models.build("denoising", "bilevel", (2, 2))
+LANE = {"task": "denoising", "model": "deq", "noise": 0.1, "tau": 0.1, "gamma": 0.1}
+LANE |= {"activation": "relu"}
+
+
+def trainer(setting=S, **options):
+    return training.trainer(options.pop("model", MODEL), setting, total_steps=3, **options)
+
+
+def sampled(low, high, **options):
+    return grids.sample({options.pop("axis", "tau"): grids.Range(low, high)}, 4, "sobol", 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: sampled(2, 1), "tau=2..1: expected finite numbers, low < high"),
+        (lambda: sampled("a", 1), "tau=a: expected a finite number"),
+        (lambda: sampled(1e-50, 1e-49), "expected finite numbers, low < high"),
+        (lambda: sampled(-2, -1), "tau=-2..-1: expected numbers from 0 or more"),
+        (lambda: sampled(0.5, 2, axis="adam_b1"), "adam_b1=0.5..2: expected numbers from 0 to 1"),
+        (lambda: sampled([1, 2], 3), r"tau=\[1, 2\]: expected one number"),
+        (lambda: grids.sample({"tau": 3}, 4, "sobol", 0), r"tau=3: expected a Range\(low, high\)"),
+        (lambda: grids.sample({}, 4, "sobol", 0), "ranges: expected one or more"),
+        (lambda: grids.sample({"tau": grids.Range(0, 1)}, 2.5, "sobol", 0), "count=2.5"),
+        (lambda: grids.grid(None), "axes: a NoneType; expected a dictionary"),
+        (lambda: grids.scalars({"tau": 0.1}), "no gamma, activation; expected each of"),
+        (lambda: grids.scalars(LANE | {"rigde": 1.0}), "axis 'rigde': expected one of"),
+        (lambda: lanes.lanes(True), "each=True: expected a whole number"),
+        (lambda: lanes.lanes(1).keys([]), "0 keys: expected"),
+        (lambda: loop.keys(-1), "seed=-1: expected a whole number, 0 or more"),
+        (lambda: loop.keys(2**32), "seed=4294967296: .* and at most 4294967295"),
+        (lambda: loop.keys(1.5), "seed=1.5"),
+        (lambda: trainer(S._replace(forward_tolerance=1e-5)), "forward_tolerance=1e-05 with prec"),
+        (lambda: trainer(S._replace(adjoint_tolerance=9e-4)), "take precision highest, or a tol"),
+        (lambda: trainer(S._replace(evaluation_tolerance=0.0)), "evaluation_tolerance=0 with prec"),
+        (lambda: trainer(S._replace(relative_ridge="yes")), "relative_ridge='yes': expected True"),
+        (lambda: trainer(S._replace(preconditioned=None)), "preconditioned=None: expected True"),
+        (lambda: trainer(S._replace(budget=3)), r"budget=3: expected Budget\(forward, adjoint\)"),
+        (lambda: trainer(S._replace(window=10**6)), "window=1000000: .* at most 1000"),
+        (lambda: trainer("fast"), "setting 'fast': expected a Setting"),
+        (lambda: trainer(model="deq"), "model 'deq': expected what"),
+        (lambda: trainer(lanes=3), "lanes 3: expected what"),
+        (lambda: trainer(learned="tau"), "learned='tau': expected names of params"),
+        (lambda: trainer(loss_function="psnr"), "loss_function: a str; expected a function"),
+        (lambda: trainer(schedule=None), "schedule: a NoneType; expected a function"),
+        (lambda: trainer().init({"A": F * jnp.nan}), r"params\['A'\]: holds values"),
+        (lambda: training.linear(-1), "part=-1: expected a finite number, 0 or more, at most 1"),
+        (lambda: training.cosine(jnp.ones(()), 0), "total_steps=0"),
+        (lambda: training.steps_per_epoch(4, 2, 0), "passes=0"),
+        (lambda: precision.at("half", len), "precision 'half': expected one of highest"),
+        (lambda: losses.psnr(F[0], F[0]), r"u: of shape \[4\]; expected images"),
+        (lambda: losses.mean_squared_error(F[:0], F[:0]), "expected images"),
+        (lambda: losses.ssim_or_nan(F, F, (2, 3)), r"expected images \[batch, 6\]"),
+        (lambda: losses.quantised(jnp.ones(3, int)), "u: of type int32"),
+        (lambda: baselines.baselines(operators.Identity(), F, F, -1.0, KEY), "noise=-1.0"),
+        (lambda: baselines.baselines(operators.Identity(), F, F[:, :3], 0.1, KEY), "test: of sh"),
+        (lambda: baselines.baselines(operators.Identity(), F * jnp.nan, F, 0.1, KEY), "train: hol"),
+        (lambda: contraction.lipschitz(MODEL.G, {}, F, F, KEY, 2), "params: no tau; has"),
+        (lambda: convolutions.transfer(jnp.ones((1, 3, 3)), (2, 2)), "no larger than the grid"),
+        (lambda: convolutional.filters({}), "params: no filters, beta, beta_0, phi"),
+        (lambda: convolutional.random(3, 1, 2, 2), "key: .*expected a random key"),
+        (lambda: normalised.normalised({}), "params: no A, c, norm_A"),
+        (lambda: operators.Identity().resolvent(F, -1.0), "a=-1.0: expected a finite number, 0 or"),
+        (
+            lambda: operators.OPERATORS["row_mask"]((2, 2)).apply(F[:, :1]),
+            "images of 4 pi",
+        ),
+        (lambda: operators.circular_convolution(np.ones((1, 1)), (2, 2), 1), "centre=1: expected"),
+        (lambda: operators.norm(None, 4, KEY), "K.apply: a NoneType; expected a function"),
+        (lambda: maps.gradient_step(None, len), "K.apply: a NoneType; expected a function"),
+        (lambda: maps.gradient_step(operators.Identity(), None), "N: a NoneType; expected"),
+        (
+            lambda: maps.preconditioned_step(operators.Identity(), lambda u, p: u)(
+                F, {"lam": 1.0, "gamma": 1.0}, F
+            ),
+            "params: no inverse; has lam, gamma",
+        ),
+        (lambda: maps.naive_objective(lambda u, p, f: u - f)({}, F, F[:, :3]), "the map fails"),
+    ],
+)
+def test_what_is_none_is_refused_by_name(make, message):
+    with untyped(), pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_tf32_goes_with_the_tolerances_that_it_meets():
+    settings.check(S)
+    settings.check(S._replace(forward_tolerance=None))
+    settings.check(S._replace(forward_tolerance=1e-5, precision="highest"))

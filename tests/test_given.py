@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import affine, float64, normal, recorded
+from helpers import affine, float64, normal, recorded, untyped
 
 from deqbilevel import (
     checks,
@@ -344,6 +344,87 @@ def test_traced_limits_pass():
     assert run(np.float64(0), np.int64(2), 1e-4) == 2
 
 
+# ---- what is given to a hypergradient, and to a model
+
+
+@pytest.mark.parametrize("name", hypergradients.METHODS)
+def test_every_method_refuses_limits_that_are_none(name):
+    method = partial(hypergradients.METHODS[name], linear, solvers.picard(**OPTIONS))
+    for budget in (0, 2.5, -1, 10**12, None, True):
+        with pytest.raises(ValueError, match=f"max_evaluations={budget}: expected 1 or more, a wh"):
+            method(tolerance=1e-3, max_evaluations=budget)
+    for tolerance in (float("nan"), -1.0, "1e-3"):
+        with pytest.raises(ValueError, match=f"tolerance={tolerance}: expected a finite number"):
+            method(tolerance=tolerance, max_evaluations=3)
+    with untyped(), pytest.raises(ValueError, match="map: a NoneType; expected a function"):
+        hypergradients.METHODS[name](None, solvers.picard(), tolerance=1e-3, max_evaluations=3)
+
+
+F = jnp.ones((3, 4))
+NAN = F.at[1, 2].set(jnp.nan)
+
+
+@pytest.mark.parametrize(
+    ("params", "f", "u0", "message"),
+    [
+        ({"p": 0.5}, F, F[:2], r"f \[3, 4\] and u \[2, 4\]: expected as many images in both"),
+        ({"p": 0.5}, F[:2], F, r"f \[2, 4\] and u \[3, 4\]: expected as many images in both"),
+        ({"p": 0.5}, F, NAN, "u0: holds values that are not finite"),
+        ({"p": 0.5}, NAN, F, "f: holds values that are not finite"),
+        ({"q": 0.5}, F, F, "params: no 'p', which the map needs; has q"),
+    ],
+)
+def test_what_a_map_is_solved_at_is_refused_by_name(params, f, u0, message):
+    for name in ("gmres", "shine", "finite_differences"):
+        solve = hypergradients.METHODS[name](linear, solvers.picard(**OPTIONS), **OPTIONS)
+        with untyped(), pytest.raises(ValueError, match=message):
+            solve(params, f, u0)
+
+
+def test_a_minimiser_takes_weights_that_can_be_differentiated_by():
+    for weights, message in (
+        ({}, "weights: expected one entry"),
+        ({"p": 1}, "weights: of type int"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            hypergradients.minimiser(linear, weights, {"p": 0.5}, F, F, F, F)
+    with pytest.raises(ValueError, match="params: no 'p'"):
+        hypergradients.minimiser(linear, {"q": 0.5}, {}, F, F, F, F)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: solvers.anderson(window=10**6), "window=1000000: .* of at most 1000"),
+        (lambda: solvers.gmres(restart=10**6), "restart=1000000: .* of at most 1000"),
+        (lambda: solvers.limited_memory_bfgs(memory=10**6), "memory=1000000: .* of at most 1000"),
+        (lambda: solvers.picard(max_evaluations=10**12), "of at most 2147483647"),
+        (lambda: solvers.gmres(max_evaluations=np.int64(10**12)), "of at most 2147483647"),
+        (lambda: solvers.anderson(relative="yes"), "relative='yes': expected True or False"),
+        (lambda: solvers.anderson(ridge=np.ones(2)), r"ridge of shape \[2\]: expected one number"),
+        (lambda: solvers.picard(damping=[0.5]), r"damping of shape \[1\]: expected one number"),
+        (lambda: solvers.picard()(None, F), "map: a NoneType; expected a function"),
+        (lambda: solvers.picard()(lambda u: u, NAN), "u0: holds values that are not finite"),
+        (lambda: solvers.picard()(lambda u: u + F[:2], F), "the map fails for float32 of shape"),
+        (lambda: solvers.as_solver(solvers.anderson), "solver anderson: .*made as a call"),
+        (lambda: solvers.as_solver("picard"), "solver 'picard': .*made as a call"),
+        (lambda: solvers.asymmetry(lambda w: w, F, 3), "key: .*expected a random key"),
+        (lambda: hypergradients.shine(linear, refinements=10**9), "refinements=.* at most 1000"),
+        (
+            lambda: hypergradients.unrolled(linear, solvers.picard(), checkpoint="all"),
+            "checkpoint 'all': expected one of none, sqrt",
+        ),
+        (
+            lambda: hypergradients.check_symmetric(linear, {"p": 0.5}, F, F, largest=float("nan")),
+            "largest=nan",
+        ),
+    ],
+)
+def test_more_that_is_none(make, message):
+    with untyped(), pytest.raises(ValueError, match=message):
+        make()
+
+
 # ---- keys of another time, and no compilation
 
 
@@ -383,7 +464,8 @@ def test_without_compilation_training_is_the_same():
 
     def train():
         state = trainer.init(model.init(key) | scalars)
-        run = loop.run(trainer, setting, state, images, images, epochs=1, key=key)
+        ahead = loop.compiled(trainer, state, images, key)
+        run = loop.run(ahead, setting, state, images, images, epochs=1, key=key)
         return [record["test_loss"] for _, record in run]
 
     compiled = train()

@@ -21,7 +21,7 @@ from deqbilevel.hypergradients import fixed_point
 from deqbilevel.models import ACTIVATIONS, MODELS, TASKS
 from deqbilevel.operators import OPERATORS
 from deqbilevel.regularizers import dense, normalised
-from deqbilevel.solvers import ADJOINTS, anderson
+from deqbilevel.solvers import ADJOINTS, anderson, gmres
 
 GOOD = {"tau": 0.9, "gamma": 0.1, "activation": "relu"}
 
@@ -90,6 +90,96 @@ def test_reconstruct_refuses_measurements_of_other_images():
         model.reconstruct(solver, params, jnp.ones((2, PIXELS), int))
     with pytest.raises(ValueError, match="f: holds values that are not finite"):
         model.reconstruct(solver, params, f.at[1, 3].set(jnp.nan))
+
+
+BILEVEL = model_params(small_model("identity", "bilevel"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"A": None}, "params: no A, which the weights of this model have"),
+        ({"tau": None}, "params: no tau"),
+        ({"phi": None}, "params: no phi"),
+        ({"C": jnp.ones((PIXELS, PIXELS))}, "params: C, which a tied model has not; take a deq"),
+        (
+            {"A": jnp.full((PIXELS, PIXELS), jnp.nan)},
+            r"params\['A'\]: holds values that are not",
+        ),
+        ({"tau": float("nan")}, r"params\['tau'\]: holds values that are not finite"),
+        ({"A": jnp.ones((PIXELS, PIXELS), int)}, "params: of type int32; expected floating"),
+        (
+            {"A": jnp.ones((PIXELS, 3))},
+            rf"A \[{PIXELS}, 3\] and b .* expected \[features, ",
+        ),
+        ({"b": jnp.ones(3)}, r"b \[3\]: expected"),
+        ({"tau": jnp.ones(3)}, "the map of this model fails"),
+        ({"phi": 3}, "the map of this model fails"),
+        ({"unheard": jnp.ones(3)}, None),
+    ],
+)
+def test_params_that_are_none_of_the_model(change, message):
+    params = {name: x for name, x in (BILEVEL | change).items() if x is not None}
+    model, f = small_model("identity", "bilevel"), jnp.ones((2, PIXELS))
+    solver = anderson(max_evaluations=1)
+    if message is None:
+        assert model.reconstruct(solver, params, f)[1].evaluations == 1
+        return
+    with untyped(), pytest.raises(ValueError, match=message):
+        model.reconstruct(solver, params, f)
+    with untyped(), pytest.raises(ValueError, match=message):
+        model.solve(params, lambda G: fixed_point(G, solver, solver))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: _reconstruct(gmres()), "solver gmres: solves the linear system of an adjoint"),
+        (lambda: _reconstruct(anderson), "solver anderson: .*made as a call"),
+        (lambda: _reconstruct(None), "solver None: expected one of"),
+        (
+            lambda: models.assemble(operators.Identity(), tied="yes", shape=SHAPE),
+            "tied='yes': expected True or False",
+        ),
+        (
+            lambda: models.assemble(operators.Identity(), tied=True, shape=SHAPE, step=None),
+            "step: a NoneType; expected a function",
+        ),
+        (lambda: small_model("identity", "deq").init(3), "key: .*expected a random key"),
+        (lambda: _measure(noise=-1.0), "noise=-1.0: expected a finite number, 0 or more"),
+        (lambda: _measure(noise=float("nan")), "noise=nan"),
+        (lambda: _measure(noise=np.ones(3)), r"noise of shape \[3\]: expected one number"),
+        (lambda: _measure(key=3), "key: .*expected a random key"),
+        (lambda: _measure(u=jnp.ones((2, PIXELS), int)), "u: of type int32"),
+        (lambda: _measure(u=jnp.full((2, PIXELS), jnp.nan)), "u: holds values that are not finite"),
+        (lambda: _measure(u=jnp.ones((2, 3))), rf"expected images of {PIXELS} pixels"),
+        (lambda: _measure(K=None), "K.apply: a NoneType"),
+        (lambda: models.preconditioner(operators.Identity(), {}), "params: no A, gamma, lam"),
+        (
+            lambda: models.energy(operators.Identity())(F, BILEVEL, F[:1]),
+            r"K u \[2, .*and f \[1, .*expected arrays of one shape",
+        ),
+        (
+            lambda: models.hyperparameters(**GOOD | {"tau": [0.1]}),
+            r"tau=\[0.1\]: expected a",
+        ),
+    ],
+)
+def test_more_that_a_model_refuses(make, message):
+    with untyped(), pytest.raises(ValueError, match=message):
+        make()
+
+
+F = jnp.ones((2, PIXELS))
+
+
+def _reconstruct(solver):
+    return small_model("identity", "bilevel").reconstruct(solver, BILEVEL, F)
+
+
+def _measure(**other):
+    given = {"K": OPERATORS["row_mask"](SHAPE), "u": F, "noise": 0.1, "key": jax.random.key(0)}
+    return models.measure(**given | other)
 
 
 def test_features_may_differ_from_pixels():

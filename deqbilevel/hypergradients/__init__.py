@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from deqbilevel import checks
 from deqbilevel.checks import Registry
 from deqbilevel.hypergradients.base import no_info
 from deqbilevel.hypergradients.derivative_free import finite_differences, gaussian_smoothing
@@ -46,6 +47,17 @@ __all__ = [
 Method = Callable[..., Solve]
 """`method(G, solver, *, tolerance, max_evaluations) -> Solve`: the solver is that of the lower
 level, the rest is for the backward pass, and counts what the method is made of."""
+
+
+def _limited(method: Method) -> Method:
+    """The method with its limits checked, whether it has a use for them or not."""
+
+    def limited(G: FixedPointMap, solver: Any, *, tolerance: Any, max_evaluations: Any) -> Solve:
+        checks.function("map", G)
+        checks.limits(tolerance, max_evaluations)
+        return method(G, solver, tolerance=tolerance, max_evaluations=max_evaluations)
+
+    return limited
 
 
 def _implicit(name: str) -> Method:
@@ -94,20 +106,24 @@ def _gaussian_smoothing(
 METHODS: Mapping[str, Method] = Registry(
     "hypergradient",
     {
-        **{name: _implicit(name) for name in ADJOINTS},
-        "shine": _shine,
-        "unrolled": _unrolled,
-        "checkpointed": _checkpointed,
-        "truncated": _truncated,
-        "forward": _forward,
-        "finite_differences": _finite_differences,
-        "gaussian_smoothing": _gaussian_smoothing,
+        name: _limited(method)
+        for name, method in {
+            **{name: _implicit(name) for name in ADJOINTS},
+            "shine": _shine,
+            "unrolled": _unrolled,
+            "checkpointed": _checkpointed,
+            "truncated": _truncated,
+            "forward": _forward,
+            "finite_differences": _finite_differences,
+            "gaussian_smoothing": _gaussian_smoothing,
+        }.items()
     },
 )
 """Every way: the implicit ones by the name of their adjoint solver, with that many products at
 most; `truncated` by that many last evaluations, `gaussian_smoothing` in that many directions. The
 others take as many as the lower level, whose own solver `shine` replaces by Broyden's method. Those
-of `SYMMETRIC` need a symmetric dG/du."""
+of `SYMMETRIC` need a symmetric dG/du. All raise ValueError for limits that are none, with a use for
+them or not, see `checks.limits`."""
 
 STATIC = ("unrolled", "checkpointed", "forward", "truncated", "gaussian_smoothing")
 """The ways whose budgets, the solver's and their own, are plain ints."""

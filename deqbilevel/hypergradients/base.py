@@ -27,6 +27,29 @@ def as_cotangent(info: Info, probe: Info) -> Info:
 # ---- what is given to a solve
 
 
+def at(G: FixedPointMap, params: Params, f: Any) -> Callable[[Array], Array]:
+    """u -> G(u, params, f). It raises ValueError for params without what the map takes, an f of
+    another number of images than u where the map fails for that, and for images of another form."""
+
+    def image(u: Array) -> Array:
+        try:
+            return Map(lambda u: G(u, params, f))(u)
+        except KeyError as error:
+            has = ", ".join(map(str, params)) if isinstance(params, dict) else type(params).__name__
+            raise ValueError(f"params: no {error}, which the map needs; has {has}") from error
+        except ValueError as error:
+            # Whether a map takes another number of images, such as one for all, is for it to say.
+            given = getattr(f, "shape", ())
+            if given[:1] in ((), u.shape[:1]):
+                raise
+            raise ValueError(
+                f"f {list(given)} and u {list(u.shape)}: expected as many images in both, for "
+                f"which the map fails ({error})"
+            ) from error
+
+    return image
+
+
 def explicit(
     G: FixedPointMap, params: Params, f: Array, u0: Array
 ) -> tuple[Callable[..., Array], list[Array]]:
@@ -34,14 +57,15 @@ def explicit(
 
     They may be traced, but not differentiated: the gradient of a solve is with respect to params
     and f, and one with respect to them raises ValueError, instead of JAX's error of a leak. Raises
-    it also for a u0 that is no [batch, ...], and for a map whose images have another form.
+    it also for a u0 that is no [batch, ...] or not finite, an f of another number of images or not
+    finite, for params without what the map takes, and for a map whose images have another form.
     """
+    checks.function("map", G)
     checks.batch(u0=u0)
+    checks.finite("u0", u0)
+    checks.finite("f", f)
 
-    def checked(u: Array, params: Params, f: Any) -> Array:
-        return Map(lambda u: G(u, params, f))(u)
-
-    converted, closed = jax.closure_convert(checked, u0, params, f)
+    converted, closed = jax.closure_convert(lambda u, params, f: at(G, params, f)(u), u0, params, f)
     return converted, [_constant(x) for x in closed]
 
 

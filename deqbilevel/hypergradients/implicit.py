@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from jaxopt.implicit_diff import custom_fixed_point
 from jaxtyping import Array
 
-from deqbilevel import precision
-from deqbilevel.hypergradients.base import as_cotangent, explicit, no_info
+from deqbilevel import checks, precision
+from deqbilevel.hypergradients.base import as_cotangent, at, explicit, no_info
 from deqbilevel.solvers import SYMMETRIC, as_adjoint, as_solver, asymmetry
 from deqbilevel.types import Adjoint, FixedPointMap, Info, Params, Solve, Solver
 
@@ -82,7 +82,9 @@ def check_symmetric(
     They and MINRES solve (I - dG/du)^T w = g only then: for a gradient step on an energy (bilevel
     learning), neither for a DEQ nor after preconditioning. u: best a fixed point. Not under jit.
     """
-    _, vjp = jax.vjp(lambda u: G(u, params, f), u)
+    checks.number("largest", largest, least=0)
+    checks.batch(u=u)
+    _, vjp = jax.vjp(at(G, params, f), u)
     measured = float(asymmetry(lambda w: vjp(w)[0], u, jax.random.key(0)))
     if not measured <= largest:
         raise ValueError(

@@ -15,6 +15,8 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
+from deqbilevel import checks
+from deqbilevel.hypergradients.base import at
 from deqbilevel.solvers import symmetric_solve
 from deqbilevel.types import Info, Params
 
@@ -40,10 +42,17 @@ def minimiser(
     `max_evaluations` (but three at least: with the start, a direction and what comes back),
     norm(H v - g) / norm(g) of what comes back, and whether that met the tolerance; it never does
     where H is singular and g not in its range, and conjugate gradients end where H is indefinite.
-    See `symmetric_solve` for the rest.
+    See `symmetric_solve` for the rest. Raises ValueError for weights that are none or not floating
+    numbers, and what F does not take.
     """
+    checks.function("F", F)
+    if not weights:
+        raise ValueError("weights: expected one entry of params or more, to differentiate by")
+    for leaf in jax.tree.leaves(weights):
+        checks.floating("weights", leaf)
+    checks.batch(u=u)
     everything = params | weights
-    _, hessian = jax.linearize(lambda u: F(u, everything, f), u)
+    _, hessian = jax.linearize(at(F, everything, f), u)
     v, info = symmetric_solve(
         hessian,
         g,

@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 from deqbilevel import checks, precision
 from deqbilevel.hypergradients.base import as_cotangent, explicit, no_info
-from deqbilevel.solvers.base import iterate, relative_residual
+from deqbilevel.solvers.base import REMEMBERED, iterate, relative_residual
 from deqbilevel.solvers.broyden import Inverse, State, begin, broyden, move
 from deqbilevel.types import FixedPointMap, Info, Params, Solve
 
@@ -43,7 +43,7 @@ def shine(
     Raises ValueError for a memory or a budget below 1, negative refinements, and what
     `base.explicit` refuses.
     """
-    checks.count("refinements", refinements, least=0)
+    checks.count("refinements", refinements, least=0, most=REMEMBERED)
     checks.limits(adjoint_tolerance, max_evaluations)
     scheme = broyden(tolerance=tolerance, memory=memory).begin
 

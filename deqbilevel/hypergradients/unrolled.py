@@ -27,6 +27,7 @@ from deqbilevel.hypergradients.base import (
     Push,
     Run,
     along_directions,
+    at,
     begin,
     end,
     explicit,
@@ -58,6 +59,8 @@ def unrolled(
     and as residual what the derivative still lacks, see `base.begin`.
     Raises ValueError for a solver without a scheme or without a budget that is a plain int.
     """
+    checks.function("map", G)
+    checks.known("checkpoint", checkpoint, ("none", "sqrt"))
     iteration, budget = _scheme(solver), _budget(solver)
     evaluations = budget if checkpoint == "none" else 2 * budget
     segment = budget if checkpoint == "none" else math.isqrt(budget)
@@ -67,7 +70,7 @@ def unrolled(
         probe = no_info(u0.dtype) if probe is None else probe
         tolerance = floor_tolerance(iteration.tolerance, u0.dtype)
         u0, link = begin(u0, probe, evaluations, tolerance)
-        step, state = iteration.begin(lambda u: G(u, params, f), u0)
+        step, state = iteration.begin(at(G, params, f), u0)
         carry = _advance(step, _carry(state, u0), 0, budget, segment)
         u, info = _result(carry, budget, tolerance)
         return end(u, link), info

@@ -92,7 +92,8 @@ def convolutional(
 
 
 def filters(params: Params) -> Float[Array, "filters rows columns"]:
-    """The filters c_k."""
+    """The filters c_k. Raises: ValueError for parameters of another regulariser."""
+    require(params)
     if "basis" in params:
         return jnp.tensordot(params["filters"], params["basis"], 1)
     return params["filters"] * params.get("mask", 1)
@@ -100,6 +101,7 @@ def filters(params: Params) -> Float[Array, "filters rows columns"]:
 
 def require(params: Params) -> Params:
     """The parameters. Raises: ValueError for those of another regulariser."""
+    checks.entries("params", params, ())
     missing = [name for name in ("filters", "beta", "beta_0", "phi") if name not in params]
     if missing:
         raise ValueError(
@@ -110,7 +112,8 @@ def require(params: Params) -> Params:
 
 
 def weights(params: Params) -> Float[Array, " filters"]:
-    """The weights e^{beta_0 + beta_k}."""
+    """The weights e^{beta_0 + beta_k}. Raises: ValueError as `filters` does."""
+    require(params)
     return jnp.exp(params["beta_0"] + params["beta"])
 
 
@@ -127,6 +130,7 @@ def cosines(
     All but the constant one sum to zero.
     """
     _sized(rows=rows, columns=columns)
+    checks.switch("constant", constant)
     units = np.eye(rows * columns).reshape(-1, rows, columns)
     found = np.asarray(idctn(units, axes=(1, 2), norm="ortho"))
     return found if constant else found[1:]
@@ -147,7 +151,7 @@ def random(
 ) -> Float[Array, "filters rows columns"]:
     """Normal random filters of norm 1."""
     _sized(count=count, rows=rows, columns=columns)
-    c = jax.random.normal(key, (count, rows, columns))
+    c = jax.random.normal(checks.key("key", key), (count, rows, columns))
     return c / jnp.linalg.norm(c, axis=(1, 2), keepdims=True)
 
 
@@ -176,6 +180,8 @@ def init(
         raise ValueError(f"phi={phi!r}: expected a potential, see `potentials`")
     mask = None
     if not hasattr(c, "ndim"):
+        if not isinstance(c, list | tuple):
+            raise ValueError(f"filters: a {type(c).__name__}; expected an array or a list of them")
         sizes = [np.shape(x) for x in c]
         if not sizes or any(len(size) != 2 or 0 in size for size in sizes):
             raise ValueError(f"filters of shapes {sizes}: expected one or more [rows, columns]")

@@ -22,9 +22,11 @@ def init(
 
     Every entry is uniform on (-1/sqrt(pixels), 1/sqrt(pixels)), A and C drawn independently, as
     in [REB]'s published settings; the same key gives tied and untied regularisers the same A, b.
-    Raises: ValueError for fewer than one pixel or feature.
+    Raises: ValueError for fewer than one pixel or feature, and what is no key.
     """
+    key = checks.key("key", key)
     checks.whole("pixels", pixels)
+    checks.switch("tied", tied)
     features = pixels if features is None else checks.whole("features", features)
     keys = jax.random.split(key, 3)
     bound = pixels**-0.5
@@ -38,8 +40,8 @@ def init(
 
 def gradient(u: Float[Array, "batch pixels"], params: Params) -> Float[Array, "batch pixels"]:
     """C^T sigma(A u + b), with C = A where `params` holds no C: (19), and (21) without C."""
-    features = params["phi"].derivative(u @ params["A"].T + params["b"])
-    return features @ params.get("C", params["A"])
+    features = _analysed(u, params)
+    return params["phi"].derivative(features) @ params.get("C", params["A"])
 
 
 def energy(u: Float[Array, "batch pixels"], params: Params) -> Float[Array, " batch"]:
@@ -52,4 +54,17 @@ def energy(u: Float[Array, "batch pixels"], params: Params) -> Float[Array, " ba
             "an untied regulariser (params has 'C') is not the gradient of an energy in general; "
             "drop 'C' from params for the tied one"
         )
-    return jnp.sum(params["phi"].value(u @ params["A"].T + params["b"]), axis=-1)
+    features = _analysed(u, params)
+    return jnp.sum(params["phi"].value(features), axis=-1)
+
+
+def _analysed(u: Float[Array, "batch pixels"], params: Params) -> Float[Array, "batch features"]:
+    """A u + b. Raises: ValueError for params without these, or of images of another size."""
+    checks.entries("params", params, ("A", "b", "phi"))
+    A, b = params["A"], params["b"]
+    if A.shape[-1:] != u.shape[-1:] or b.shape != A.shape[:1]:
+        raise ValueError(
+            f"A {list(A.shape)} and b {list(b.shape)}: expected [features, {u.shape[-1]}] and "
+            f"[features] for u {list(u.shape)}"
+        )
+    return u @ A.T + b

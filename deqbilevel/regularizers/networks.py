@@ -149,6 +149,7 @@ def denoiser(
     Raises: ValueError, see `_check`.
     """
     _check(shape, size=size, channels=channels, layers=layers)
+    checks.switch("normalised", normalised)
     module = Convolutions(channels, layers, size)
 
     def refresh(params: Params) -> Params:
@@ -258,7 +259,7 @@ def _check(shape: Shape, *, size: int, **counts: int) -> None:
 
 
 def _weights(module: nn.Module, key: PRNGKeyArray, shape: Shape) -> dict[str, Any]:
-    return dict(module.init(key, jnp.zeros((1, *shape, 1)))["params"])
+    return dict(module.init(checks.key("key", key), jnp.zeros((1, *shape, 1)))["params"])
 
 
 def _norms(weights: dict[str, Any], shape: Shape) -> dict[str, Scalar]:

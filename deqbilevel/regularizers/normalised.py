@@ -159,7 +159,8 @@ def _some_at_a_time(function: Callable[[Images], Any], kernels: int, u: Images) 
 
 
 def normalised(params: Params) -> tuple[Kernels, Kernels]:
-    """c/||A|| A and c/||C|| C, the same where tied."""
+    """c/||A|| A and c/||C|| C, the same where tied. Raises: ValueError for params without these."""
+    checks.entries("params", params, ("A", "c", "norm_A"))
     norms = jax.lax.stop_gradient({k: params[k] for k in ("norm_A", "norm_C") if k in params})
     A = params["c"] / norms["norm_A"] * params["A"]
     return A, params["c"] / norms["norm_C"] * params["C"] if "C" in params else A
@@ -193,4 +194,5 @@ def uniform(key: PRNGKeyArray, count: int, rows: int, columns: int) -> Kernels:
     for name, n in (("count", count), ("rows", rows), ("columns", columns)):
         checks.whole(name, n)
     bound = (rows * columns) ** -0.5
+    key = checks.key("key", key)
     return jax.random.uniform(key, (count, rows, columns), minval=-bound, maxval=bound)

@@ -78,14 +78,18 @@ def as_adjoint(solver: Solver | Adjoint) -> Adjoint:
 
 
 def as_solver(solver: Solver) -> Solver:
-    """The solver of a fixed-point equation. Raises ValueError for an adjoint solver."""
+    """The solver of a fixed-point equation. Raises ValueError for an adjoint solver, and for what
+    is none: a name, or a function that makes one."""
     if isinstance(solver, Adjoint):
         raise ValueError(
             f"solver {solver.name}: solves the linear system of an adjoint, and not u = G(u); take "
             f"one of {', '.join(SOLVERS)}, or for a gradient step one of {', '.join(DESCENTS)}"
         )
-    if not callable(solver):
-        raise ValueError(f"solver {solver!r}: expected one of {', '.join(SOLVERS)}, made as a call")
+    if not callable(solver) or solver in {**SOLVERS, **DESCENTS}.values():
+        name = getattr(solver, "__name__", repr(solver))
+        raise ValueError(
+            f"solver {name}: expected one of {', '.join(SOLVERS)}, made as a call, such as picard()"
+        )
     return solver
 
 

@@ -9,7 +9,7 @@ from jax.lax import dynamic_update_index_in_dim as put
 from jaxtyping import Array, Bool, Float
 
 from deqbilevel import checks
-from deqbilevel.solvers.base import Iteration, Step, relative_residual, zeros_of
+from deqbilevel.solvers.base import REMEMBERED, Iteration, Step, relative_residual, zeros_of
 from deqbilevel.types import Solver
 
 UNROLLED = 10
@@ -37,11 +37,12 @@ def anderson(
 
     Stops when norm(G(u) - u) / (1e-5 + norm(G(u))) <= tolerance over the batch, or when the
     budget of evaluations is spent, and returns the last G(u). Raises ValueError for a window
-    below 1, a ridge below 0 or a mixing that is not above 0.
+    below 1 or above `base.REMEMBERED`, a ridge below 0 or a mixing that is not above 0.
     """
-    checks.count("window", window)
-    checks.number("mixing", mixing, above=0)
-    checks.number("ridge", ridge, least=0)
+    checks.count("window", window, most=REMEMBERED)
+    checks.one("mixing", mixing, above=0)
+    checks.one("ridge", ridge, least=0)
+    checks.switch("relative", relative)
 
     def scheme(G: Callable[[Array], Array], u0: Array) -> tuple[Step, Any]:
         batch, pixels = u0.shape[0], u0[0].size
@@ -84,11 +85,12 @@ def preconditioned_anderson(
     half as many again for a DEQ that has learned to deblur.
 
     Stops as `anderson` does, by the residual of G, and returns the last G(u): [batch, pixels].
-    Raises ValueError for a window or a refresh below 1, or a mixing that is not above 0.
+    Raises ValueError for a window or a refresh below 1, a window above `base.REMEMBERED`, or a
+    mixing that is not above 0.
     """
-    checks.count("window", window)
+    checks.count("window", window, most=REMEMBERED)
     checks.count("refresh", refresh)
-    checks.number("mixing", mixing, above=0)
+    checks.one("mixing", mixing, above=0)
 
     def scheme(G: Any, u0: Array) -> tuple[Step, Any]:
         def anew(u: Array, P: Any) -> tuple[Array, Any]:

@@ -21,6 +21,9 @@ from deqbilevel.types import Adjoint, Info
 OFFSET = 1e-5
 """Added to the norm in the denominator of the residual, as in [REB]'s published settings."""
 
+REMEMBERED = 1000
+"""Evaluations that a method may remember: arrays of the size of the batch, for each of them."""
+
 
 @custom_vmap
 def any_lane(active: Bool[Array, ""]) -> Bool[Array, ""]:
@@ -111,7 +114,15 @@ class Map(NamedTuple):
     G: Any
 
     def __call__(self, u: Array) -> Array:
-        image = self.G(u)
+        try:
+            image = self.G(u)
+        except TypeError as error:
+            if type(error) is not TypeError:  # JAX's own, of what is traced, say more
+                raise
+            raise ValueError(
+                f"the map fails for {u.dtype} of shape {list(u.shape)} ({error}); mend the map, or "
+                "what it is applied to"
+            ) from error
         checks.same_form(image, u)
         return image
 
@@ -130,7 +141,7 @@ class Iteration:
     """A `Solver`: a scheme, and when it stops. Who unrolls a solver takes its `begin`.
 
     Raises ValueError for a budget or a tolerance that is none, see `checks.limits`; when called,
-    for a u0 that is no batch of images, and for a map whose images have another form.
+    for a u0 that is no batch of images or not finite, and for a map whose images have another form.
     """
 
     scheme: Scheme
@@ -142,7 +153,9 @@ class Iteration:
 
     def begin(self, G: Any, u0: Any) -> tuple[Step, Any]:
         """The scheme of a map at u0: [batch, ...], both of which are checked."""
+        checks.function("map", G)
         checks.batch(u0=u0)
+        checks.finite("u0", u0)
         return self.scheme(Map(G), u0)
 
     def __call__(self, G: Any, u0: Any) -> tuple[Array, Info]:
@@ -226,6 +239,7 @@ def linear(name: str, solve: Callable[[Linear, Array], tuple[Array, Info]]) -> A
     """The adjoint solver of that function, with the forms of g and of what vjp returns checked."""
 
     def checked(vjp: Linear, g: Any) -> tuple[Array, Info]:
+        checks.function("vjp", vjp)
         checks.batch(g=g)
         return solve(Map(vjp), g)
 

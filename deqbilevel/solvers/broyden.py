@@ -8,7 +8,7 @@ from jax.lax import dynamic_update_index_in_dim as put
 from jaxtyping import Array, Float
 
 from deqbilevel import checks
-from deqbilevel.solvers.base import Iteration, Rows, Step, relative_residual
+from deqbilevel.solvers.base import REMEMBERED, Iteration, Rows, Step, relative_residual
 
 Factor = Float[Array, "memory batch n"]
 
@@ -72,8 +72,8 @@ def broyden(*, tolerance: Any = 1e-3, max_evaluations: Any = 50, memory: int = 2
 
 
 def begin(u0: Array, memory: int) -> State:
-    """At u0, with H = I. Raises ValueError for a memory below 1."""
-    checks.count("memory", memory)
+    """At u0, with H = I. Raises ValueError for a memory below 1 or above `base.REMEMBERED`."""
+    checks.count("memory", memory, most=REMEMBERED)
     u = u0.reshape(len(u0), -1)
     none = jnp.zeros((memory, *u.shape), u.dtype)
     return State(u, u, u, Inverse(none, none))

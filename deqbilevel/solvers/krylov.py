@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import checks
 from deqbilevel.solvers.base import (
+    REMEMBERED,
     Advance,
     Linear,
     PerImage,
@@ -65,7 +66,7 @@ def gmres(*, tolerance: Any = 1e-3, max_evaluations: Any = 50, restart: int = 20
     53, 2010): the space grows by (I - J) r where the last product has reduced r, else by (I - J) q
     for the last q, so that it grows where r stagnates. Raises ValueError for a restart below 1.
     """
-    checks.count("restart", restart)
+    checks.count("restart", restart, most=REMEMBERED)
 
     def scheme(A: Linear, w: Rows, r: Rows) -> tuple[Advance, Any]:
         def advance(k: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -143,7 +144,7 @@ def asymmetry(vjp: Linear, g: Array, key: PRNGKeyArray) -> Float[Array, ""]:
     with norms over the batch. It estimates norm(A - A^T) / (sqrt(2) norm(A)) in the Frobenius norm:
     rounding for a symmetric J, about 1 for a random one.
     """
-    x, y = jax.random.normal(key, (2, *g.shape), g.dtype)
+    x, y = jax.random.normal(checks.key("key", key), (2, *g.shape), g.dtype)
     x, y, Ax, Ay = (z.reshape(len(g), -1) for z in (x, y, x - vjp(x), y - vjp(y)))
     difference = jnp.linalg.norm(dot(x, Ay) - dot(y, Ax))
     size = jnp.hypot(jnp.linalg.norm(Ax), jnp.linalg.norm(Ay))

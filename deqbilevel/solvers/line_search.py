@@ -24,7 +24,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float
 
 from deqbilevel import checks
-from deqbilevel.solvers.base import Iteration, PerImage, Rows, Step, dot, quotient
+from deqbilevel.solvers.base import REMEMBERED, Iteration, PerImage, Rows, Step, dot, quotient
 from deqbilevel.types import Solver
 
 
@@ -67,8 +67,8 @@ def backtracking(
     is not is taken, and the next trial is `growth` times as long. Stops as `iterate` does, with the
     residual of the accepted points, and returns them. Raises ValueError for a growth below 1.
     """
-    checks.number("growth", growth, least=1)
-    checks.number("over", over, above=0)
+    checks.one("growth", growth, least=1)
+    checks.one("over", over, above=0)
 
     def turn(k: Array, line: Line, r: Rows, pairs: Pairs) -> tuple[Rows, PerImage]:
         return r, growth * line.a
@@ -89,7 +89,7 @@ def nonlinear_conjugate_gradient(
     line searches these are linear conjugate gradients. Stops as `iterate` does, with the residual
     of the accepted points, and returns them. Raises ValueError for a sigma that is not above 0.
     """
-    checks.number("sigma", sigma, above=0)
+    checks.one("sigma", sigma, above=0)
 
     def turn(k: Array, line: Line, r: Rows, pairs: Pairs) -> tuple[Rows, PerImage]:
         y = line.r - r
@@ -118,9 +118,9 @@ def limited_memory_bfgs(
     `iterate` does, with the residual of the accepted points, and returns them. Raises ValueError
     for a memory below 1, and for an `over` or `under` that is no number of its kind.
     """
-    checks.count("memory", memory)
-    checks.number("over", over, above=0)
-    checks.number("under", under, least=0)
+    checks.count("memory", memory, most=REMEMBERED)
+    checks.one("over", over, above=0)
+    checks.one("under", under, least=0)
 
     def turn(k: Array, line: Line, r: Rows, pairs: Pairs) -> tuple[Rows, PerImage]:
         return _inverse_hessian(k, pairs, r), jnp.ones_like(line.a)

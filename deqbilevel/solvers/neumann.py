@@ -22,7 +22,7 @@ def neumann(*, tolerance: Any = 0.0, max_evaluations: Any = 5, damping: Any = 1.
     ValueError for a damping that is no number above 0, and for limits as `checks.limits` does.
     """
     checks.limits(tolerance, max_evaluations)
-    checks.number("damping", damping, above=0)
+    checks.one("damping", damping, above=0)
 
     def adjoint(vjp: Callable[[Array], Array], g: Array) -> tuple[Array, Info]:
         def step(k: Array, w: Array) -> tuple[Array, Array, Array]:

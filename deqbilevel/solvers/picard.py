@@ -18,7 +18,7 @@ def picard(*, tolerance: Any = 1e-3, max_evaluations: Any = 50, damping: Any = 1
     [REB] 2.2. Raises ValueError for a damping that is no number above 0.
     """
 
-    checks.number("damping", damping, above=0)
+    checks.one("damping", damping, above=0)
 
     def scheme(G: Callable[[Array], Array], u0: Array) -> tuple[Step, Any]:
         def step(k: Array, u: Array) -> tuple[Array, Array, Array]:
