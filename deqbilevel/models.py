@@ -252,7 +252,7 @@ def hyperparameters(
     for name, value in scalars.items():
         least = {"above": 0} if name in ("tau", "learning_rate") else {"least": 0}
         if isinstance(value, list | tuple):
-            raise ValueError(f"{name}={value}: expected a number, or an array of a number each lane")
+            raise ValueError(f"{name}={value}: expected a number, or an array of them")
         checks.number(name, value, **least)
     if threshold is not None:
         checks.number("threshold", threshold, least=0)

@@ -34,6 +34,7 @@ from experiments import faces, hypergradient_cases, naive, networks, train_algor
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (6, 6)
+TOLERANCES = ("forward_tolerance", "adjoint_tolerance", "evaluation_tolerance")
 ASKED = {"highest": jax.lax.Precision.HIGHEST, "tensorfloat32": jax.lax.Precision.HIGH}
 SCALARS = {"tau": 0.5, "gamma": 0.5, "activation": "relu", "noise": 0.1}
 IMAGES = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (4, 36)), jnp.float32)
@@ -120,7 +121,10 @@ def trainings() -> dict[str, Callable[[], tuple[training.Trainer, Any, str]]]:
         },
         **{
             f"accurate in {p}": lambda p=p: dense(
-                "bilevel", SETTINGS["accurate"]._replace(precision=p, hypergradient="gmres")
+                "bilevel",
+                SETTINGS["accurate"]._replace(
+                    precision=p, hypergradient="gmres", **dict.fromkeys(TOLERANCES, 1e-3)
+                ),
             )
             for p in precision.PRECISIONS
         },
