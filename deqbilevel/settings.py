@@ -245,8 +245,9 @@ def check(setting: Setting) -> Setting:
     checks.known("precision", setting.precision, precision.PRECISIONS)
     for name in ("forward_tolerance", "adjoint_tolerance", "evaluation_tolerance"):
         tolerance = getattr(setting, name)
-        known = tolerance is not None and not checks.traced(tolerance)
-        if setting.precision == "tensorfloat32" and known and tolerance < TF32_RESIDUAL:
+        if setting.precision == "highest" or tolerance is None or checks.traced(tolerance):
+            continue
+        if tolerance < TF32_RESIDUAL:
             raise ValueError(
                 f"{name}={tolerance:g} with precision tensorfloat32, whose products converge to "
                 f"residuals of {TF32_RESIDUAL:g}: take precision highest, or a tolerance of "

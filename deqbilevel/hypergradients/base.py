@@ -27,7 +27,7 @@ def as_cotangent(info: Info, probe: Info) -> Info:
 # ---- what is given to a solve
 
 
-def at(G: FixedPointMap, params: Params, f: Any) -> Callable[[Array], Array]:
+def at(G: Callable[..., Array], params: Params, f: Any) -> Callable[[Array], Array]:
     """u -> G(u, params, f). It raises ValueError for params without what the map takes, an f of
     another number of images than u where the map fails for that, and for images of another form."""
 
