@@ -20,6 +20,7 @@ import numpy as np
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from deqbilevel import checks
 from deqbilevel.checks import Registry, number, pixels, whole
 from deqbilevel.types import pytree
 
