@@ -92,6 +92,23 @@ def test_train_writes_its_numbers_and_pictures(
         assert np.asarray(Image.open(tmp_path / "run" / name).convert("L")).std() > 10
 
 
+def test_train_runs_where_nothing_is_compiled(tmp_path: Path) -> None:
+    """JAX_DISABLE_JIT=1: nothing is compiled beforehand either."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for i in range(4):
+        picture = Image.fromarray(rng.integers(0, 255, (12, 12), np.uint8))
+        picture.save(tmp_path / "pictures" / f"{i}.png")
+    few = {"train_size": 2, "test_size": 1, "batch_size": 2, "epochs": 1, "patch": 3}
+    config = train.Train(
+        setting="fast", data=f"images:{tmp_path / 'pictures'}", out=tmp_path / "run", **few
+    )
+    with jax.disable_jit():
+        numbers = train.main(config)
+    assert numbers["epoch"] == 1 and np.isfinite(numbers["test_loss"])
+    assert (tmp_path / "run" / "result.json").exists()
+
+
 def test_options_that_are_not_given_are_the_tasks(trained: tuple[Path, dict[str, Any]]) -> None:
     stored = json.loads((trained[0] / "options.json").read_text())
     stored = stored.get("options", stored)
