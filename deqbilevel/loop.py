@@ -40,15 +40,22 @@ def compiled(
 ) -> Trainer:
     """The trainer with its steps compiled for these shapes, so that no epoch times a compilation.
 
-    With lanes, `train` comes from `Lanes.share` and `key` from `Lanes.keys`. The trainer as it is
-    where JAX is told to compile nothing.
+    With lanes, `train` comes from `Lanes.share` and `key` from `Lanes.keys`.
     """
-    if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
-        return trainer
     train = train if trainer.lanes else jnp.asarray(train)
     order, noise, _, _ = trainer.draw(key, 0, train)
     first = block(trainer, order, noise, 0)
-    return trainer._replace(steps=trainer.steps.lower(state, train, *first).compile())
+    return trainer._replace(steps=ahead(trainer.steps, state, train, *first))
+
+
+def compiles() -> bool:
+    """Whether JAX compiles at all: not where JAX_DISABLE_JIT is set."""
+    return not jax.config.jax_disable_jit  # type: ignore[attr-defined]
+
+
+def ahead(jitted: Any, *arguments: Any) -> Any:
+    """A jitted function compiled for these arguments; as it is where nothing is compiled."""
+    return jitted.lower(*arguments).compile() if compiles() else jitted
 
 
 def block(trainer: Trainer, order: Array, noise: Array, index: int) -> tuple[Array, Array]:

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array
 from tqdm import tqdm
 
-from deqbilevel import algorithms, checkpoints
+from deqbilevel import algorithms, checkpoints, loop
 from deqbilevel.algorithms import Algorithm, Posed, cleaning
 from experiments import (
     algorithm_cases,
@@ -297,7 +297,7 @@ def _course(
     zero = jnp.array(0)
     over = jax.vmap if CASES[options["problem"]].together else _one_by_one
     steps = over(advance, in_axes=(0, 0, None, None))
-    run = jax.jit(steps).lower(lanes, state, zero, zero).compile()
+    run = loop.ahead(jax.jit(steps), lanes, state, zero, zero)
     judge_all = jax.jit(over(judge, in_axes=(0, 0, 0, 0)))
     calls, seconds = (part * options[name] for name in ("calls", "seconds"))
     x, v, saved = state.x, jnp.zeros_like(state.x), 0.0

@@ -194,6 +194,7 @@ def main(config: Benchmark) -> dict[str, Any]:
     """Time everything, print the table, and return the numbers."""
     with common.clear_errors():
         check(config)
+        common.measures_compiled()
         images = data.load("sample", train_size=config.train_size, test_size=1)
         if config.out:
             listing.will_write(config.out, ["benchmark.json"])

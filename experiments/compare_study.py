@@ -69,6 +69,9 @@ def prepare(config: Compare, stack: contextlib.ExitStack) -> Work:
     axes, drawn = crossed(options)
     _check_grid(config, axes, options)
     grid = grids.grid(axes, drawn)
+    tolerances = {"forward_tolerance", "adjoint_tolerance"} & set(grid[0])
+    tightest = {name: min(lane[name] for lane in grid) for name in tolerances}
+    settings.check(study.setting.of(tightest))
     if options["captions"]:
         axes, grid = captions.joined(axes, drawn, grid)
     study.hyperparameters(grid[0])  # the grid has checked all but the study's learning rate

@@ -28,6 +28,7 @@ from deqbilevel import (
     bilevel,
     checkpoints,
     hypergradients,
+    loop,
     losses,
     potentials,
     pretrained,
@@ -484,7 +485,7 @@ def _train(
             count = min(config.block, options["iterations"] - done)
             chosen = images_of(done, count)
             if count not in compiled:
-                compiled[count] = program(count).lower(state, f, chosen).compile()
+                compiled[count] = loop.ahead(program(count), state, f, chosen)
             begin = time.perf_counter()
             state, metrics = jax.block_until_ready(compiled[count](state, f, chosen))
             seconds = time.perf_counter() - begin

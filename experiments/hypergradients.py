@@ -112,6 +112,7 @@ def main(config: Hypergradients) -> dict[str, Any]:
         with contextlib.ExitStack() as stack:
             with common.clear_errors():
                 _check(config)
+                common.measures_compiled()
                 options = common.options_of(config)
                 name = f"hypergradients-{common.digest(options)}"
                 names = ("size", "images", "features", "seed")

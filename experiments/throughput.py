@@ -91,6 +91,7 @@ def main(config: Throughput) -> dict[str, Any]:
     """Time every group; returns the numbers."""
     with common.clear_errors():
         _check(config)
+        common.measures_compiled()
         images = data.load("sample", train_size=config.train_size, test_size=config.batch_size)
         grid = _grid(config)
         if config.out:

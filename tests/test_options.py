@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import jax
 import pytest
 
 from experiments import command, options
@@ -111,6 +112,11 @@ REFUSED = [
     ("compare", "--axis threshold=0.1,0.2", "--axis threshold with --activations identity relu"),
     ("compare", "--axis lam=1e39", "--axis lam=1e39: 1e+39: expected 0 or more"),
     ("compare", "--axis adam_b1=0.99999999", "expected 0 or more, at most 0.999999"),
+    (
+        "compare",
+        "--setting fast --axis forward_tolerance=1e-3,1e-5",
+        "forward_tolerance=1e-05 with precision tensorfloat32",
+    ),
     ("compare", "--width 3 --lanes-at-once 2", "--width 3: expected a divisor of --lanes-at-once"),
     ("compare", "--process 1", "--process 1: has no effect here, only with --coordinator"),
     ("compare", "--coordinator a:1 --processes 2 --process 2", "--process 2: expected below"),
@@ -272,3 +278,17 @@ def test_what_ends_a_command_is_one_line(raised, line, monkeypatch):
     with pytest.raises(SystemExit) as end:
         command.run(Sample, main)
     assert str(end.value.code).startswith(line) and "\n" not in str(end.value.code)
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [
+        ("benchmark", "Benchmark"),
+        ("hypergradients", "Hypergradients"),
+        ("throughput", "Throughput"),
+    ],
+)
+def test_what_measures_compiled_programs_says_so_where_nothing_is_compiled(module, kind):
+    found = importlib.import_module(f"experiments.{module}")
+    with jax.disable_jit(), pytest.raises(SystemExit, match=r"JAX_DISABLE_JIT is set.*unset it"):
+        found.main(getattr(found, kind)())
