@@ -47,6 +47,14 @@ def test_init_follows_from_the_key(network):
 
 
 @float64
+def test_in_double_precision_all_weights_are_and_a_firm_network_is_nonexpansive(network):
+    params = network.init(jax.random.key(0))
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float64")}
+    if network.firm:
+        assert float(network.lipschitz(params)) <= 1 + 1e-14
+
+
+@float64
 def test_the_lipschitz_constant_bounds_the_jacobian(name, network):
     """Also before a refresh. That of the affine one is attained; others are within a factor."""
     params = weights(network, 2.0)

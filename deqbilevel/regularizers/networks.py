@@ -259,7 +259,9 @@ def _check(shape: Shape, *, size: int, **counts: int) -> None:
 
 
 def _weights(module: nn.Module, key: PRNGKeyArray, shape: Shape) -> dict[str, Any]:
-    return dict(module.init(checks.key("key", key), jnp.zeros((1, *shape, 1)))["params"])
+    """Weights to start with, all in the default precision: Flax draws them in float32."""
+    weights = module.init(checks.key("key", key), jnp.zeros((1, *shape, 1)))["params"]
+    return jax.tree.map(lambda x: jnp.asarray(x, float), dict(weights))
 
 
 def _norms(weights: dict[str, Any], shape: Shape) -> dict[str, Scalar]:
