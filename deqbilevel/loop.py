@@ -53,6 +53,12 @@ def compiles() -> bool:
     return not jax.config.jax_disable_jit  # type: ignore[attr-defined]
 
 
+def measures_compiled() -> None:
+    """Raises ValueError where nothing is compiled, for what measures compiled programs."""
+    if not compiles():
+        raise ValueError("JAX_DISABLE_JIT is set, and compiled programs are measured: unset it")
+
+
 def ahead(jitted: Any, *arguments: Any) -> Any:
     """A jitted function compiled for these arguments; as it is where nothing is compiled."""
     return jitted.lower(*arguments).compile() if compiles() else jitted

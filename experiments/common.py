@@ -11,8 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from deqbilevel import loop
-
 
 @contextlib.contextmanager
 def clear_errors() -> Iterator[None]:
@@ -35,12 +33,6 @@ def options_of(config: Any, *, without: tuple[str, ...] = ("out", "fresh")) -> d
     """The options that decide the numbers, ready for JSON."""
     options = dataclasses.asdict(config)
     return {name: value for name, value in options.items() if name not in without}
-
-
-def measures_compiled() -> None:
-    """Raises ValueError where nothing is compiled, for what measures compiled programs."""
-    if not loop.compiles():
-        raise ValueError("JAX_DISABLE_JIT is set, and compiled programs are measured: unset it")
 
 
 def make_cpu_devices(count: int) -> None:

@@ -25,7 +25,7 @@ from jaxtyping import Array
 from scipy.optimize import brentq
 from tqdm import tqdm
 
-from deqbilevel import hypergradients, plots
+from deqbilevel import hypergradients, loop, plots
 from deqbilevel.solvers import DESCENTS, SOLVERS
 from experiments import command, common, folders, hypergradient_estimates, options, sizes
 from experiments.drawing import draw
@@ -112,7 +112,7 @@ def main(config: Hypergradients) -> dict[str, Any]:
         with contextlib.ExitStack() as stack:
             with common.clear_errors():
                 _check(config)
-                common.measures_compiled()
+                loop.measures_compiled()
                 options = common.options_of(config)
                 name = f"hypergradients-{common.digest(options)}"
                 names = ("size", "images", "features", "seed")

@@ -29,7 +29,7 @@ import psutil
 from jaxtyping import Array
 from tqdm import tqdm
 
-from deqbilevel import data, grids, lanes, models, plans, settings, studies, training
+from deqbilevel import data, grids, lanes, loop, models, plans, settings, studies, training
 from deqbilevel.lanes import Lanes
 from deqbilevel.models import Model
 from deqbilevel.storage import Lane
@@ -91,7 +91,7 @@ def main(config: Throughput) -> dict[str, Any]:
     """Time every group; returns the numbers."""
     with common.clear_errors():
         _check(config)
-        common.measures_compiled()
+        loop.measures_compiled()
         images = data.load("sample", train_size=config.train_size, test_size=config.batch_size)
         grid = _grid(config)
         if config.out:
