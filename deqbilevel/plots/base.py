@@ -105,7 +105,8 @@ def finish(axes: Axes, x_label: str, grid: Literal["both", "y"] = "y") -> None:
     axes.set_xlabel(x_label)
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "linear":
-            ticks = MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+            most = 5 if axis is axes.xaxis else 10  # labels of thousands stand side by side
+            ticks = MaxNLocator(most, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
             axis.set_major_locator(ticks)
     axes.grid(which="both", axis=grid, color="0.92")
     axes.set_axisbelow(True)
