@@ -21,14 +21,6 @@ def clear_errors() -> Iterator[None]:
         sys.exit(f"error: {error}")
 
 
-def at_least(minimum: int, **values: int | None) -> None:
-    """Raises ValueError for a value below the minimum; None is left to its default."""
-    for name, value in values.items():
-        if value is not None and value < minimum:
-            option = "--" + name.replace("_", "-")
-            raise ValueError(f"{option} {value}: expected {minimum} or more")
-
-
 def options_of(config: Any, *, without: tuple[str, ...] = ("out", "fresh")) -> dict[str, Any]:
     """The options that decide the numbers, ready for JSON."""
     options = dataclasses.asdict(config)
@@ -37,7 +29,6 @@ def options_of(config: Any, *, without: tuple[str, ...] = ("out", "fresh")) -> d
 
 def make_cpu_devices(count: int) -> None:
     """Make so many devices of a CPU; only before jax is used for the first time."""
-    at_least(1, cpu_devices=count)
     if count > 1:
         jax.config.update("jax_num_cpu_devices", count)
 

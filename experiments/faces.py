@@ -220,17 +220,14 @@ def main(config: Faces) -> dict[str, Any]:
             given = {name: stored_kernels(config, name) for name in config.models}
             built = {name: build(config, name, images.shape) for name in config.models}
             name = f"faces-{config.task}-{common.digest(options)}"
-            claimed = folders.claim(
-                config.out,
+            claimed = folders.claim_over(
+                images,
+                config,
                 name,
                 options,
-                files=files_of(config),
-                inputs=data.fingerprint(images) | folders.given(given),
-                sources={
-                    "--data": folders.source(config.data),
-                    "--kernels-from": config.kernels_from,
-                },
-                fresh=config.fresh,
+                files_of(config),
+                read=given,
+                sources={"--kernels-from": config.kernels_from},
             )
             out = stack.enter_context(claimed)
         runs = {

@@ -84,17 +84,14 @@ def main(config: Speed) -> dict[str, Any]:
             )
             given = {name: faces.stored_kernels(own, name) for name in config.models}
             name = f"faces_speed-{common.digest(options)}"
-            claimed = folders.claim(
-                config.out,
+            claimed = folders.claim_over(
+                images,
+                config,
                 name,
                 options,
-                files=["result.json"],
-                inputs=data.fingerprint(images) | folders.given(given),
-                sources={
-                    "--data": folders.source(config.data),
-                    "--kernels-from": config.kernels_from,
-                },
-                fresh=config.fresh,
+                ["result.json"],
+                read=given,
+                sources={"--kernels-from": config.kernels_from},
             )
             out = stack.enter_context(claimed)
         result = out / "result.json"

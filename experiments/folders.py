@@ -80,16 +80,24 @@ def claim(
 
 
 def claim_over(
-    images: data.Images, config: Any, name: str, options: Mapping[str, Any], files: Sequence[str]
+    images: data.Images,
+    config: Any,
+    name: str,
+    options: Mapping[str, Any],
+    files: Sequence[str],
+    *,
+    read: Mapping[str, Any] | None = None,
+    sources: Mapping[str, Path | None] | None = None,
 ) -> AbstractContextManager[Path]:
-    """`claim` for a command that reads nothing but the images of its --data."""
+    """`claim` for a command that reads the images of its --data, and what is in `read` (see
+    `given`) from further `sources`."""
     return claim(
         config.out,
         name,
         options,
         files=files,
-        inputs=data.fingerprint(images),
-        sources={"--data": source(config.data)},
+        inputs=data.fingerprint(images) | given(read or {}),
+        sources={"--data": source(config.data), **(sources or {})},
         fresh=config.fresh,
     )
 
