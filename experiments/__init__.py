@@ -1,4 +1,4 @@
-"""Commands: each module with a `main` is run as `python -m experiments.NAME`."""
+"""Commands: each module, or package, with a `main` is run as `python -m experiments.NAME`."""
 
 import sys
 

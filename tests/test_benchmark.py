@@ -4,7 +4,8 @@ import importlib.util
 
 import pytest
 
-from experiments import benchmark, peers
+from experiments import benchmark
+from experiments.benchmark import peers
 
 TINY = {"steps": 1, "warm_up": 1, "batch_size": 10, "train_size": 20}
 

@@ -27,8 +27,9 @@ from tqdm import tqdm
 from deqbilevel import data, loop, models
 from deqbilevel.settings import SETTINGS, Budget, Setting
 from deqbilevel.training import steps_per_epoch, trainer
-from experiments import command, common, folders, listing, options, peers
-from experiments.peers import Evaluations, Problem, Step
+from experiments import command, common, folders, listing, options
+from experiments.benchmark import peers
+from experiments.benchmark.peers import Evaluations, Problem, Step
 
 CASES: dict[str, dict[str, Any]] = {
     "denoising": {"activation": "relu", "tau": 0.9, "gamma": 0.1, "noise": 0.5},
@@ -254,7 +255,3 @@ def reached(cost: Cost, floor_ms_per_evaluation: float) -> dict[str, float]:
         "floor_ms": floor_ms,
         "fraction_of_floor": floor_ms / cost.step_ms,
     }
-
-
-if __name__ == "__main__":
-    command.run(Benchmark, main)
