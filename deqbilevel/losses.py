@@ -1,4 +1,4 @@
-"""Upper-level losses and image quality, on images `[batch, pixels]` with values in [-1, 1].
+"""Upper-level losses and image quality, on images `[batch, pixels]`.
 
 All compare images u with the true ones, and raise ValueError where their shapes differ, where they
 are no images [batch, pixels], one or more, or their numbers are not floating ones.
@@ -26,11 +26,13 @@ def mean_squared_error(u: Images, truth: Images) -> Float[Array, ""]:
     return jnp.mean((u - truth) ** 2)
 
 
-def psnr(u: Images, truth: Images, data_range: float | None = 2.0) -> Float[Array, " batch"]:
+def psnr(u: Images, truth: Images, *, data_range: float | None) -> Float[Array, " batch"]:
     """Peak signal-to-noise ratio of each image in dB, 10 log10(peak^2 / mean squared error).
 
-    The peak is a fixed range of values, 2 for images in [-1, 1]; or with None that of the true
-    image, ||truth||_inf, as in [CF] (3.2): 10 log10(N ||truth||_inf^2 / ||u - truth||^2).
+    The peak is the width of the range of values, 2 for images in [-1, 1] and 1 for [0, 1], as
+    `data.Images.peak` says it: with that of the other range, the number is 6.02 dB off. Or with
+    None that of the true image, ||truth||_inf, as in [CF] (3.2):
+    10 log10(N ||truth||_inf^2 / ||u - truth||^2).
     """
     _pair(u, truth)
     if data_range is None:
@@ -48,9 +50,11 @@ def snr(u: Images, truth: Images) -> Float[Array, " batch"]:
 
 
 def ssim(
-    u: Images, truth: Images, shape: tuple[int, int], data_range: float = 2.0
+    u: Images, truth: Images, shape: tuple[int, int], *, data_range: float
 ) -> Float[Array, " batch"]:
     """Structural similarity of each image of a shape, at most 1, by dm-pix.
+
+    `data_range` is as for `psnr`.
 
     Raises: ValueError for pictures below its window of 11x11, of which it would be another number.
     """
@@ -63,7 +67,7 @@ def ssim(
 
 
 def ssim_or_nan(
-    u: Images, truth: Images, shape: tuple[int, int], data_range: float = 2.0
+    u: Images, truth: Images, shape: tuple[int, int], *, data_range: float
 ) -> Float[Array, " batch"]:
     """`ssim`, for reports: not a number where the pictures are below its window."""
     if has_ssim(shape):

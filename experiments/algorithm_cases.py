@@ -183,7 +183,7 @@ def _deblurring(options: dict[str, Any]) -> Case:
         return algorithms.dense(model, lane[0] | scalars, truth, lane[1])
 
     def scores(gamma: Gamma, x: Array, posed: Posed) -> dict[str, Array]:
-        return {"psnr_db": jnp.mean(losses.psnr(x, truth))}
+        return {"psnr_db": jnp.mean(losses.psnr(x, truth, data_range=2.0))}
 
     seeds = options["seed"] + jnp.arange(options["seeds"])
     about = f"deblurring {DIGITS} digits ({images.source}) by the dense bilevel model of [REB]"

@@ -471,13 +471,13 @@ def _judge(config: Faces, name: str, model: Model) -> Callable[[Params, Array], 
         f, u, info = solved(params, truth)
         numbers = {
             "loss": losses.mean_squared_error(u, truth),
-            "psnr_db": jnp.mean(losses.psnr(u, truth)),
-            "psnr_noisy_db": jnp.mean(losses.psnr(f, truth)),
+            "psnr_db": jnp.mean(losses.psnr(u, truth, data_range=2.0)),
+            "psnr_noisy_db": jnp.mean(losses.psnr(f, truth, data_range=2.0)),
             "residual": info.residual,
             "evaluations": info.evaluations,
         }
         similar = {
-            k: float(jnp.mean(losses.ssim(x, truth, model.shape)))
+            k: float(jnp.mean(losses.ssim(x, truth, model.shape, data_range=2.0)))
             if losses.has_ssim(model.shape)
             else None
             for k, x in (("ssim", u), ("ssim_noisy", f))

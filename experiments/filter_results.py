@@ -127,9 +127,9 @@ def _judged(
         values = {
             "snr_noisy_db": losses.snr(y, t),
             "snr_db": losses.snr(u, t),
-            "psnr_noisy_db": losses.psnr(y, t, 1.0),
-            "psnr_db": losses.psnr(shown, t, 1.0),
-            "ssim": losses.ssim_or_nan(shown, t, true.shape, 1.0),
+            "psnr_noisy_db": losses.psnr(y, t, data_range=1.0),
+            "psnr_db": losses.psnr(shown, t, data_range=1.0),
+            "ssim": losses.ssim_or_nan(shown, t, true.shape, data_range=1.0),
             "residual": residual,
         }
         row = {"iteration": iterations, "lane": lane, "picture": name}

@@ -527,8 +527,8 @@ def _watcher(
         u, _ = bilevel.solve(problem, params, f, f, solver)
         return {
             "snr_db": jnp.mean(losses.snr(u, true)),
-            "psnr_db": jnp.mean(losses.psnr(u, true, 1.0)),
-            "ssim": jnp.mean(losses.ssim_or_nan(u, true, shape, 1.0)),
+            "psnr_db": jnp.mean(losses.psnr(u, true, data_range=1.0)),
+            "ssim": jnp.mean(losses.ssim_or_nan(u, true, shape, data_range=1.0)),
         }
 
     judged = jax.jit(jax.vmap(judge))

@@ -384,10 +384,10 @@ def evaluate(
     )
     return {
         "test_loss": float(losses.mean_squared_error(u, test)),
-        "psnr_db": float(jnp.mean(losses.psnr(u, test))),
+        "psnr_db": float(jnp.mean(losses.psnr(u, test, data_range=2.0))),
         "stopped_test_loss": float(losses.mean_squared_error(stopped, test)),
-        "stopped_psnr_db": float(jnp.mean(losses.psnr(stopped, test))),
-        "measured_psnr_db": float(jnp.mean(losses.psnr(f, test))),
+        "stopped_psnr_db": float(jnp.mean(losses.psnr(stopped, test, data_range=2.0))),
+        "measured_psnr_db": float(jnp.mean(losses.psnr(f, test, data_range=2.0))),
         "evaluations": int(info.evaluations),
         "residual": float(info.residual),
         "lipschitz": found[contraction.CONTRACTION_MEASURED].value,

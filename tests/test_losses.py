@@ -50,12 +50,14 @@ def test_psnr_is_that_of_scikit_image():
             peak_signal_noise_ratio(np.array(t), np.array(x), data_range=data_range)
             for t, x in zip(truth, u, strict=True)
         ]
-        np.testing.assert_allclose(psnr(u, truth, data_range), expected, rtol=1e-12)
-    np.testing.assert_array_equal(psnr(u, truth), psnr(u, truth, 2.0))
+        np.testing.assert_allclose(psnr(u, truth, data_range=data_range), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        psnr(u, truth, data_range=2.0) - psnr(u, truth, data_range=1.0), 20 * np.log10(2), rtol=1e-9
+    )
 
 
 def test_psnr_of_a_perfect_image_is_infinite():
-    assert np.isposinf(psnr(jnp.ones((1, 4)), jnp.ones((1, 4)))).all()
+    assert np.isposinf(psnr(jnp.ones((1, 4)), jnp.ones((1, 4)), data_range=1.0)).all()
 
 
 @float64
@@ -66,10 +68,10 @@ def test_psnr_without_a_range_is_that_of_the_text():
         10 * np.log10(36 * np.abs(t).max() ** 2 / np.sum((x - t) ** 2))
         for t, x in zip(np.array(truth), np.array(u), strict=True)
     ]
-    np.testing.assert_allclose(psnr(u, truth, None), expected, rtol=1e-12)
+    np.testing.assert_allclose(psnr(u, truth, data_range=None), expected, rtol=1e-12)
     for data_range in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match=r"data_range=.*: expected a finite number, above 0"):
-            psnr(u, truth, data_range)
+            psnr(u, truth, data_range=data_range)
 
 
 def test_ssim_is_that_of_scikit_image_and_refuses_pictures_below_its_window():
@@ -81,21 +83,22 @@ def test_ssim_is_that_of_scikit_image_and_refuses_pictures_below_its_window():
         options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
         _, full = structural_similarity(a, b, data_range=2.0, full=True, **options)
         expected.append(full[5:-5, 5:-5].mean())
-    found = ssim(jnp.asarray(u), jnp.asarray(truth), (11, 13))
+    found = ssim(jnp.asarray(u), jnp.asarray(truth), (11, 13), data_range=2.0)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    np.testing.assert_array_equal(ssim_or_nan(jnp.asarray(u), jnp.asarray(truth), (11, 13)), found)
+    again = ssim_or_nan(jnp.asarray(u), jnp.asarray(truth), (11, 13), data_range=2.0)
+    np.testing.assert_array_equal(again, found)
     for shape in ((10, 13), (13, 10), (8, 8)):
         x = jnp.ones((2, shape[0] * shape[1]))
         with pytest.raises(ValueError, match=f"pictures of {shape[0]}x{shape[1]}: expected 11x11"):
-            ssim(x, x, shape)
-        assert np.isnan(ssim_or_nan(x, x, shape)).all()
+            ssim(x, x, shape, data_range=2.0)
+        assert np.isnan(ssim_or_nan(x, x, shape, data_range=2.0)).all()
 
 
 @pytest.mark.parametrize("shapes", [((4, 1), (1, 256)), ((4, 256), (1, 256)), ((256,), (1, 256))])
 def test_shapes_that_differ_are_refused(shapes):
     u, truth = (np.ones(shape, np.float32) for shape in shapes)
-    square = [partial(measure, shape=(16, 16)) for measure in (ssim, ssim_or_nan)]
-    for measure in (*LOSSES.values(), psnr, snr, *square):
+    square = [partial(measure, shape=(16, 16), data_range=2.0) for measure in (ssim, ssim_or_nan)]
+    for measure in (*LOSSES.values(), partial(psnr, data_range=2.0), snr, *square):
         with untyped(), pytest.raises(ValueError, match=r"u \[.*\] and truth \[1, 256\]: expected"):
             measure(jnp.asarray(u), jnp.asarray(truth))
 
@@ -103,6 +106,14 @@ def test_shapes_that_differ_are_refused(shapes):
 def test_whole_numbers_are_refused():
     """Differences of grey values would wrap around."""
     u, truth = jnp.zeros((1, 4), jnp.uint8), jnp.ones((1, 4), jnp.uint8)
-    for measure in (*LOSSES.values(), psnr, snr):
+    for measure in (*LOSSES.values(), partial(psnr, data_range=2.0), snr):
         with untyped(), pytest.raises(ValueError, match=r"u: of type uint8; expected floating"):
             measure(u, truth)
+
+
+def test_the_range_has_to_be_said():
+    """A default would be 6.02 dB off for images in [0, 1] or for those in [-1, 1]."""
+    x = jnp.ones((1, 256))
+    for measure in (psnr, partial(ssim, shape=(16, 16)), partial(ssim_or_nan, shape=(16, 16))):
+        with untyped(), pytest.raises(TypeError, match="data_range"):
+            measure(x, x)

@@ -1,5 +1,7 @@
 """Training: what a step does, lanes, divergence, budgets, and restarts."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -227,7 +229,11 @@ def test_the_loss_that_is_learned_by_is_the_one_that_is_reported(model: models.M
     assert set(expected) == {"epoch", *loop.RECORDS}
     with pytest.raises(ValueError, match=r"loss_function: of shape \(10,\); expected one number"):
         vector = training.trainer(
-            model, setting, total_steps=4, batch_size=10, loss_function=losses.psnr
+            model,
+            setting,
+            total_steps=4,
+            batch_size=10,
+            loss_function=partial(losses.psnr, data_range=2.0),
         )
         vector.evaluate(params, TEST, jax.random.key(0))
 
