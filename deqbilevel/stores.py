@@ -1,6 +1,6 @@
 """A `results.zarr` looked at before it is opened: it may be of anybody, and name any codec.
 
-zarr makes whatever codec the metadata names, and some run code (numcodecs' pickle). `cubes`
+zarr makes whatever codec the metadata names, and some run code (numcodecs' pickle). `studies.cubes`
 writes arrays of numbers and short texts, compressed by Zstandard, and nothing else is opened.
 """
 
@@ -29,7 +29,7 @@ RESTORE = "repeat the study's command, which restores it"
 
 
 def check(path: Path) -> None:
-    """Raises: FileError, which names the file, for what `cubes` does not write."""
+    """Raises: FileError, which names the file, for what `studies.cubes` does not write."""
     if not path.is_dir():
         raise FileError(f"{path}: not a store of results; give a study's --out")
     for file in path.rglob("zarr.json"):
@@ -75,7 +75,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _wrong(array: Any) -> str:
-    """What is not as `cubes` writes it, in words; "" if nothing is."""
+    """What is not as `studies.cubes` writes it, in words; "" if nothing is."""
     if not isinstance(array, dict):
         return "no metadata of an array"
     compressor, filters = array.get("compressor"), array.get("filters")

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deqbilevel import grids
 from deqbilevel.plots import CAPTIONS
-from deqbilevel.storage import Lane
+from deqbilevel.studies import grids
+from deqbilevel.studies.storage import Lane
 
 
 def joined(

@@ -17,8 +17,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from deqbilevel import grids, keeping, plans, results, storage, studies
-from deqbilevel.storage import Lane, Storage
+from deqbilevel import results
+from deqbilevel.studies import grids, keeping, plans, running, storage
+from deqbilevel.studies.storage import Lane, Storage
+from deqbilevel.studies.study import Study
 from experiments import command, common, report
 from experiments.compare_options import Compare
 from experiments.compare_study import Work, prepare
@@ -81,7 +83,7 @@ def _plan(work: Work, fresh: bool) -> dict[str, Any]:
     return whole._asdict() | {"devices": study.lanes.mesh.size, "out": str(store.folder)}
 
 
-def _said(plan: plans.Plan, study: studies.Study) -> str:
+def _said(plan: plans.Plan, study: Study) -> str:
     return (
         f"{plan.lanes} lanes in {plan.chunks} chunks of at most {study.lanes.count} (an epoch "
         f"each), {plan.evaluations:.3g} evaluations, {plan.memory / 1e6:.0f} MB on each device, "
@@ -122,7 +124,7 @@ def _execute(work: Work) -> dict[str, Any]:
             bar.set_description(name)
             train, test = images.train, images.test
             try:
-                studies.run_group(
+                running.run_group(
                     model, group, study, train, test, store, progress, on_chunk=on_chunk
                 )
             except ValueError as error:
@@ -132,7 +134,7 @@ def _execute(work: Work) -> dict[str, Any]:
     records = [r for lane in progress.records.values() for r in lane.values()]
     return {
         "evaluations": sum(r["needed_evaluations"] for r in records),
-        "useful_work": studies.useful_work(progress),
+        "useful_work": running.useful_work(progress),
         "training_seconds": sum(r["seconds"] + r["evaluation_seconds"] for r in records),
     }
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from deqbilevel import grids, settings
+from deqbilevel import settings
 from deqbilevel.checks import known
+from deqbilevel.studies import grids
 from experiments import common, options
 from experiments.options import once
 

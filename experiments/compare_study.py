@@ -12,21 +12,12 @@ import numpy as np
 import xarray as xr
 from jax.experimental import multihost_utils
 
-from deqbilevel import (
-    baselines,
-    data,
-    grids,
-    lanes,
-    loop,
-    models,
-    plans,
-    results,
-    settings,
-    studies,
-)
+from deqbilevel import baselines, data, lanes, loop, models, results, settings
 from deqbilevel.data import Images
 from deqbilevel.files import marked
-from deqbilevel.storage import Lane, Storage
+from deqbilevel.studies import grids, plans, running
+from deqbilevel.studies.storage import Lane, Storage
+from deqbilevel.studies.study import Study
 from experiments import captions, folders, processes, report, sizes
 from experiments.compare_options import Compare
 
@@ -47,7 +38,7 @@ LARGEST_GRID = 100_000
 class Work(NamedTuple):
     """A study that is ready to run."""
 
-    study: studies.Study
+    study: Study
     grid: list[Lane]
     built: dict[tuple[str, str], models.Model]
     """task, model -> the model"""
@@ -184,10 +175,10 @@ def crossed(options: dict[str, Any]) -> tuple[dict[str, list[Any]], dict[str, li
     return axes | {"sample": list(range(count))}, drawn
 
 
-def _study(config: Compare, options: dict[str, Any]) -> studies.Study:
+def _study(config: Compare, options: dict[str, Any]) -> Study:
     on_cpu = jax.default_backend() == "cpu"
     each = config.lanes_at_once or config.width or 1
-    return studies.Study(
+    return Study(
         setting=settings.SETTINGS[options["setting"]]._replace(precision=options["precision"]),
         epochs=options["epochs"],
         batch_size=options["batch_size"],
@@ -199,9 +190,7 @@ def _study(config: Compare, options: dict[str, Any]) -> studies.Study:
     )
 
 
-def _fill(
-    study: studies.Study, model: models.Model, lane: Lane, images: Images, config: Compare
-) -> studies.Study:
+def _fill(study: Study, model: models.Model, lane: Lane, images: Images, config: Compare) -> Study:
     """The study with as many lanes at once as fit into four fifths of a device's free memory."""
     memory = plans.free_memory() * 4 // 5
     each = plans.lanes_that_fit(model, lane, study, images.train, memory)
@@ -214,7 +203,7 @@ def _fill(
 def _pictures(
     axes: Mapping[str, Any],
     built: dict[tuple[str, str], models.Model],
-    study: studies.Study,
+    study: Study,
     images: Images,
     caption: str,
 ) -> xr.Dataset:
@@ -224,7 +213,7 @@ def _pictures(
     measured = [
         [
             np.asarray(
-                studies.measurements(built[task, axes["model"][0]], study, noise, images.test)
+                running.measurements(built[task, axes["model"][0]], study, noise, images.test)
             )
             for noise in axes["noise"]
         ]
@@ -246,7 +235,7 @@ def _pictures(
     )
 
 
-def _known(model: models.Model, study: studies.Study, noise: float, images: Images) -> list[float]:
+def _known(model: models.Model, study: Study, noise: float, images: Images) -> list[float]:
     """The losses of `baselines.NAMES`; NaN where there is none."""
     key = study.keys({})[2]
     found = baselines.baselines(model.K, images.train, images.test, noise, key)

@@ -6,9 +6,10 @@ from typing import Any
 
 import xarray as xr
 
-from deqbilevel import grids, plots, results
+from deqbilevel import plots, results
 from deqbilevel.data import Images
-from deqbilevel.storage import Lane
+from deqbilevel.studies import grids
+from deqbilevel.studies.storage import Lane
 from experiments import folders
 from experiments.drawing import draw
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from deqbilevel import plans
 from deqbilevel.data import Images
+from deqbilevel.studies import plans
 
 LARGEST = 128 * 128
 """Pixels of an image, of which a dense A has the square."""

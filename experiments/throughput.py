@@ -29,10 +29,12 @@ import psutil
 from jaxtyping import Array
 from tqdm import tqdm
 
-from deqbilevel import data, grids, lanes, loop, models, plans, settings, studies, training
+from deqbilevel import data, lanes, loop, models, settings, training
 from deqbilevel.lanes import Lanes
 from deqbilevel.models import Model
-from deqbilevel.storage import Lane
+from deqbilevel.studies import grids, plans, running
+from deqbilevel.studies.storage import Lane
+from deqbilevel.studies.study import Study
 from experiments import command, common, folders, listing, options, sizes
 from experiments.compare_options import GRIDS, ModelName, Task
 
@@ -153,8 +155,8 @@ def _grid(config: Throughput) -> list[Lane]:
     )
 
 
-def _study(setting: settings.Setting, over: Lanes, config: Throughput) -> studies.Study:
-    return studies.Study(
+def _study(setting: settings.Setting, over: Lanes, config: Throughput) -> Study:
+    return Study(
         setting, FULL["epochs"], config.batch_size, setting.learning_rate, config.seed, over
     )
 
@@ -190,15 +192,15 @@ def _alone(
 
 def _program(
     model: Model, setting: settings.Setting, grid: list[Lane], width: int, config: Throughput
-) -> tuple[studies.Study, training.Trainer, list[Lane], Callable[[], training.State]]:
+) -> tuple[Study, training.Trainer, list[Lane], Callable[[], training.State]]:
     """All lanes as one program: study, trainer, its lanes, and what makes their first state."""
     each = -(-len(grid) // jax.device_count())
     over = lanes.lanes(-(-each // width) * width, width)
     study = _study(setting, over, config)
-    trainer = studies.group_trainer(model, study, FULL["images"])
-    filled = studies.filled(grid, study)
-    weights = studies.initial_weights(model, study, grid)
-    return study, trainer, filled, lambda: studies.initial_state(trainer, study, weights, filled)
+    trainer = running.group_trainer(model, study, FULL["images"])
+    filled = running.filled(grid, study)
+    weights = running.initial_weights(model, study, grid)
+    return study, trainer, filled, lambda: running.initial_state(trainer, study, weights, filled)
 
 
 def _together(
@@ -228,7 +230,7 @@ def _solves(metrics: training.Metrics) -> np.ndarray:
     return np.concatenate([np.asarray(x) for x in both], axis=-1)
 
 
-def _spread(study: studies.Study, count: int, order: np.ndarray, keys: Array) -> tuple[Any, Any]:
+def _spread(study: Study, count: int, order: np.ndarray, keys: Array) -> tuple[Any, Any]:
     """The same batches for every lane."""
     repeated = np.broadcast_to(order, (count, *order.shape))
     data = np.asarray(jax.random.key_data(keys))

@@ -11,7 +11,6 @@ from deqbilevel import (
     checks,
     contraction,
     convolutions,
-    grids,
     lanes,
     loop,
     losses,
@@ -24,6 +23,7 @@ from deqbilevel import (
     training,
 )
 from deqbilevel.regularizers import convolutional, networks, normalised
+from deqbilevel.studies import grids
 
 TABLES = [
     models.TASKS,

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from test_training import TEST, TRAIN
 
-from deqbilevel import grids, models, training
-from deqbilevel.grids import Range
+from deqbilevel import models, training
 from deqbilevel.settings import SETTINGS, Setting
+from deqbilevel.studies import grids
+from deqbilevel.studies.grids import Range
 
 AXES: dict[str, list[Any]] = {
     "task": ["denoising"],

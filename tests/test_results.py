@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from deqbilevel import grids, results
-from deqbilevel.storage import Storage
+from deqbilevel import results
+from deqbilevel.studies import grids
+from deqbilevel.studies.storage import Storage
 
 AXES = {
     "task": ["denoising", "deblurring"],

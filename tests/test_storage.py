@@ -10,8 +10,9 @@ import pytest
 import xarray as xr
 from test_results import AXES, LANES, stored
 
-from deqbilevel import archives, files, results, storage
+from deqbilevel import archives, files, results
 from deqbilevel.files import FileError
+from deqbilevel.studies import storage
 
 
 def state(store: storage.Storage, lane: dict, epoch: int) -> Path:

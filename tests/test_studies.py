@@ -16,20 +16,11 @@ import pytest
 import xarray as xr
 from test_training import TEST, TRAIN
 
-from deqbilevel import (
-    archives,
-    grids,
-    keeping,
-    lanes,
-    loop,
-    models,
-    plans,
-    results,
-    studies,
-    training,
-)
+from deqbilevel import archives, lanes, loop, models, results, studies, training
 from deqbilevel.settings import SETTINGS, Budget
-from deqbilevel.storage import Progress, Storage
+from deqbilevel.studies import grids, keeping, plans, running
+from deqbilevel.studies.storage import Progress, Storage
+from deqbilevel.studies.study import Study
 from experiments import processes
 
 ROOT = Path(__file__).parents[1]
@@ -64,8 +55,8 @@ def compiled_once() -> Iterator[None]:
 
 def study_in(
     folder: Path, over: lanes.Lanes, axes: dict[str, list[Any]] = AXES, **options: Any
-) -> tuple[studies.Study, Storage]:
-    study = studies.Study(SETTINGS["fast"], 2, 10, 1e-3, 0, over, 2, **options)
+) -> tuple[Study, Storage]:
+    study = Study(SETTINGS["fast"], 2, 10, 1e-3, 0, over, 2, **options)
     pictures = dict.fromkeys(results.PICTURES, (2, 64))
     store = Storage(folder, axes, study.epochs, loop.RECORDS, pictures)
     folder.mkdir(exist_ok=True)
@@ -74,7 +65,7 @@ def study_in(
     return study, store
 
 
-def run(study: studies.Study, store: Storage, limit: int | None = None) -> Progress:
+def run(study: Study, store: Storage, limit: int | None = None) -> Progress:
     """Run a study, or the first `limit` of its chunk-epochs."""
     grid = grids.grid(store.axes)
     progress, problems = store.recover(grid)
@@ -88,7 +79,7 @@ def run(study: studies.Study, store: Storage, limit: int | None = None) -> Progr
             raise KeyboardInterrupt
 
     try:
-        studies.run_group(MODEL, grid, study, TRAIN, TEST, store, progress, on_chunk=on_chunk)
+        running.run_group(MODEL, grid, study, TRAIN, TEST, store, progress, on_chunk=on_chunk)
     except KeyboardInterrupt:
         pass
     return progress
@@ -176,7 +167,7 @@ def test_lanes_wait_for_lanes_like_them(tmp_path: Path) -> None:
     keys = [store.key(lane) for lane in grid]
     records = {k: {0: {"needed_evaluations": n}} for k, n in zip(keys, needed, strict=True)}
     progress = Progress(dict.fromkeys(keys, 0) | {keys[3]: 1}, records)
-    cut = list(studies.chunks(grid, progress, store, 5, epoch=1))
+    cut = list(running.chunks(grid, progress, store, 5, epoch=1))
     assert [len(chunk) for chunk in cut] == [5, 5, 1]
     order = [records[store.key(lane)][0]["needed_evaluations"] for chunk in cut for lane in chunk]
     assert order == sorted(order, reverse=True) and needed[3] not in order
@@ -244,7 +235,7 @@ def test_a_plan_counts_what_is_left(alone: xr.Dataset, tmp_path: Path) -> None:
     study, store = study_in(tmp_path / "s", lanes.lanes(each=2, width=1), AXES | {"tau": [0.5]})
     grid = grids.grid(store.axes)
 
-    def planned(study: studies.Study) -> plans.Plan:
+    def planned(study: Study) -> plans.Plan:
         return plans.plan(MODEL, grid, study, TRAIN, TEST, store, store.recover(grid)[0])
 
     before = planned(study)

@@ -18,12 +18,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from deqbilevel import loop, models, results, training
-from deqbilevel.keeping import parameters as parameters
-from deqbilevel.keeping import store_epoch, stored_leaves
 from deqbilevel.lanes import everything
 from deqbilevel.models import Model
-from deqbilevel.storage import Lane, Progress, Storage
-from deqbilevel.study import Study as Study
+from deqbilevel.studies.keeping import store_epoch, stored_leaves
+from deqbilevel.studies.storage import Lane, Progress, Storage
+from deqbilevel.studies.study import Study
 from deqbilevel.types import Images, Params, TestImages, TrainImages
 
 

@@ -13,10 +13,12 @@ import jax
 import numpy as np
 import psutil
 
-from deqbilevel import checks, loop, studies, training
+from deqbilevel import checks, loop, training
 from deqbilevel.lanes import everything
 from deqbilevel.models import Model
-from deqbilevel.storage import Lane, Progress, Storage
+from deqbilevel.studies import running
+from deqbilevel.studies.storage import Lane, Progress, Storage
+from deqbilevel.studies.study import Study
 from deqbilevel.types import TestImages, TrainImages
 
 
@@ -35,7 +37,7 @@ class Plan(NamedTuple):
 def plan(
     model: Model,
     lanes: Sequence[Lane],
-    study: studies.Study,
+    study: Study,
     train: TrainImages,
     test: TestImages,
     store: Storage,
@@ -49,15 +51,15 @@ def plan(
     if not waiting:
         return Plan(0, 0, 0.0, 0, 0.0)
     study = study.of(waiting)
-    trainer = studies.group_trainer(model, study, len(train))
+    trainer = running.group_trainer(model, study, len(train))
     train, test = study.lanes.share(train), study.lanes.share(test)
-    weights = studies.initial_weights(model, study, waiting)
+    weights = running.initial_weights(model, study, waiting)
     count, memory, costs = study.lanes.count, 0, []
     spread = np.linspace(0, len(waiting) - 1, min(pilots * count, len(waiting))).astype(int)
     for first in range(0, len(spread), count):
         chunk = [waiting[i] for i in spread[first : first + count]]
-        own = studies.filled(chunk, study)[study.lanes.local]
-        state = studies.initial_state(trainer, study, weights, own)
+        own = running.filled(chunk, study)[study.lanes.local]
+        state = running.initial_state(trainer, study, weights, own)
         keys = study.lanes.keys([study.keys(lane)[1] for lane in own])
         if not first:
             trainer = loop.compiled(trainer, state, train, keys)
@@ -81,7 +83,7 @@ def plan(
 
 def _cost(
     trainer: training.Trainer,
-    study: studies.Study,
+    study: Study,
     state: training.State,
     train: Any,
     test: Any,
@@ -126,7 +128,7 @@ def free_memory() -> int:
 def lanes_that_fit(
     model: Model,
     lane: Lane,
-    study: studies.Study,
+    study: Study,
     train: TrainImages,
     memory: int,
     *,
@@ -141,9 +143,9 @@ def lanes_that_fit(
     needed = []
     for each in (1, 2):
         some = study._replace(lanes=study.lanes._replace(each=each, width=each)).of([lane])
-        trainer = studies.group_trainer(model, some, len(train))
-        own = studies.filled([lane], some)[some.lanes.local]
-        state = studies.initial_state(trainer, some, studies.initial_weights(model, some, own), own)
+        trainer = running.group_trainer(model, some, len(train))
+        own = running.filled([lane], some)[some.lanes.local]
+        state = running.initial_state(trainer, some, running.initial_weights(model, some, own), own)
         keys = some.lanes.keys([some.keys(lane)[1] for lane in own])
         trainer = loop.compiled(trainer, state, some.lanes.share(train), keys)
         needed.append(step_memory(trainer))

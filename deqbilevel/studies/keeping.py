@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deqbilevel import archives, arrays, checks, grids, results, training
-from deqbilevel.cubes import CELL
+from deqbilevel import archives, arrays, checks, results, training
 from deqbilevel.lanes import mine
-from deqbilevel.storage import Lane, Progress, Storage
-from deqbilevel.study import Study
+from deqbilevel.studies import grids
+from deqbilevel.studies.cubes import CELL
+from deqbilevel.studies.storage import Lane, Progress, Storage
+from deqbilevel.studies.study import Study
 from deqbilevel.types import Params
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from deqbilevel import grids, loop
+from deqbilevel import loop
 from deqbilevel.lanes import Lanes
 from deqbilevel.settings import Setting
-from deqbilevel.storage import Lane
+from deqbilevel.studies import grids
+from deqbilevel.studies.storage import Lane
 from deqbilevel.types import Params
 
 

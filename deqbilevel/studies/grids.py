@@ -20,9 +20,9 @@ import numpy as np
 from scipy.stats import qmc
 
 from deqbilevel import checks, models
-from deqbilevel.cubes import CELL
 from deqbilevel.results import AXES
-from deqbilevel.storage import Lane
+from deqbilevel.studies.cubes import CELL
+from deqbilevel.studies.storage import Lane
 from deqbilevel.types import Params
 
 

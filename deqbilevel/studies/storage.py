@@ -26,8 +26,8 @@ import numpy as np
 import xarray as xr
 
 from deqbilevel import archives, stores
-from deqbilevel.cubes import CELL, Cube
-from deqbilevel.logs import Key, Log
+from deqbilevel.studies.cubes import CELL, Cube
+from deqbilevel.studies.logs import Key, Log
 
 Lane = dict[str, Any]
 

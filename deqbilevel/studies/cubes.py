@@ -18,7 +18,7 @@ from numcodecs import Zstd
 
 from deqbilevel import files, stores
 from deqbilevel.files import FileError
-from deqbilevel.logs import Key
+from deqbilevel.studies.logs import Key
 
 CELL = 3
 """Axes, counted from the first, whose every value has files of its own in `results.zarr`."""
