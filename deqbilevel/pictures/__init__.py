@@ -1,4 +1,5 @@
-"""Picture files as grey values, judged by what a file holds and not by its name.
+"""Picture files as grey values, judged by what a file holds and not by its name, and
+the way back: `write`.
 
 Read right: grey, palette and RGB pictures of PNG, JPEG, BMP, WebP, GIF, PNM and TIFF files, with
 transparency, turned as they say. Everything else is refused by name: several pages or frames,
@@ -7,21 +8,35 @@ ink (CMYK) and other colour models, and values whose range the file does not tel
 
 from pathlib import Path
 
-from deqbilevel.pictures.base import DataError, Picture, to_grey
+from deqbilevel.pictures.base import (
+    SIGNED,
+    DataError,
+    Picture,
+    Range,
+    checked_range,
+    mapped,
+    to_grey,
+)
 from deqbilevel.pictures.by_pillow import FORMATS, TIFF, read_pillow
 from deqbilevel.pictures.by_tifffile import is_tiff, read_tiff
 from deqbilevel.pictures.in_folder import check_apart, existing_folder, folder_path, names, pictures
+from deqbilevel.pictures.writing import write
 
 __all__ = [
+    "SIGNED",
     "DataError",
     "Picture",
+    "Range",
     "check_apart",
+    "checked_range",
     "existing_folder",
     "folder_path",
+    "mapped",
     "names",
     "pictures",
     "read_grey",
     "to_grey",
+    "write",
 ]
 
 

@@ -1,4 +1,7 @@
-"""What the readers of picture files share: the error, the limits, and grey values of pixels."""
+"""What reading and writing picture files share: the error, the limits, grey values of pixels, and
+their range."""
+
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Shaped
@@ -11,6 +14,15 @@ Picture = Float32[np.ndarray, "height width"]
 
 Pixels = Shaped[np.ndarray, "height width *channels"]
 """See `to_grey`."""
+
+Range = tuple[float | int, float | int]
+"""The least and the largest of the values that images have: black and white."""
+
+SIGNED: Range = (-1.0, 1.0)
+"""Of all that is read, unless another one is asked for."""
+
+BLOCK = 2**22
+"""Values that are mapped at a time, in double precision."""
 
 DARK = 2**12
 """Sixteen bits that never reach this value are fewer bits, written without saying so."""
@@ -61,3 +73,37 @@ def to_grey(pixels: Pixels) -> Picture:
         unit = rgba2rgb(unit)
     grey = unit[..., 0] if channels == 1 else rgb2gray(unit)
     return np.clip(2 * grey - 1, -1, 1)
+
+
+def checked_range(name: str, given: Any) -> Range:
+    """The range as two floats; raises `DataError` unless these are finite, the lower first."""
+    try:
+        low, high = (float("nan" if isinstance(x, str) else x) for x in given)
+    except (TypeError, ValueError):
+        low = high = np.nan
+    with np.errstate(over="ignore"):
+        ends = np.array([low, high], np.float32)
+    if not (np.isfinite(ends).all() and ends[0] < ends[1]):
+        raise DataError(
+            f"{name}={given!r}: expected two finite numbers, the lower first, such as (0, 1)"
+        )
+    return low, high
+
+
+def mapped(
+    values: Shaped[np.ndarray, "n ..."], given: Range, to: Range
+) -> Float32[np.ndarray, "n ..."]:
+    """Values of one range in another, clipped to it:
+
+        to_0 + (x - given_0) (to_1 - to_0) / (given_1 - given_0),
+
+    rounded once, to float32. Where the two are one range, they are as they were.
+    """
+    out = np.empty(values.shape, np.float32)
+    step = max(1, BLOCK // max(1, values[:1].size))
+    for start in range(0, len(values), step):
+        x = values[start : start + step].astype(np.float64)
+        if given != to:
+            x = to[0] + (x - given[0]) * ((to[1] - to[0]) / (given[1] - given[0]))
+        out[start : start + step] = np.clip(x, *to)
+    return out

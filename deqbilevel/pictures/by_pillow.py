@@ -30,6 +30,8 @@ class _PngHeader(NamedTuple):
     """The colour type."""
     bits: int
     """How many of the depth hold something: the least of sBIT."""
+    said: bool = False
+    """Whether the file says so."""
 
 
 def read_pillow(path: Path, formats: tuple[str, ...]) -> Pixels:
@@ -95,8 +97,9 @@ def _png_header(path: Path) -> _PngHeader:
         while len(chunk := file.read(8)) == 8 and chunk[4:] != b"IDAT":
             length = int.from_bytes(chunk[:4], "big")
             if chunk[4:] == b"sBIT":
-                bits = min(file.read(length), default=depth)
-                return _PngHeader(depth, colour, bits if 0 < bits < depth else depth)
+                bits = min(file.read(length), default=0)
+                said = 0 < bits <= depth
+                return _PngHeader(depth, colour, bits if said else depth, said)
             file.seek(length + 4, 1)
     return _PngHeader(depth, colour, depth)
 
@@ -111,9 +114,11 @@ def _scale_transparency(image: Image.Image, png: _PngHeader) -> None:
 
 def _filled(pixels: Pixels, png: _PngHeader) -> Pixels:
     """Values that fill their bits. A PNG of fewer bits is to fill them and say so in sBIT; grey
-    that says so and does not is scaled."""
+    that says so and does not is scaled, and dark grey that says 16 bits has them."""
     depth, bits = png.depth, png.bits
     if png.colour == _GREY and pixels.ndim == 2 and depth >= 8:
+        if png.said and bits == depth == 16 and pixels.max() < DARK:
+            return pixels.astype(np.float32) / 65535
         full = bits > depth - 4 and not (pixels % 2 ** (depth - bits)).any()
         if bits == depth or full or pixels.max() >= 2**bits:
             return pixels
