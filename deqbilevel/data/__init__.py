@@ -1,13 +1,23 @@
-"""Grey images in [-1, 1] to learn from, named by a short specification."""
+"""Grey images to learn from, named by a short specification, and pictures to reconstruct."""
 
 import difflib
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from deqbilevel.data.base import DataError, Images
+from deqbilevel.data import folder
+from deqbilevel.data.base import (
+    SIGNED,
+    DataError,
+    Images,
+    Picture,
+    Range,
+    check_not_empty,
+    checked_range,
+    mapped,
+)
 from deqbilevel.data.fingerprint import changes, fingerprint
 from deqbilevel.data.folder import load_folder, load_whole
 from deqbilevel.data.idx import load_idx, load_idx_labels, read_labelled
@@ -21,6 +31,7 @@ __all__ = [
     "fingerprint",
     "load",
     "load_idx_labels",
+    "pictures",
     "prepare",
 ]
 
@@ -45,6 +56,7 @@ def load(
     whole: bool = False,
     shape: tuple[int, int] | None = None,
     seed: int = 0,
+    value_range: Range = SIGNED,
 ) -> Images:
     """Training and test images.
 
@@ -67,19 +79,37 @@ def load(
         shape: (height, width) of the middle to take of whole pictures and faces, or of the parts
             of photographs. None: all of it, and 218x178 of photographs.
         seed: chooses among pictures and faces, and places in them; digits and `celeb_a` ignore it.
+        value_range: the values of black and white in what is returned, such as (0, 1).
 
     Returns:
-        Images as float32 rows with values in [-1, 1].
+        Images as float32 rows with values in that range.
 
     Raises:
         DataError: a `ValueError`; the message names the argument or file and what to do.
     """
-    kind, folder = _parsed(spec)
+    kind, place = _parsed(spec)
     _check_numbers(train_size=train_size, test_size=test_size, patch=patch, seed=seed)
-    shape = _check_cut(kind, patch, whole, shape)
-    images = _loaded(kind, folder, train_size, test_size, patch, whole, shape, seed)
-    _check_not_empty(spec, images)
-    return images
+    shape, to = _check_cut(kind, patch, whole, shape), checked_range("value_range", value_range)
+    images = _loaded(kind, place, train_size, test_size, patch, whole, shape, seed)
+    check_not_empty(repr(spec), images)
+    return images.mapped(to)
+
+
+def pictures(directory: str | Path, value_range: Range = SIGNED) -> Iterator[tuple[str, Picture]]:
+    """The pictures of a folder one by one, to be reconstructed: name and values in the range.
+
+    They have any shapes, and the order and the names of their paths below the folder; an ending is
+    part of a name only where two pictures would have one name. Which files are pictures, and which
+    are refused, is as for `images:DIR`.
+
+    Raises:
+        DataError: at once, a folder without pictures or what is no range; when its turn comes, a
+            picture that cannot be read.
+    """
+    to = checked_range("value_range", value_range)
+    paths = folder.pictures(directory)
+    named = zip(folder.names(paths, directory), paths, strict=True)
+    return ((name, mapped(folder.read_grey(path), SIGNED, to)) for name, path in named)
 
 
 def prepare(idx_directory: str | Path, tfds_directory: str | Path) -> tuple[int, int]:
@@ -97,18 +127,18 @@ def prepare(idx_directory: str | Path, tfds_directory: str | Path) -> tuple[int,
 
 
 def _parsed(spec: Any) -> tuple[str, str]:
-    """The kind of data and the folder, which may be empty where the kind has a default."""
+    """The kind of data and the folder or file, which may be empty where the kind has a default."""
     if not isinstance(spec, str):
         raise DataError(f"{spec!r}: expected a text, one of {', '.join(FORMS.values())}")
-    kind, colon, folder = spec.partition(":")
+    kind, colon, place = spec.partition(":")
     if kind not in FORMS:
         raise DataError(_unknown(spec, kind))
     form = FORMS[kind]
-    if bool(folder) != bool(colon) or (colon and "DIR" not in form):
+    if bool(place) != bool(colon) or (colon and "DIR" not in form):
         raise DataError(f"{spec!r}: write {form}")
-    if not folder and kind in ("idx", "images"):
+    if not place and kind in ("idx", "images"):
         raise DataError(f"{spec!r}: the folder is missing, write {form}")
-    return kind, folder
+    return kind, place
 
 
 def _check_numbers(**values: Any) -> None:
@@ -148,20 +178,9 @@ def _check_cut(kind: str, patch: int, whole: Any, shape: Any) -> tuple[int, int]
     return shape[0], shape[1]
 
 
-def _check_not_empty(spec: str, images: Images) -> None:
-    """Raises `DataError` for black images, and for training images of a single grey."""
-    for side, rows, grey in (("training", images.train, None), ("test", images.test, -1)):
-        least, most = rows.min(), rows.max()
-        if least == most and grey in (None, least):
-            raise DataError(
-                f"{spec!r}: every pixel of every {side} image is {least:g} in [-1, 1]; "
-                "nothing can be learned from these, choose other images"
-            )
-
-
 def _loaded(
     kind: str,
-    folder: str,
+    place: str,
     train_size: int | None,
     test_size: int | None,
     patch: int,
@@ -171,19 +190,19 @@ def _loaded(
 ) -> Images:
     match kind:
         case "images" if whole:
-            return load_whole(folder, train_size, test_size, shape, seed)
+            return load_whole(place, train_size, test_size, shape, seed)
         case "images":
-            return load_folder(folder, train_size, test_size, patch, seed)
+            return load_folder(place, train_size, test_size, patch, seed)
         case "photographs":
             return load_photographs(train_size, test_size, shape, seed)
         case "faces":
             return load_faces(train_size, test_size, shape, seed)
         case "celeb_a":
-            return load_celeb_a(folder or None, train_size, test_size, shape)
+            return load_celeb_a(place or None, train_size, test_size, shape)
         case "idx":
-            return load_idx(folder, train_size, test_size)
+            return load_idx(place, train_size, test_size)
         case "tfds":
-            return load_tfds(folder or None, train_size, test_size)
+            return load_tfds(place or None, train_size, test_size)
     with as_file(files(__name__) / "mnist") as shipped:
         name = "MNIST sample that ships with deqbilevel"
         return load_idx(shipped, train_size, test_size, source=name)

@@ -1,27 +1,42 @@
-"""What every source of images shares: the result, cutting pictures, and the checks on the
-request."""
+"""What every source of images shares: the result, and cutting pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import psutil
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Array, Float, Float32, UInt8
 
-from deqbilevel.pictures import DataError, Picture, existing_folder, read_grey, to_grey
+from deqbilevel import checks
+from deqbilevel.data.checked import check_memory, first, generator, positive, size
+from deqbilevel.pictures import (
+    SIGNED,
+    DataError,
+    Picture,
+    Range,
+    checked_range,
+    existing_folder,
+    mapped,
+    read_grey,
+    to_grey,
+)
 
 __all__ = [
+    "SIGNED",
     "DataError",
     "Images",
     "Picture",
+    "Range",
     "check_memory",
+    "check_not_empty",
+    "checked_range",
     "crops",
     "existing_folder",
     "first",
     "from_bytes",
     "from_pictures",
     "generator",
+    "mapped",
     "middle",
     "positive",
     "read_grey",
@@ -34,59 +49,57 @@ class Images(NamedTuple):
     """Two disjoint sets of grey images of one size, flattened to rows.
 
     Attributes:
-        train: float32 in [-1, 1], one image per row, pixels in row-major order.
+        train: float32, one image per row, pixels in row-major order.
         test: the same for images that no training may see.
         shape: (height, width), with height * width = pixels.
         source: one line for captions.
+        range: the values of black and of white, which bound all others.
     """
 
     train: Float[np.ndarray, "train pixels"]
     test: Float[np.ndarray, "test pixels"]
     shape: tuple[int, int]
     source: str
+    range: Range = SIGNED
+
+    @property
+    def peak(self) -> float:
+        """From black to white: the `data_range` of `losses.psnr` and `losses.ssim`."""
+        return float(self.range[1] - self.range[0])
+
+    def as_pictures(
+        self, rows: Float[np.ndarray | Array, "batch pixels"]
+    ) -> Float[np.ndarray | Array, "batch height width"]:
+        """Rows, such as `train` or reconstructions, as pictures.
+
+        Raises:
+            ValueError: not one or more rows of as many pixels as these images have.
+        """
+        return checks.rows("rows", rows, checks.pixels(self.shape)).reshape(-1, *self.shape)
+
+    def mapped(self, value_range: Range) -> "Images":
+        """The same images with values in another range, see `pictures.mapped`.
+
+        Raises:
+            DataError: what is no range of two finite numbers.
+        """
+        to = checked_range("value_range", value_range)
+        if to == self.range:
+            return self
+        train, test = (mapped(rows, self.range, to) for rows in (self.train, self.test))
+        return self._replace(train=train, test=test, range=to)
 
 
-def positive(asked: int, split: str) -> int:
-    """The size asked of a split; raises `DataError` below 1."""
-    if asked < 1:
-        raise DataError(f"{split}_size={asked}: ask for at least 1, or leave it out")
-    return asked
-
-
-def first(
-    asked: int | None,
-    available: int,
-    split: str,
-    *,
-    larger: str | None = "idx:DIR or tfds:DIR",
-) -> int:
-    """How many of the available images of a split to take, all where `asked` is None.
-
-    Args:
-        asked: by the user, or None.
-        available: at least 1.
-        split: "train" or "test", for the message.
-        larger: where there are more, for the message.
-
-    Raises:
-        DataError: fewer than one asked for, or more than there are.
-    """
-    if asked is None:
-        return available
-    if positive(asked, split) > available:
-        advice = f", or read a larger set ({larger})" if larger else ""
-        raise DataError(
-            f"{split}_size={asked}: there are only {available} {split} images here; "
-            f"ask for at most {available}{advice}"
-        )
-    return asked
-
-
-def generator(seed: int, stream: int) -> np.random.Generator:
-    """One of the independent random streams of a seed; raises `DataError` for one below 0."""
-    if seed < 0:
-        raise DataError(f"seed={seed}: give 0 or more")
-    return np.random.default_rng((seed, stream))
+def check_not_empty(name: str, images: Images) -> None:
+    """Raises `DataError` for black images, and for training images of a single grey."""
+    black, white = images.range
+    for side, rows, grey in (("training", images.train, None), ("test", images.test, black)):
+        least, most = rows.min(), rows.max()
+        if least == most and grey in (None, least):
+            raise DataError(
+                f"{name}: every pixel of every {side} image is {least:g} in [{black:g}, "
+                f"{white:g}]; nothing can be learned from these, choose other images"
+            )
 
 
 def from_bytes(
@@ -160,16 +173,6 @@ def crops(
     return rows
 
 
-def check_memory(count: int, shape: tuple[int, int], option: str) -> None:
-    """Raises `DataError` for more images of a shape, which the option sets, than memory holds."""
-    needed, free = 4 * count * shape[0] * shape[1], psutil.virtual_memory().available
-    if needed > free:
-        raise DataError(
-            f"{count} images of {size(shape)} take {needed / 2**30:.1f} GiB, {free / 2**30:.1f} "
-            f"are free; ask for fewer (train_size, test_size) or use a smaller {option}"
-        )
-
-
 def _cut(
     path: Path, count: int, shape: tuple[int, int], rng: np.random.Generator, option: str
 ) -> Float[np.ndarray, "count pixels"]:
@@ -185,11 +188,6 @@ def _cut(
         )
     rows, columns = np.divmod(rng.choice(places, count, replace=False), windows.shape[1])
     return windows[rows, columns].reshape(count, -1)
-
-
-def size(shape: tuple[int, ...]) -> str:
-    """A shape as messages write it, such as 218x178."""
-    return "x".join(map(str, shape))
 
 
 def _check_holds(picture: Picture, shape: tuple[int, int], name: object, option: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from deqbilevel.data.base import Images
+from deqbilevel.data.base import SIGNED, Images
 
 
 def fingerprint(images: Images) -> dict[str, Any]:
@@ -15,15 +15,18 @@ def fingerprint(images: Images) -> dict[str, Any]:
     It holds no path: a folder moved, or written another way, keeps its fingerprint.
 
     Returns:
-        What JSON keeps as it is: `source`; `shape`, (height, width); of either side, `train` and
-        `test`, its `_rows`, `_dtype` and `_sha256`, of its values row by row.
+        What JSON keeps as it is: `source`; `shape`, (height, width); `range`, where it is not
+        (-1, 1); of either side, `train` and `test`, its `_rows`, `_dtype` and `_sha256`, of its
+        values row by row.
     """
     sides = {
         f"{side}_{name}": value
         for side in ("train", "test")
         for name, value in _of(getattr(images, side)).items()
     }
-    return {"source": images.source, "shape": list(map(int, images.shape)), **sides}
+    # Runs of before there were other ranges go on.
+    other = {} if images.range == SIGNED else {"range": list(map(float, images.range))}
+    return {"source": images.source, "shape": list(map(int, images.shape)), **other, **sides}
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
