@@ -3,19 +3,24 @@
     schema = {"A": Array(("kernels", "size", "size")), "C": Array(("kernels", "size", "size"))}
     arrays = read(path, schema)
 
-What a file says of its arrays is compared with the schema before anything is unpacked, so that a
-file of the wrong kind costs no memory. Imports nothing of ours.
+A file of one array without a name, as `np.save` writes it, is one of an array named `SINGLE`. What
+a file says of its arrays is compared with the schema before anything is unpacked, so that a file
+of the wrong kind costs no memory. Imports nothing of ours.
 """
 
 import math
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
+
+SINGLE = "array"
+"""What an array that has no name is called."""
 
 MOST_BYTES = 2**28
 """Of all arrays in a file together, where the schema leaves their sizes open."""
@@ -48,13 +53,21 @@ class Header(NamedTuple):
     dtype: np.dtype
 
 
+class _Member(NamedTuple):
+    """An array as it is stored."""
+
+    size: int
+    """In bytes, unpacked."""
+    open: Callable[[], IO[bytes]]
+
+
 def headers(path: Path) -> dict[str, Header]:
     """The names, shapes and types of the arrays in a file; nothing is unpacked.
 
     Raises: ValueError that names a file which is none of named arrays; FileNotFoundError.
     """
-    with _named(path), zipfile.ZipFile(path) as file:
-        return _headers(file)
+    with _named(path), _opened(path) as members:
+        return _headers(members)
 
 
 def read(path: Path, schema: Schema, most_bytes: int = MOST_BYTES) -> dict[str, np.ndarray]:
@@ -65,11 +78,11 @@ def read(path: Path, schema: Schema, most_bytes: int = MOST_BYTES) -> dict[str, 
     read; and where arrays whose sizes the schema leaves open take more than `most_bytes`.
     FileNotFoundError where there is no file.
     """
-    with _named(path), zipfile.ZipFile(path) as file:
-        _compare(_headers(file), schema, most_bytes)
+    with _named(path), _opened(path) as members:
+        _compare(_headers(members), schema, most_bytes)
         found = {}
-        for name in (member.removesuffix(".npy") for member in file.namelist()):
-            with file.open(f"{name}.npy") as stored:
+        for name, member in members.items():
+            with member.open() as stored:
                 array = npy.read_array(stored, allow_pickle=False)
                 found[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
             if schema[name].finite and not _finite(found[name]):
@@ -90,20 +103,34 @@ def _named(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: cannot be read ({error})") from error
 
 
-def _headers(file: zipfile.ZipFile) -> dict[str, Header]:
+@contextmanager
+def _opened(path: Path) -> Iterator[dict[str, _Member]]:
+    """The arrays of a file by name, whatever the file's own name ends in."""
+    with path.open("rb") as start:
+        if start.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
+            yield {SINGLE: _Member(path.stat().st_size, partial(path.open, "rb"))}
+            return
+    with zipfile.ZipFile(path) as file:
+        members: dict[str, _Member] = {}
+        for entry in file.infolist():
+            name = entry.filename.removesuffix(".npy")
+            if name == entry.filename or name in members:
+                raise ValueError(f"{entry.filename!r}: expected one array for each name")
+            members[name] = _Member(entry.file_size, partial(file.open, entry))
+        yield members
+
+
+def _headers(members: Mapping[str, _Member]) -> dict[str, Header]:
     found: dict[str, Header] = {}
-    for member in file.infolist():
-        name = member.filename.removesuffix(".npy")
-        if name == member.filename or name in found:
-            raise ValueError(f"{member.filename!r}: expected one array for each name")
-        with file.open(member) as stored:
+    for name, member in members.items():
+        with member.open() as stored:
             version = npy.read_magic(stored)
             reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             shape, _, dtype = reader(stored)
             size = stored.tell() + dtype.itemsize * math.prod(shape)
-        if size != member.file_size and not dtype.hasobject:
+        if size != member.size and not dtype.hasobject:
             raise ValueError(
-                f"{name}: {member.file_size} bytes where {dtype} of shape {shape} has {size}"
+                f"{name}: {member.size} bytes where {dtype} of shape {shape} has {size}"
             )
         found[name] = Header(shape, dtype)
     return found

@@ -102,8 +102,29 @@ def test_damaged_files_are_named(path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"x\.npz: "):
             arrays.read(path, SCHEMA)
-    np.save(path.with_suffix(".npy"), np.ones(3))
-    with pytest.raises(ValueError, match=r"x\.npy: cannot be read"):
-        arrays.read(path.with_suffix(".npy"), SCHEMA)
     with pytest.raises(ValueError, match="cannot be read"):
         arrays.read(path.parent, SCHEMA)
+
+
+def test_an_array_without_a_name(tmp_path):
+    """Told by what the file holds."""
+    path, schema = tmp_path / "x.npz", {arrays.SINGLE: Array(("n", 3))}
+    with path.open("wb") as file:
+        np.save(file, np.arange(6.0, dtype=">f4").reshape(2, 3))
+    found = arrays.read(path, schema)[arrays.SINGLE]
+    assert arrays.headers(path) == {arrays.SINGLE: ((2, 3), np.dtype(">f4"))}
+    assert found.dtype == np.float32 and found.tolist() == [[0, 1, 2], [3, 4, 5]]
+    with pytest.raises(ValueError, match=r"x\.npz: no A, count; expected A, C"):
+        arrays.read(path, SCHEMA)
+    whole = path.read_bytes()
+    for content, says in {
+        whole[:-1]: "array: 151 bytes where >f4 of shape .* has 152",
+        whole + b"0": "array: 153 bytes where",
+        whole[:20]: "cannot be read|EOF",
+    }.items():
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"x\.npz: ({says})"):
+            arrays.read(path, schema)
+    np.save(tmp_path / "o.npy", np.array([None]))
+    with pytest.raises(ValueError, match=r"o\.npy: array: of type object; expected floating"):
+        arrays.read(tmp_path / "o.npy", schema)
