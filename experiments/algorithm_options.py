@@ -1,4 +1,4 @@
-"""The options of each upper-level algorithm on each problem of `algorithm_cases`.
+"""The options of each upper-level algorithm on each problem of `algorithms.cases`.
 
 `rate` is the middle of the step sizes that are searched. A method that is missing needs matrices
 that the problem is too large for: a step of STABLE takes 4 s for an image of 32x32 pixels.

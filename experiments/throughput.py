@@ -36,7 +36,7 @@ from deqbilevel.studies import grids, plans, running
 from deqbilevel.studies.storage import Lane
 from deqbilevel.studies.study import Study
 from experiments import command, common, folders, listing, options, sizes
-from experiments.compare_options import GRIDS, ModelName, Task
+from experiments.compare.options import GRIDS, ModelName, Task
 
 PAPER = GRIDS["paper"]
 

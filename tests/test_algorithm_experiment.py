@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import algorithm_tables, algorithms
-from experiments.algorithm_cases import POINT, SEARCH
+from experiments import algorithms
+from experiments.algorithms import tables
+from experiments.algorithms.cases import POINT, SEARCH
 from experiments.records import Log
 
 SMALL = {"methods": ("aid",), "calls": 600, "search": 2}
@@ -82,5 +83,5 @@ def test_orders_are_fitted_to_the_calls() -> None:
         {"gradient_norm": [10.0 ** (-k / 2)], "calls": [10.0 ** (k + 1), 0, 0, 10.0 ** (k + 1)]}
         for k in range(4)
     ]
-    assert algorithm_tables.order(course, "lower_gradients") == pytest.approx(1.0)
-    assert algorithm_tables.order(course[:2], "lower_gradients") is None
+    assert tables.order(course, "lower_gradients") == pytest.approx(1.0)
+    assert tables.order(course[:2], "lower_gradients") is None

@@ -15,8 +15,8 @@ from helpers import float64, normal
 
 from deqbilevel.algorithms import cleaning
 from deqbilevel.algorithms.base import lower_level
-from experiments import algorithm_peers as peers
-from experiments.algorithm_cases import POINT, SEARCH, Accuracy, Case
+from experiments.algorithms import peers
+from experiments.algorithms.cases import POINT, SEARCH, Accuracy, Case
 from experiments.records import Log
 
 CLONE = {

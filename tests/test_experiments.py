@@ -32,10 +32,8 @@ from deqbilevel import (
 )
 from deqbilevel.regularizers import convolutional
 from experiments import (
-    captions,
     common,
     compare,
-    compare_study,
     filter_lanes,
     filter_tasks,
     filters,
@@ -46,6 +44,7 @@ from experiments import (
     train,
     watch,
 )
+from experiments.compare import captions, study
 
 ROOT = Path(__file__).parents[1]
 TINY = {"train_size": 20, "test_size": 10, "batch_size": 10, "epochs": 1}
@@ -671,7 +670,7 @@ def test_the_paper_preset_is_the_grid_of_1350_runs() -> None:
 
 def test_the_quick_preset_has_the_runs_that_the_figures_of_the_paper_show() -> None:
     options = compare.Compare().resolved()
-    before, drawn = compare_study.crossed(options)
+    before, drawn = study.crossed(options)
     lanes = compare.grids.grid(before, drawn)
     axes, grid = captions.joined(before, drawn, lanes)
     assert options["captions"] and grid[: len(lanes)] == lanes and len(grid) == 72 + 4

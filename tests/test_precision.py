@@ -30,7 +30,8 @@ from deqbilevel import (
 from deqbilevel.regularizers import convolutional
 from deqbilevel.settings import SETTINGS, converged
 from deqbilevel.solvers import SOLVERS
-from experiments import faces, hypergradient_cases, naive, networks, train_algorithms
+from experiments import faces, naive, networks, train_algorithms
+from experiments.hypergradients import cases
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (6, 6)
@@ -210,7 +211,7 @@ def test_upper_level_algorithms_are_in_full_precision(name):
     ],
 )
 def test_hypergradients_are_in_full_precision(method):
-    case = hypergradient_cases.case("dense-deq", size=6, images=2, features=4, seed=0)
+    case = cases.case("dense-deq", size=6, images=2, features=4, seed=0)
     options = {"tolerance": 1e-6, "max_evaluations": 3}
     solver = SOLVERS["picard" if method == "truncated" else "anderson"](**options)
     solve = hypergradients.METHODS[method](case.G, solver, **options)

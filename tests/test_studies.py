@@ -21,7 +21,7 @@ from deqbilevel.settings import SETTINGS, Budget
 from deqbilevel.studies import grids, keeping, plans, running
 from deqbilevel.studies.storage import Progress, Storage
 from deqbilevel.studies.study import Study
-from experiments import processes
+from experiments.compare import processes
 
 ROOT = Path(__file__).parents[1]
 MODEL = models.build("denoising", "deq", (8, 8))

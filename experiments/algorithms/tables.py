@@ -8,10 +8,11 @@ import numpy as np
 
 from deqbilevel import algorithms, plots
 from deqbilevel.plots.algorithms import HEIGHTS
-from experiments import algorithm_peers, common, folders
+from experiments import common, folders
+from experiments.algorithms import peers
 from experiments.drawing import draw
 
-DOUBLE_LOOP = (*algorithms.DOUBLE_LOOP, *algorithm_peers.DOUBLE_LOOP)
+DOUBLE_LOOP = (*algorithms.DOUBLE_LOOP, *peers.DOUBLE_LOOP)
 
 ORDERS: dict[str, tuple[str, str]] = {
     "ba": ("1", "1.25"),
@@ -38,7 +39,7 @@ def report(
 
     rows: the points of all courses, with method, rates, calls (a list for each oracle), seconds,
     and loss, gradient_norm and diverged for each seed.
-    close: see `algorithm_cases.Kind`.
+    close: see `cases.Kind`.
     """
     problem = options["problem"]
     methods = list(dict.fromkeys(row["method"] for row in rows))

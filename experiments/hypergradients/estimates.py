@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from deqbilevel.types import Params
 from experiments import common
-from experiments.hypergradient_cases import Case, estimate, exact, relative_error
+from experiments.hypergradients.cases import Case, estimate, exact, relative_error
 from experiments.records import Log
 from experiments.schema import ANY
 

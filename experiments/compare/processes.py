@@ -6,7 +6,7 @@ import time
 import jax
 
 from experiments import common
-from experiments.compare_options import Compare
+from experiments.compare.options import Compare
 
 PATIENCE = 45.0
 """Seconds that a process waits for process 0."""

@@ -22,8 +22,8 @@ from deqbilevel.studies import grids, keeping, plans, running, storage
 from deqbilevel.studies.storage import Lane, Storage
 from deqbilevel.studies.study import Study
 from experiments import command, common, report
-from experiments.compare_options import Compare
-from experiments.compare_study import Work, prepare
+from experiments.compare.options import Compare
+from experiments.compare.study import Work, prepare
 
 
 @command.checked
@@ -149,7 +149,3 @@ def _recover(store: Storage, grid: list[Lane]) -> storage.Progress:
         return progress
     multihost_utils.sync_global_devices("recovered")
     return store.look(grid)[0]
-
-
-if __name__ == "__main__":
-    command.run(Compare, main)

@@ -31,8 +31,8 @@ from jaxtyping import Array, Float
 
 from deqbilevel.algorithms import Calls, Posed
 from deqbilevel.algorithms.cleaning import CLASSES, Corpus, Digits, cross_entropy
-from experiments import algorithm_cases
-from experiments.algorithm_cases import Case
+from experiments.algorithms import cases
+from experiments.algorithms.cases import Case
 from experiments.records import Log
 
 PUBLISHED = (
@@ -233,11 +233,11 @@ def _on_device(part: Digits) -> tuple[Array, Array]:
 
 
 def at_minimiser(case: Case, posed: Posed) -> Evaluate:
-    """What `algorithm_cases.judge` says of gamma; it solves from where the last call ended."""
+    """What `cases.judge` says of gamma; it solves from where the last call ended."""
 
     @jax.jit
     def judge(data: Any, gamma: Array, x: Array, v: Array) -> Any:
-        return algorithm_cases.judge(case, posed._replace(data=data), gamma, x, v)
+        return cases.judge(case, posed._replace(data=data), gamma, x, v)
 
     x, v = posed.x, jnp.zeros_like(posed.x)
 
@@ -303,7 +303,7 @@ def course(
     outer_ratio: float,
     seconds: float,
     calls: float = math.inf,
-    spacing: float = algorithm_cases.SPACING,
+    spacing: float = cases.SPACING,
 ) -> list[dict[str, Any]]:
     """A run of a `prepared` solver from the start, as rows like those of `experiments.algorithms`.
 
@@ -440,7 +440,7 @@ def compare(
     rows = []
     for name in classes if names is None else names:
         method = f"peer:{name}"
-        log = Log.of(out / "courses.jsonl", algorithm_cases.POINT)
+        log = Log.of(out / "courses.jsonl", cases.POINT)
         stored = log.read()
         done = [row for row in stored if row["method"] == method]
         if done and done[-1]["last"]:
@@ -453,7 +453,7 @@ def compare(
         except Exception as error:
             _say(name, "does not run", error)
             continue
-        found_before = Log.of(out / "searches.jsonl", algorithm_cases.SEARCH)
+        found_before = Log.of(out / "searches.jsonl", cases.SEARCH)
         searches = {record["method"]: record for record in found_before.read()}
         if method not in searches:
             centre = own.step_size, options.get("outer_ratio", OUTER_RATIO)

@@ -27,9 +27,10 @@ from tqdm import tqdm
 
 from deqbilevel import hypergradients, loop, plots
 from deqbilevel.solvers import DESCENTS, SOLVERS
-from experiments import command, common, folders, hypergradient_estimates, options, sizes
+from experiments import command, common, folders, options, sizes
 from experiments.drawing import draw
-from experiments.hypergradient_cases import (
+from experiments.hypergradients import estimates
+from experiments.hypergradients.cases import (
     PROBLEMS,
     Case,
     case,
@@ -215,7 +216,7 @@ def _compare(config: Hypergradients, cases: dict[str, Case], out: Path) -> dict[
         minimised = {name: given for name, given in cases.items() if given.symmetric}
         minimised = minimised | {"quadratic": quadratic()}
         log = out / "estimates.jsonl"
-        followed = hypergradient_estimates.measured(minimised, config.iterations, log)
+        followed = estimates.measured(minimised, config.iterations, log)
     return _show(config, rows, followed, out)
 
 
@@ -248,8 +249,8 @@ def _show(
                 grown = "-" if exponent is None else f"T^{exponent:.2f}"
                 lines.append(common.line([method, *shown, memory, grown, products]))
         lines.append("")
-    rates = hypergradient_estimates.rates(followed)
-    lines += hypergradient_estimates.table(rates) if followed else []
+    rates = estimates.rates(followed)
+    lines += estimates.table(rates) if followed else []
     table = "\n".join(lines)
     print(table, flush=True)
     folders.write(out / "summary.md", table)
@@ -296,7 +297,3 @@ def growth(memory: dict[int, float]) -> float | None:
         return 0.0
     root: Any = brentq(excess, least, most) if excess(most) < 0 else most
     return float(root)
-
-
-if __name__ == "__main__":
-    command.run(Hypergradients, main)

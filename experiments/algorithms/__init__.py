@@ -27,15 +27,13 @@ from tqdm import tqdm
 from deqbilevel import algorithms, checkpoints, loop
 from deqbilevel.algorithms import Algorithm, Posed, cleaning
 from experiments import (
-    algorithm_cases,
-    algorithm_peers,
-    algorithm_tables,
     command,
     common,
     folders,
     options,
 )
-from experiments.algorithm_cases import CASES, Case
+from experiments.algorithms import cases, peers, tables
+from experiments.algorithms.cases import CASES, Case
 from experiments.records import Log
 
 FACTOR = 4.0
@@ -66,7 +64,7 @@ class Algorithms:
         options.default("all that the problem is not too large for"),
     ] = None
     """Of deqbilevel.algorithms.METHODS."""
-    optimiser: Annotated[str | None, options.among(algorithm_cases.OPTIMISERS), BY_PROBLEM] = None
+    optimiser: Annotated[str | None, options.among(cases.OPTIMISERS), BY_PROBLEM] = None
     """Moves the upper level."""
     seeds: Annotated[int | None, options.whole(1, 1000), BY_PROBLEM] = None
     """Noises, starts and samples, as lanes of one program."""
@@ -141,7 +139,7 @@ def main(config: Algorithms) -> dict[str, Any]:
                 options = config.resolved()
                 _check(options, given=config.optimiser is not None)
                 if config.peers is not None:
-                    algorithm_peers.solvers(config.peers)
+                    peers.solvers(config.peers)
                 case = CASES[config.problem].build(options)
                 name = f"algorithms-{config.problem}-{common.digest(options)}"
                 claimed = folders.claim(
@@ -149,7 +147,7 @@ def main(config: Algorithms) -> dict[str, Any]:
                     name,
                     options,
                     files=files_of(options),
-                    inputs=dict(case.inputs) | algorithm_peers.inputs(config.peers),
+                    inputs=dict(case.inputs) | peers.inputs(config.peers),
                     sources={
                         "--image": config.image,
                         "--data": folders.source(config.data),
@@ -195,16 +193,16 @@ def _check(options: dict[str, Any], *, given: bool) -> None:
         )
 
 
-def _compare(options: dict[str, Any], case: Case, peers: Path | None, out: Path) -> dict[str, Any]:
+def _compare(options: dict[str, Any], case: Case, clone: Path | None, out: Path) -> dict[str, Any]:
     rows = []
     for method in tqdm(options["methods"], "methods", unit="method"):
         rows += _run(options, case, method, out)
-    if peers is not None:
+    if clone is not None:
         posed = case.pose(jax.tree.map(lambda leaf: leaf[0], case.lanes))
-        rows += algorithm_peers.compare(
-            peers,
+        rows += peers.compare(
+            clone,
             cleaning.digits(options["data"], seed=options["seed"]),
-            algorithm_peers.at_minimiser(case, posed),
+            peers.at_minimiser(case, posed),
             out,
             seconds=options["seconds"],
             calls=options["calls"],
@@ -212,12 +210,12 @@ def _compare(options: dict[str, Any], case: Case, peers: Path | None, out: Path)
             points=3 if options["search"] > 1 else 1,
             search_part=options["search_part"],
         )
-    return algorithm_tables.report(options, case.about, rows, CASES[options["problem"]].close, out)
+    return tables.report(options, case.about, rows, CASES[options["problem"]].close, out)
 
 
 def _run(options: dict[str, Any], case: Case, method: str, out: Path) -> list[dict[str, Any]]:
     """The points of a method's course; what is on disk is not done again."""
-    log = Log.of(out / "searches.jsonl", algorithm_cases.SEARCH)
+    log = Log.of(out / "searches.jsonl", cases.SEARCH)
     searches = {r["method"]: r for r in log.read()}
     if method not in searches:
         searches[method] = {"method": method} | _search(options, case, method)
@@ -288,7 +286,7 @@ def _course(
         return jax.lax.fori_loop(first, first + count, body, state)
 
     def judge(lane: Lane, gamma: Any, x: Array, v: Array) -> Any:
-        return algorithm_cases.judge(case, case.pose(lane.own), gamma, x, v)
+        return cases.judge(case, case.pose(lane.own), gamma, x, v)
 
     state = jax.jit(jax.vmap(begin))(lanes)
     course, state = _resumed(method, state, out)
@@ -320,7 +318,7 @@ def _course(
         )
         course.append(row)
         if out is not None:
-            Log.of(out / "courses.jsonl", algorithm_cases.POINT).append(row)
+            Log.of(out / "courses.jsonl", cases.POINT).append(row)
             if saved > SAVE_SECONDS:
                 checkpoints.save(out / "states" / method, step, state)
                 saved = 0.0
@@ -345,7 +343,7 @@ def _one_by_one(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -
 
 def _guarded(options: dict[str, Any], posed: Posed, method: str, lane: Lane) -> Algorithm:
     """The method of a lane, which is frozen where it diverges."""
-    method_of_lane = algorithm_cases.algorithm(options, posed, method, lane.rate)
+    method_of_lane = cases.algorithm(options, posed, method, lane.rate)
     start = posed.problem.upper(posed.gamma, posed.x, posed.data)
     return algorithms.guarded(method_of_lane, loss=HUGE * jnp.abs(start))
 
@@ -358,7 +356,7 @@ def _block(course: list[dict[str, Any]], calls: float, seconds: float) -> int:
     parts = [
         (calls - sum(last["calls"])) / sum(last["calls"]),
         (seconds - last["seconds"]) / max(last["seconds"], 1e-9),
-        algorithm_cases.SPACING - 1,
+        cases.SPACING - 1,
     ]
     return max(1, math.ceil(last["step"] * min(parts)))
 
@@ -367,7 +365,7 @@ def _resumed(method: str, state: Any, out: Path | None) -> tuple[list[dict[str, 
     """The stored points of a method up to its stored state, or all where it has ended."""
     if out is None:
         return [], state
-    log = Log.of(out / "courses.jsonl", algorithm_cases.POINT)
+    log = Log.of(out / "courses.jsonl", cases.POINT)
     rows = log.read()
     own = [row for row in rows if row["method"] == method]
     if own and own[-1]["last"]:
@@ -378,7 +376,3 @@ def _resumed(method: str, state: Any, out: Path | None) -> tuple[list[dict[str, 
         state = checkpoints.restore(out / "states" / method, state)
     log.keep([row for row in rows if row["method"] != method] + kept)
     return kept, state
-
-
-if __name__ == "__main__":
-    command.run(Algorithms, main)

@@ -18,8 +18,9 @@ from deqbilevel.files import marked
 from deqbilevel.studies import grids, plans, running
 from deqbilevel.studies.storage import Lane, Storage
 from deqbilevel.studies.study import Study
-from experiments import captions, folders, processes, report, sizes
-from experiments.compare_options import Compare
+from experiments import folders, report, sizes
+from experiments.compare import captions, processes
+from experiments.compare.options import Compare
 
 FILES = (
     "results.zarr/<zarr>",
