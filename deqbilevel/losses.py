@@ -54,7 +54,8 @@ def ssim(
 ) -> Float[Array, " batch"]:
     """Structural similarity of each image of a shape, at most 1, by dm-pix.
 
-    `data_range` is as for `psnr`.
+    `data_range` is as for `psnr`. It compares means, of values as they are: images in [-1, 1] have
+    another similarity than the same in [0, 1], for which it was defined.
 
     Raises: ValueError for pictures below its window of 11x11, of which it would be another number.
     """

@@ -231,9 +231,9 @@ def stored(path: Path, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def source(spec: str) -> Path | None:
-    """The folder that an option --data reads, where it names one."""
-    folder = spec.partition(":")[2]
-    return Path(folder).expanduser() if folder else None
+    """The folder or file that an option --data reads, where it names one."""
+    path = spec.partition(":")[2]
+    return Path(path).expanduser() if path else None
 
 
 def _apart(out: Path, sources: Mapping[str, Path | None], *, chosen: bool) -> None:

@@ -76,7 +76,7 @@ class Only(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A path, or the folder in the name of data: what has to be there."""
+    """A path, or that in the name of data: what has to be there."""
 
     kind: Literal["folder", "file", "output", "data"]
     words: str = ""
@@ -260,9 +260,9 @@ def here(flag: str, path: Path, kind: Literal["folder", "file"]) -> None:
 def _absent(place: Place, value: Any) -> str | None:
     """What is not there, or in the way."""
     if place.kind == "data":
-        _, colon, rest = str(value).partition(":")
-        path = Path(rest).expanduser()
-        return _absent(Place("folder"), path) if colon and rest else None
+        kind, colon, rest = str(value).partition(":")
+        named = Place("file" if kind == "arrays" else "folder")
+        return _absent(named, Path(rest).expanduser()) if colon and rest else None
     path, of_what = Path(value), f": {place.words}" if place.words else ""
     if place.kind == "output":
         if path.exists() and not path.is_dir():

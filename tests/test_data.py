@@ -104,8 +104,8 @@ def test_real_labels_match_the_images(data_dir):
     [
         (
             "",
-            "Known are sample, idx:DIR, tfds or tfds:DIR, images:DIR, photographs, faces, "
-            "celeb_a or celeb_a:DIR",
+            "Known are sample, idx:DIR, tfds or tfds:DIR, images:DIR, arrays:FILE, photographs, "
+            "faces, celeb_a or celeb_a:DIR",
         ),
         ("sampel", "did you mean sample"),
         ("image:photos", "did you mean images:DIR"),
@@ -114,6 +114,10 @@ def test_real_labels_match_the_images(data_dir):
         ("celeba", "did you mean celeb_a or celeb_a:DIR"),
         ("idx", "write idx:DIR"),
         ("images:", "write images:DIR"),
+        ("arrays", "the file is missing, write arrays:FILE"),
+        ("arrays:no/such.npz", "no/such.npz: there is no such file"),
+        ("arrays:~no-such-user/a", "expected a file"),
+        ("arrays:.", "cannot be read"),
         ("tfds:", "write tfds or tfds:DIR"),
         ("celeb_a:", "write celeb_a or celeb_a:DIR"),
         ("sample:more", "write sample"),

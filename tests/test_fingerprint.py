@@ -26,6 +26,26 @@ def test_it_is_what_json_keeps(images):
     assert found["train_sha256"] == hashlib.sha256(images.train.tobytes()).hexdigest()
 
 
+def test_the_range_that_all_had_is_not_in_it(images):
+    """Runs of before go on, and only over data of that range."""
+    assert "range" not in fingerprint(images) and images.range == (-1, 1)
+    mapped = images.mapped((0, 1))
+    assert fingerprint(mapped)["range"] == [0.0, 1.0]
+    assert fingerprint(mapped._replace(range=(-1, 1))) != fingerprint(images)
+    assert fingerprint(images.mapped((-1, 1))) == fingerprint(images)
+
+
+def test_the_fingerprint_of_the_digits_is_that_of_before():
+    found = fingerprint(load(train_size=100, test_size=10))
+    assert found.keys() == {
+        *("source", "shape", "train_rows", "train_dtype", "train_sha256"),
+        *("test_rows", "test_dtype", "test_sha256"),
+    }
+    assert found["train_sha256"].startswith("dad958bfa361") and found["test_sha256"].startswith(
+        "be4a681abb29"
+    )
+
+
 def test_the_layout_in_memory_is_no_difference(images):
     for train in (np.asfortranarray(images.train), images.train.astype(">f4")):
         assert fingerprint(images._replace(train=train)) == fingerprint(images)
@@ -39,6 +59,8 @@ def test_the_layout_in_memory_is_no_difference(images):
         (lambda images: {"test": images.test[:1]}, ["test_rows", "test_sha256"]),
         (lambda images: {"train": images.train.astype(float)}, ["train_dtype", "train_sha256"]),
         (lambda images: {"shape": (3, 2), "source": "other"}, ["source", "shape"]),
+        (lambda images: {"range": (-1.0, 2.0)}, ["range"]),
+        (lambda images: images.mapped((0, 1))._asdict(), ["train_sha256", "test_sha256", "range"]),
     ],
 )
 def test_what_differs_is_named(images, change, names):

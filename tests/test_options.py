@@ -57,6 +57,8 @@ class Sample:
         ({"out": Path(__file__)}, "--out .*: a folder is needed, this is a file"),
         ({"out": Path(__file__) / "x"}, "--out .* is a file; expected a folder that can be made"),
         ({"data": "images:nowhere"}, "--data images:nowhere: not there; expected a folder"),
+        ({"data": "arrays:nowhere"}, "--data arrays:nowhere: not there; expected a file"),
+        ({"data": "arrays:/"}, "--data arrays:/: is there, but not as such; expected a file"),
     ],
 )
 def test_a_value_that_cannot_be_is_named_with_what_was_expected(given, message):

@@ -20,14 +20,18 @@ from deqbilevel.data.base import (
 )
 from deqbilevel.data.fingerprint import changes, fingerprint
 from deqbilevel.data.folder import load_folder, load_whole
+from deqbilevel.data.given import arrays, drawn
 from deqbilevel.data.idx import load_idx, load_idx_labels, read_labelled
+from deqbilevel.data.numpy_file import read_arrays
 from deqbilevel.data.shipped import load_faces, load_photographs
 from deqbilevel.data.tfds import SPLITS, load_celeb_a, load_tfds, write_mnist
 
 __all__ = [
     "DataError",
     "Images",
+    "arrays",
     "changes",
+    "drawn",
     "fingerprint",
     "load",
     "load_idx_labels",
@@ -40,6 +44,7 @@ FORMS = {
     "idx": "idx:DIR",
     "tfds": "tfds or tfds:DIR",
     "images": "images:DIR",
+    "arrays": "arrays:FILE",
     "photographs": "photographs",
     "faces": "faces",
     "celeb_a": "celeb_a or celeb_a:DIR",
@@ -67,18 +72,23 @@ def load(
             `tfds` or `tfds:DIR`: MNIST as tensorflow-datasets keeps it (in DIR).
             `images:DIR`: the pictures in DIR and its subfolders, linked ones too, patches of them
                 or whole; nothing hidden and nothing of a run is one of them.
+            `arrays:FILE`: arrays of one's own, as numpy's `savez` or `save` writes them, see
+                `numpy_file.read_arrays`.
             `photographs`: parts of ten photographs that ship with scikit-image.
             `faces`: small faces, 25x25, that ship with scikit-image.
             `celeb_a` or `celeb_a:DIR`: CelebA as tensorflow-datasets keeps it (in DIR).
-        train_size: number of training images, for digits and `celeb_a` the first ones. None: all
-            digits, 6000 patches, half of the whole pictures, or 10 of the others.
+        train_size: number of training images, for digits, arrays and `celeb_a` the first ones.
+            None: all digits and arrays, 6000 patches, half of the whole pictures, or 10 of the
+            others.
         test_size: number of test images. None: the same with 1000 patches.
         patch: height and width of the patches of `images:DIR`; digits are 28x28.
         whole: `images:DIR` gives whole pictures, which have one shape, and no patches. All other
             images are whole as they are.
         shape: (height, width) of the middle to take of whole pictures and faces, or of the parts
-            of photographs. None: all of it, and 218x178 of photographs.
-        seed: chooses among pictures and faces, and places in them; digits and `celeb_a` ignore it.
+            of photographs; of arrays the shape of flat rows. None: all of it, and 218x178 of
+            photographs.
+        seed: chooses among pictures and faces, and places in them, and what of one array is for the
+            test; digits and `celeb_a` ignore it.
         value_range: the values of black and white in what is returned, such as (0, 1).
 
     Returns:
@@ -90,7 +100,7 @@ def load(
     kind, place = _parsed(spec)
     _check_numbers(train_size=train_size, test_size=test_size, patch=patch, seed=seed)
     shape, to = _check_cut(kind, patch, whole, shape), checked_range("value_range", value_range)
-    images = _loaded(kind, place, train_size, test_size, patch, whole, shape, seed)
+    images = _loaded(kind, place, train_size, test_size, patch, whole, shape, seed, to)
     check_not_empty(repr(spec), images)
     return images.mapped(to)
 
@@ -134,10 +144,11 @@ def _parsed(spec: Any) -> tuple[str, str]:
     if kind not in FORMS:
         raise DataError(_unknown(spec, kind))
     form = FORMS[kind]
-    if bool(place) != bool(colon) or (colon and "DIR" not in form):
+    if bool(place) != bool(colon) or (colon and ":" not in form):
         raise DataError(f"{spec!r}: write {form}")
-    if not place and kind in ("idx", "images"):
-        raise DataError(f"{spec!r}: the folder is missing, write {form}")
+    if not place and kind in ("idx", "images", "arrays"):
+        what = "file" if kind == "arrays" else "folder"
+        raise DataError(f"{spec!r}: the {what} is missing, write {form}")
     return kind, place
 
 
@@ -165,6 +176,8 @@ def _check_cut(kind: str, patch: int, whole: Any, shape: Any) -> tuple[int, int]
     patches = kind == "images" and not whole
     if patch != 28 and kind in DIGITS:
         raise DataError(f"patch={patch}: digits are 28x28; only images:DIR has other patches")
+    if patch != 28 and kind == "arrays":
+        raise DataError(f"patch={patch}: arrays have no patches; leave it out")
     if patch != 28 and not patches:
         raise DataError(f"patch={patch}: whole pictures have no patches; give shape to cut them")
     if shape is None:
@@ -187,8 +200,12 @@ def _loaded(
     whole: bool,
     shape: tuple[int, int] | None,
     seed: int,
+    to: Range,
 ) -> Images:
     match kind:
+        case "arrays":
+            stored = read_arrays(place, train_size, test_size, shape, seed)
+            return arrays(**stored._asdict(), to=to)
         case "images" if whole:
             return load_whole(place, train_size, test_size, shape, seed)
         case "images":

@@ -101,7 +101,7 @@ class Compare:
     precision: options.Precision = None
     """Of products on a GPU: float32 in full, or in TF32. A CPU has one."""
     data: Annotated[str, options.data] = "sample"
-    """sample, idx:DIR, tfds, tfds:DIR or images:DIR."""
+    """sample, idx:DIR, tfds, tfds:DIR, images:DIR or arrays:FILE."""
     patch: Annotated[int, options.side, options.patches] = 28
     """Height and width of the patches of images:DIR."""
     seed: Annotated[int, options.seed] = 0
