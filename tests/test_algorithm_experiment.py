@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deqbilevel.algorithms import arrivals
 from experiments import algorithms
-from experiments.algorithms import tables
+from experiments.algorithms import running
 from experiments.algorithms.cases import POINT, SEARCH
 from experiments.records import Log
 
@@ -30,7 +31,7 @@ def test_a_comparison_finds_the_solution_and_is_not_done_again(tmp_path, capsys)
 
 
 def test_an_interrupted_course_goes_on_from_its_last_stored_state(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(algorithms, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(running, "SAVE_SECONDS", 0.0)
     whole = tmp_path / "whole"
     numbers = algorithms.main(small(whole, search=1))["q1"]["aid"]
     cut = tmp_path / "cut"
@@ -83,5 +84,5 @@ def test_orders_are_fitted_to_the_calls() -> None:
         {"gradient_norm": [10.0 ** (-k / 2)], "calls": [10.0 ** (k + 1), 0, 0, 10.0 ** (k + 1)]}
         for k in range(4)
     ]
-    assert tables.order(course, "lower_gradients") == pytest.approx(1.0)
-    assert tables.order(course[:2], "lower_gradients") is None
+    assert arrivals.order(course, "lower_gradients") == pytest.approx(1.0)
+    assert arrivals.order(course[:2], "lower_gradients") is None

@@ -15,8 +15,10 @@ from helpers import float64, normal
 
 from deqbilevel.algorithms import cleaning
 from deqbilevel.algorithms.base import lower_level
-from experiments.algorithms import peers
-from experiments.algorithms.cases import POINT, SEARCH, Accuracy, Case
+from deqbilevel.algorithms.judging import Accuracy
+from experiments.algorithms import clone as clones
+from experiments.algorithms import peer_search, peers
+from experiments.algorithms.cases import POINT, SEARCH, Case
 from experiments.records import Log
 
 CLONE = {
@@ -135,7 +137,7 @@ def norm_of_gamma(gamma, x):
 
 def test_solvers_are_loaded_and_leave_nothing_behind(clone, capsys) -> None:
     paths = list(sys.path)
-    found = peers.solvers(clone)
+    found = clones.solvers(clone)
     assert list(found) == ["failing", "unrolled"] and found["unrolled"].name == "UnRolled"
     assert sys.path == paths and not any("benchmark_utils" in name for name in sys.modules)
     said = capsys.readouterr()
@@ -144,23 +146,23 @@ def test_solvers_are_loaded_and_leave_nothing_behind(clone, capsys) -> None:
 
 def test_a_folder_that_does_not_do_is_named(clone, monkeypatch) -> None:
     with pytest.raises(ValueError, match="nowhere: no such folder; git clone https"):
-        peers.solvers(clone / "nowhere")
+        clones.solvers(clone / "nowhere")
     with pytest.raises(ValueError, match="solvers: not a clone of benchopt's bilevel benchmark"):
-        peers.solvers(clone / "solvers")
-    find_spec = peers.importlib.util.find_spec
+        clones.solvers(clone / "solvers")
+    find_spec = clones.importlib.util.find_spec
     monkeypatch.setattr(
-        peers.importlib.util, "find_spec", lambda n: None if n == "benchopt" else find_spec(n)
+        clones.importlib.util, "find_spec", lambda n: None if n == "benchopt" else find_spec(n)
     )
     with pytest.raises(ValueError, match="benchopt is not installed; pip install benchopt"):
-        peers.solvers(clone)
+        clones.solvers(clone)
 
 
 def test_published_options_are_read(clone) -> None:
     best = {"batch_size": 64, "eval_freq": 512, "step_size": 0.5, "outer_ratio": 0.1}
-    found = peers.published(clone)
+    found = clones.published(clone)
     assert found == {"UnRolled": best | {"mode": "zero"}, "Other": {"n": 10}}
     assert isinstance(found["UnRolled"]["batch_size"], int)
-    assert peers.published(clone / "solvers") == {}
+    assert clones.published(clone / "solvers") == {}
 
 
 # ---- our problem
@@ -213,7 +215,7 @@ def test_the_evaluation_is_at_the_true_minimiser() -> None:
 
 @pytest.fixture
 def unrolled(clone):
-    return peers.prepared(peers.solvers(clone)["unrolled"], corpus(), batch=6, unknown=1)
+    return peers.prepared(clones.solvers(clone)["unrolled"], corpus(), batch=6, unknown=1)
 
 
 @pytest.fixture
@@ -277,7 +279,7 @@ def test_a_run_that_diverges_ends_and_stays_finite(unrolled) -> None:
 
 
 def test_a_batch_larger_than_a_level_is_named(clone) -> None:
-    solver = peers.solvers(clone)["unrolled"]
+    solver = clones.solvers(clone)["unrolled"]
     with pytest.raises(ValueError, match="batch=7: expected 1 to 6, the digits of the smaller"):
         peers.prepared(solver, corpus(), batch=7)
 
@@ -299,8 +301,8 @@ def test_a_search_goes_where_it_is_better(monkeypatch, optimum, most, tried, fou
         loss = math.hypot(step_size - optimum[0], rate - optimum[1])
         return [{"rates": [rate], "loss": [loss], "diverged": [step_size > most], "seconds": 1.0}]
 
-    monkeypatch.setattr(peers, "course", course)
-    search = peers.search("unrolled", None, norm_of_gamma, (0.5, 0.1), seconds=1.0)
+    monkeypatch.setattr(peer_search, "course", course)
+    search = peer_search.search("unrolled", None, norm_of_gamma, (0.5, 0.1), seconds=1.0)
     assert len(search["tried"]) == len(search["losses"]) == tried
     assert search["best"] == pytest.approx(found)
 
@@ -310,10 +312,10 @@ def test_a_comparison_searches_is_stored_and_not_done_again(
 ) -> None:
     monkeypatch.setattr(peers, "EPOCH_SECONDS", 4.0)  # of that clock: epochs of 4 times as many
     prepared, given = peers.prepared, corpus()
-    monkeypatch.setattr(peers, "prepared", lambda *a, **k: prepared(*a, **k | {"batch": 6}))
+    monkeypatch.setattr(peer_search, "prepared", lambda *a, **k: prepared(*a, **k | {"batch": 6}))
 
     def compare(**options):
-        return peers.compare(clone, given, norm_of_gamma, tmp_path, seconds=8.0, **options)
+        return peer_search.compare(clone, given, norm_of_gamma, tmp_path, seconds=8.0, **options)
 
     with pytest.raises(ValueError, match="peer adam: expected one of failing, unrolled"):
         compare(names=("adam",))
@@ -328,12 +330,12 @@ def test_a_comparison_searches_is_stored_and_not_done_again(
     assert rows[0]["rates"] == [search["rates"][best]]
 
     with monkeypatch.context() as without:
-        without.setattr(peers, "prepared", None)
+        without.setattr(peer_search, "prepared", None)
         assert compare(names=("unrolled",)) == rows
     log = Log.of(tmp_path / "courses.jsonl", POINT)
     others = rows[-1] | {"method": "aid"}
     log.keep([*rows[:-1], others])  # an interrupted course begins anew
-    monkeypatch.setattr(peers, "search", None)
+    monkeypatch.setattr(peer_search, "search", None)
     again = compare(names=("unrolled",))
     assert [row["seconds"] for row in again] == [row["seconds"] for row in rows]
     assert log.read() == [others, *again]

@@ -28,7 +28,7 @@ LAYERS = [
     ["evaluation"],
     ["training", "algorithms", "conditions", "baselines"],
     ["loop", "contraction"],
-    ["studies"],
+    ["studies", "courses"],
 ]
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 INSIDE = {

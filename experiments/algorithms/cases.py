@@ -12,16 +12,14 @@ from jaxtyping import Array
 
 from deqbilevel import algorithms, data, losses, models
 from deqbilevel.algorithms import Algorithm, Posed, cleaning
-from deqbilevel.algorithms.base import Gamma, implicit, lower_level, upper_gradients
+from deqbilevel.algorithms.base import Gamma
+from deqbilevel.algorithms.judging import Accuracy, Scores
 from deqbilevel.types import Params
 from experiments import algorithm_options, filter_lanes, filter_tasks, filters, folders
 from experiments.schema import ANY
 
 DIGITS = 100
 """That are deblurred."""
-
-SPACING = 1.15
-"""Of the steps at two points of a course that follow one another, at least."""
 
 OPTIMISERS: dict[str, Callable[[Any, int], optax.GradientTransformation]] = {
     "sgd": lambda rate, N: optax.sgd(rate),
@@ -45,18 +43,6 @@ POINT |= {"loss": [ANY], "gradient_norm": [ANY], "diverged": [False]}
 """A record of a point of a course."""
 
 
-class Accuracy(NamedTuple):
-    """How the minimiser and its adjoint are found where a course is judged."""
-
-    solver: str
-    """One of `solvers.DESCENTS`."""
-    evaluations: int
-    """At most, and products."""
-    products: int
-    tolerance: float
-    """Of norm(grad_x Phi), and of norm(H v - grad_x l) / norm(grad_x l)."""
-
-
 class Case(NamedTuple):
     """A problem for each seed."""
 
@@ -65,8 +51,8 @@ class Case(NamedTuple):
     lanes: Any
     """A pytree with a leading axis of seeds."""
     about: str
-    scores: Callable[[Gamma, Array, Posed], dict[str, Array]]
-    """(gamma, x*(gamma), posed) -> what else is drawn, names of `plots.algorithms.HEIGHTS`."""
+    scores: Scores
+    """Names of `plots.algorithms.HEIGHTS`."""
     accuracy: Accuracy
     inputs: Mapping[str, Any] = MappingProxyType({})
     """What tells the images that were read from others."""
@@ -88,7 +74,7 @@ class Kind(NamedTuple):
     left."""
 
 
-def algorithm(options: dict[str, Any], posed: Posed, method: str, rate: Any) -> Algorithm:
+def algorithm(options: dict[str, Any], method: str, posed: Posed, rate: Any) -> Algorithm:
     """A method with its options for the problem, and a rate that may be traced."""
     own = dict(CASES[options["problem"]].methods[method])
     del own["rate"]
@@ -97,32 +83,6 @@ def algorithm(options: dict[str, Any], posed: Posed, method: str, rate: Any) -> 
     chosen = "sgd" if method in algorithms.OWN_STEPS else options["optimiser"]
     moved_by = own.pop("optimiser", lambda rate: OPTIMISERS[chosen](rate, posed.x.size))
     return algorithms.METHODS[method](posed.problem, moved_by(rate), **own)
-
-
-def judge(
-    case: Case, posed: Posed, gamma: Gamma, x: Array, v: Array
-) -> tuple[dict[str, Array], Array, Array]:
-    """Loss, norm of the hypergradient and scores at the minimiser: `(numbers, x, v)`.
-
-    The lower level and its adjoint are solved for from x and v on all of the data, to residuals
-    that the numbers name, and come back for the next call.
-    """
-    problem, data = posed.problem, posed.data
-    solver, evaluations, products, tolerance = case.accuracy
-    x, _, residual = lower_level(
-        problem, gamma, x, data, solver=solver, evaluations=evaluations, tolerance=tolerance
-    )
-    loss, of_gamma, of_x = upper_gradients(problem, gamma, x, data)
-    through_x, v, adjoint = implicit(
-        problem, gamma, x, v, of_x, data, products=products, tolerance=tolerance
-    )
-    numbers = {
-        "loss": loss,
-        "gradient_norm": optax.tree.norm(optax.tree.add(of_gamma, through_x)),
-        "lower_residual": residual,
-        "adjoint_residual": adjoint.residual,
-    }
-    return numbers | case.scores(gamma, x, posed), x, v
 
 
 # ---- small problems with known answers

@@ -10,18 +10,11 @@ regularisation, start. What differs is theirs: a batch is consecutive digits, th
 is drawn anew when all have been seen, and step sizes decay as their papers say.
 """
 
-import contextlib
-import hashlib
-import importlib.util
-import itertools
 import math
-import re
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -31,25 +24,9 @@ from jaxtyping import Array, Float
 
 from deqbilevel.algorithms import Calls, Posed
 from deqbilevel.algorithms.cleaning import CLASSES, Corpus, Digits, cross_entropy
-from experiments.algorithms import cases
+from deqbilevel.algorithms.judging import judge
+from deqbilevel.courses import SPACING
 from experiments.algorithms.cases import Case
-from experiments.records import Log
-
-PUBLISHED = (
-    "datacleaning0_5_021424_best_params.yml",
-    "datacleaning0_5_best_params.yml",
-)
-"""Files of their folder `config` with the options that they found best for half of the labels
-wrong; where both name a solver, the second holds."""
-
-UTILITIES = "benchmark_utils"
-"""Their package."""
-
-OUTER_RATIO = 1e-4
-"""Of the lower step to the upper for a solver without a published one; their median."""
-
-FACTOR = 10.0
-"""Between two step sizes, and two ratios, of a search: that of their own grids."""
 
 EPOCH_SECONDS = 0.02
 """An epoch takes about that: many of them in a short run, few compared with what a call costs."""
@@ -84,107 +61,6 @@ gradients; the full passes of SRBA and VRBO, once in a period, not at all.
 
 DOUBLE_LOOP = tuple(f"peer:{name}" for name in ("amigo", "bsa", "f2sa", "stocbio", "vrbo"))
 """Those with several lower-level steps in each upper-level step, as `algorithms.DOUBLE_LOOP`."""
-
-
-# ---- their code
-
-
-def solvers(folder: Path) -> dict[str, type]:
-    """Their stochastic JAX solvers by the names of their files, from a clone of the benchmark.
-
-    What cannot be imported is named on standard error and left out; templates are left out.
-    Raises: ValueError where there is no such folder, no benchmark in it, or no benchopt.
-    """
-    base = folder / UTILITIES / "stochastic_jax_solver.py"
-    if not folder.is_dir():
-        raise ValueError(f"--peers {folder}: no such folder; {_GET}")
-    if not base.is_file() or not (folder / "solvers").is_dir():
-        raise ValueError(f"--peers {folder}: not a clone of benchopt's bilevel benchmark; {_GET}")
-    if importlib.util.find_spec("benchopt") is None:
-        raise ValueError("--peers: benchopt is not installed; pip install benchopt")
-    found = {}
-    with _importable(folder), contextlib.redirect_stdout(sys.stderr):
-        parent = importlib.import_module(f"{UTILITIES}.{base.stem}").StochasticJaxSolver
-        for path in sorted((folder / "solvers").glob("*.py")):
-            if path.stem.startswith("template"):
-                continue
-            try:
-                solver = getattr(_loaded(path), "Solver", None)
-            except Exception as error:
-                _say(path.stem, "cannot be imported", error)
-                continue
-            if isinstance(solver, type) and issubclass(solver, parent):
-                found[path.stem] = solver
-    return found
-
-
-def inputs(folder: Path | None) -> dict[str, str]:
-    """A digest of the solvers of a clone, for a run to tell that they changed."""
-    if folder is None:
-        return {}
-    found = hashlib.sha256()
-    for path in sorted((folder / "solvers").glob("*.py")):
-        found.update(path.name.encode() + path.read_bytes())
-    return {"--peers": found.hexdigest()}
-
-
-_GET = "git clone https://github.com/benchopt/benchmark_bilevel"
-
-
-def _say(name: str, what: str, error: Exception) -> None:
-    print(f"peer {name} {what}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-
-
-def _loaded(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"benchmark_bilevel_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@contextlib.contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Their package `benchmark_utils` can be imported meanwhile, and nothing of it remains."""
-
-    def theirs() -> list[str]:
-        return [name for name in sys.modules if name.split(".")[0] == UTILITIES]
-
-    paths = list(sys.path)
-    before = {name: sys.modules.pop(name) for name in theirs()}
-    sys.path.insert(0, str(folder.resolve()))
-    try:
-        yield
-    finally:
-        sys.path[:] = paths
-        for name in theirs():
-            del sys.modules[name]
-        sys.modules.update(before)
-
-
-def published(folder: Path) -> dict[str, dict[str, Any]]:
-    """The options that the benchmark holds best for data cleaning, by the solver's own name.
-
-    Lists and words after `framework` are left out. {} where the clone has none of the files.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for name in PUBLISHED:
-        path = folder / "config" / name
-        text = path.read_text() if path.is_file() else ""
-        for solver, options in re.findall(r"^\s*- (\w+)\[(.*)$", text, re.MULTILINE):
-            pairs = re.findall(r"(\w+)=([^\[\],]+)", options)
-            found[solver] = {key: _value(value) for key, value in pairs if key != "framework"}
-    return found
-
-
-def _value(text: str) -> float | str:
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
-
-
-# ---- our problem
 
 
 def objective(corpus: Corpus, regularisation: float = 0.2) -> dict[str, Any]:
@@ -233,23 +109,20 @@ def _on_device(part: Digits) -> tuple[Array, Array]:
 
 
 def at_minimiser(case: Case, posed: Posed) -> Evaluate:
-    """What `cases.judge` says of gamma; it solves from where the last call ended."""
+    """What `judge` says of gamma; it solves from where the last call ended."""
 
     @jax.jit
-    def judge(data: Any, gamma: Array, x: Array, v: Array) -> Any:
-        return cases.judge(case, posed._replace(data=data), gamma, x, v)
+    def judged(data: Any, gamma: Array, x: Array, v: Array) -> Any:
+        return judge(posed._replace(data=data), case.accuracy, case.scores, gamma, x, v)
 
     x, v = posed.x, jnp.zeros_like(posed.x)
 
     def evaluate(gamma: Array, _: Array) -> Mapping[str, Any]:
         nonlocal x, v
-        numbers, x, v = judge(posed.data, gamma, x, v)
+        numbers, x, v = judged(posed.data, gamma, x, v)
         return numbers
 
     return evaluate
-
-
-# ---- their solvers on our problem
 
 
 def prepared(
@@ -303,7 +176,7 @@ def course(
     outer_ratio: float,
     seconds: float,
     calls: float = math.inf,
-    spacing: float = cases.SPACING,
+    spacing: float = SPACING,
 ) -> list[dict[str, Any]]:
     """A run of a `prepared` solver from the start, as rows like those of `experiments.algorithms`.
 
@@ -357,114 +230,3 @@ def _values(evaluate: Evaluate, gamma: Array, x: Array) -> dict[str, list[float]
 
 def _of_values(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in _OTHERS}
-
-
-def search(
-    name: str,
-    own: Any,
-    evaluate: Evaluate,
-    centre: tuple[float, float],
-    *,
-    seconds: float,
-    calls: float = math.inf,
-    points: int = 3,
-    moves: int = 1,
-) -> dict[str, Any]:
-    """The (step_size, outer_ratio) with the least loss at the minimiser after those seconds.
-
-    Tried are `points` of each, a `FACTOR` apart with the centre in their middle, then those around
-    the best, `moves` times or until the best is in the middle. Runs that diverge are out; of none
-    that does not, the one with the smallest steps is taken. 1 point: the centre, not tried.
-    """
-    step_size, outer_ratio = centre
-    if points == 1:
-        return {"best": list(centre), "rates": [step_size / outer_ratio]}
-    reach = range(-(points // 2), points - points // 2)
-    ends: dict[tuple[int, int], dict[str, Any]] = {}
-
-    def steps(place: tuple[int, int]) -> tuple[float, float]:
-        return step_size * FACTOR ** place[0], outer_ratio / FACTOR ** place[1]
-
-    def rank(place: tuple[int, int]) -> tuple[float, tuple[int, int]]:
-        end = ends[place]
-        return math.inf if end["diverged"][0] else end["loss"][0], place
-
-    middle = best = (0, 0)
-    for _ in range(moves + 1):
-        middle = best
-        for i, j in itertools.product(reach, reach):
-            place = middle[0] + i, middle[1] + j
-            if place not in ends:
-                step, ratio = steps(place)
-                own_steps = {"step_size": step, "outer_ratio": ratio, "spacing": math.inf}
-                run = course(name, own, evaluate, seconds=seconds, calls=calls, **own_steps)
-                ends[place] = run[-1]
-        best = min(ends, key=rank)
-        if best == middle:
-            break
-    return {
-        "best": list(steps(best)),
-        "tried": [list(steps(place)) for place in ends],
-        "rates": [end["rates"][0] for end in ends.values()],
-        "losses": [end["loss"][0] for end in ends.values()],
-        "diverged": [end["diverged"][0] for end in ends.values()],
-        "seconds": [end["seconds"] for end in ends.values()],
-    }
-
-
-def compare(
-    folder: Path,
-    corpus: Corpus,
-    evaluate: Evaluate,
-    out: Path,
-    *,
-    seconds: float,
-    calls: float = math.inf,
-    points: int = 3,
-    moves: int = 1,
-    search_part: float = 0.25,
-    seed: int = 0,
-    names: tuple[str, ...] | None = None,
-) -> list[dict[str, Any]]:
-    """The rows of the courses of all `solvers` of a clone, each with its best step sizes.
-
-    Both are written to searches.jsonl and courses.jsonl of `out`, beside those of our methods; a
-    course that is there to its end is not run again, one that was interrupted begins anew. A
-    solver that fails is named on standard error and left out.
-    Raises: ValueError, see `solvers`, or for names that are not among them.
-    """
-    classes, best = solvers(folder), published(folder)
-    for name in names or ():
-        if name not in classes:
-            raise ValueError(f"peer {name}: expected one of {', '.join(classes)}")
-    rows = []
-    for name in classes if names is None else names:
-        method = f"peer:{name}"
-        log = Log.of(out / "courses.jsonl", cases.POINT)
-        stored = log.read()
-        done = [row for row in stored if row["method"] == method]
-        if done and done[-1]["last"]:
-            rows += done
-            continue
-        log.keep([row for row in stored if row["method"] != method])
-        options = best.get(classes[name].name, {})
-        try:
-            own = prepared(classes[name], corpus, seed=seed, **options)
-        except Exception as error:
-            _say(name, "does not run", error)
-            continue
-        found_before = Log.of(out / "searches.jsonl", cases.SEARCH)
-        searches = {record["method"]: record for record in found_before.read()}
-        if method not in searches:
-            centre = own.step_size, options.get("outer_ratio", OUTER_RATIO)
-            part: Any = {"seconds": search_part * seconds, "calls": search_part * calls}
-            found = search(name, own, evaluate, centre, **part, points=points, moves=moves)
-            searches[method] = {"method": method, "rate": found["best"][0]} | found
-            found_before.append(searches[method])
-        step_size, outer_ratio = searches[method]["best"]
-        steps = {"step_size": step_size, "outer_ratio": outer_ratio}
-        own_rows = course(name, own, evaluate, seconds=seconds, calls=calls, **steps)
-        for row in own_rows:
-            log.append(row)
-        rows += own_rows
-    return rows

@@ -7,29 +7,13 @@ from typing import Any
 import numpy as np
 
 from deqbilevel import algorithms, plots
+from deqbilevel.algorithms import arrivals
 from deqbilevel.plots.algorithms import HEIGHTS
 from experiments import common, folders
 from experiments.algorithms import peers
 from experiments.drawing import draw
 
 DOUBLE_LOOP = (*algorithms.DOUBLE_LOOP, *peers.DOUBLE_LOOP)
-
-ORDERS: dict[str, tuple[str, str]] = {
-    "ba": ("1", "1.25"),
-    "accelerated_ba": ("0.5", "0.75"),
-    "aid": ("1", "1"),
-    "itd": ("1", "1"),
-    "bsa": ("2", "3"),
-    "stocbio": ("2", "2"),
-    "ttsa": ("2.5", "2.5"),
-    "stable": ("2", "2"),
-    "mrbo": ("1.5", "1.5"),
-    "sustain": ("1.5", "1.5"),
-    "vrbo": ("1.5", "1.5"),
-}
-"""p of the upper and of the lower gradients ~ epsilon^-p until a squared norm of the hypergradient
-of epsilon, for costs that need not be convex, of accelerated BA for those that are: [CF] Tables 5.1
-(stochastic), 5.2 and 5.3, without logarithms."""
 
 
 def report(
@@ -43,8 +27,10 @@ def report(
     """
     problem = options["problem"]
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    target = _target(rows, close)
-    numbers = {m: _numbers([r for r in rows if r["method"] == m], target) for m in methods}
+    target = arrivals.target(rows, close)
+    numbers = {
+        m: arrivals.numbers([r for r in rows if r["method"] == m], target, HEIGHTS) for m in methods
+    }
     lines = [f"# Upper-level algorithms on {problem}", "", about, ""]
     lines += _table(numbers, target)
     lines += ["", *_verdicts(numbers)]
@@ -63,56 +49,6 @@ def report(
     return result
 
 
-def _median(values: list[Any]) -> float:
-    """Over the seeds that are finite; NaN where none is."""
-    x = np.array(values, float)
-    return float(np.median(x[np.isfinite(x)])) if np.isfinite(x).any() else float("nan")
-
-
-def _target(rows: list[dict[str, Any]], close: float) -> float:
-    """The loss with which a method has arrived: a part `close` of the way to the best is left."""
-    losses = [_median(row["loss"]) for row in rows]
-    best, start = np.nanmin(losses), losses[0]
-    return float(best + close * (start - best))
-
-
-def _numbers(course: list[dict[str, Any]], target: float) -> dict[str, Any]:
-    """The numbers of a method: at its end, and where it arrived."""
-    last = course[-1]
-    arrived = next((row for row in course if _median(row["loss"]) <= target), None)
-    return {
-        "calls": float(np.sum(last["calls"])),
-        "seconds": last["seconds"],
-        **{name: _median(last[name]) for name in HEIGHTS if name in last},
-        "steps": last["step"],
-        "rate": last["rates"][0],
-        "diverged": int(np.sum(last["diverged"])),
-        "calls_to_target": None if arrived is None else float(np.sum(arrived["calls"])),
-        "seconds_to_target": None if arrived is None else arrived["seconds"],
-        "upper_order": order(course, "upper_gradients"),
-        "lower_order": order(course, "lower_gradients"),
-    }
-
-
-def order(course: list[dict[str, Any]], oracle: str) -> float | None:
-    """p of calls ~ epsilon^-p, epsilon the least squared norm of the hypergradient so far.
-
-    A least-squares fit over the points at which that fell, the first excepted; None of fewer than
-    three. A method that converges linearly has p near 0.
-    """
-    place = algorithms.Calls._fields.index(oracle)
-    best, points = np.inf, []
-    for row in course:
-        epsilon = _median(row["gradient_norm"]) ** 2
-        if row["calls"][place] > 0 and 0 < epsilon < best:
-            best = epsilon
-            points.append((np.log(1 / epsilon), np.log(row["calls"][place])))
-    if len(points) < 3:
-        return None
-    x, y = np.array(points).T
-    return float(np.polyfit(x, y, 1)[0])
-
-
 def _table(numbers: dict[str, dict[str, Any]], target: float) -> list[str]:
     scores = [n for n in HEIGHTS if any(n in x for x in numbers.values())]
     head = ["method", "loops", "rate", "steps", "calls", "seconds"]
@@ -122,7 +58,7 @@ def _table(numbers: dict[str, dict[str, Any]], target: float) -> list[str]:
     lines = [common.line(head), common.line(["---"] * len(head))]
     for method, own in numbers.items():
         loops = "two" if method in DOUBLE_LOOP else "one"
-        known = ORDERS.get(method, ("-", "-"))
+        known = arrivals.ORDERS.get(method, ("-", "-"))
         orders = [
             f"{_shown(own[name])} ({theory})"
             for name, theory in zip(("upper_order", "lower_order"), known, strict=True)
