@@ -115,10 +115,13 @@ def rows(name: str, x: Any, pixels: int | None = None) -> Any:
     return floating(name, x)
 
 
-def floating(name: str, x: Any) -> Any:
-    """The array, if it is of floating numbers; of whole ones differences may wrap around."""
+def floating(name: str, x: Any, *, of_complex: bool = False) -> Any:
+    """The array, if it is of floating numbers; of whole ones differences may wrap around.
+
+    of_complex: whether they may be complex.
+    """
     dtype = np.dtype(getattr(x, "dtype", type(x)))
-    if not jax.numpy.issubdtype(dtype, np.floating):
+    if not jax.numpy.issubdtype(dtype, np.inexact if of_complex else np.floating):
         raise ValueError(f"{name}: of type {dtype}; expected floating numbers, as of float32")
     return x
 

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from deqbilevel import maps, operators
 from deqbilevel.convolutions import multiplied, padded_grid
 from deqbilevel.operators import Operator
-from deqbilevel.regularizers.normalised import Normalised
+from deqbilevel.regularizers import Regularizer
 from deqbilevel.stencils import Factored, Stencil
 from deqbilevel.types import Images, Params, pytree
 
@@ -95,14 +96,15 @@ class ConvolutionalStep:
     """`maps.gradient_step` with a regulariser that puts its Jacobian together."""
 
     K: Operator
-    regularizer: Normalised
+    R: Regularizer
 
-    def __call__(self, u: Images, params: Params, f: Images) -> Images:
-        return maps.gradient_step(self.K, self.regularizer.gradient)(u, params, f)
+    def __call__(self, u: Images, params: Params, f: Array) -> Images:
+        return maps.gradient_step(self.K, self.R.gradient)(u, params, f)
 
-    def linearised(self, u: Images, params: Params, f: Images) -> tuple[Images, StepJacobian]:
+    def linearised(self, u: Images, params: Params, f: Array) -> tuple[Images, StepJacobian]:
         """G(u) and I - dG/du."""
-        N, jacobian = self.regularizer.linearised(u, params)
+        assert self.R.linearised is not None
+        N, jacobian = self.R.linearised(u, params)
         image = maps.gradient_step(self.K, lambda u, params: N)(u, params, f)
         scalars = (params[name] for name in ("tau", "lam", "gamma"))
-        return image, StepJacobian(self.K, jacobian, *scalars)
+        return image, StepJacobian(operators.of(self.K, params), jacobian, *scalars)

@@ -4,7 +4,8 @@ All compare images u with the true ones, and raise ValueError where their shapes
 are no images [batch, pixels], one or more, or their numbers are not floating ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import dm_pix
 import jax.numpy as jnp
@@ -109,5 +110,33 @@ def quantised(u: Images) -> Images:
     return jnp.round(255 * jnp.clip(checks.floating("u", u), 0, 1)) / 255
 
 
-LOSSES: Registry[Loss] = Registry("loss", {"mean_squared_error": mean_squared_error})
+@dataclass(frozen=True)
+class Additive:
+    """A loss that is a sum over images; any other is taken for a mean."""
+
+    function: Loss
+
+    def __call__(self, u: Images, truth: Images) -> Float[Array, ""]:
+        return self.function(u, truth)
+
+
+def shares(loss: Loss, sizes: Sequence[int]) -> list[float]:
+    """The weights by which the losses of sets of images of these sizes make that of all."""
+    if isinstance(loss, Additive):
+        return [1.0] * len(sizes)
+    return [size / sum(sizes) for size in sizes]
+
+
+def _half_squared_error(u: Images, truth: Images) -> Float[Array, ""]:
+    _pair(u, truth)
+    return 0.5 * jnp.sum((u - truth) ** 2)
+
+
+half_squared_error = Additive(_half_squared_error)
+"""1/2 ||u - truth||^2, a sum over all images: [CF] (Ex)."""
+
+LOSSES: Registry[Loss] = Registry(
+    "loss",
+    {"mean_squared_error": mean_squared_error, "half_squared_error": half_squared_error},
+)
 """Every upper-level loss. The shared property tests walk this table."""

@@ -1,45 +1,48 @@
-"""Fixed-point maps G(u, params, f), assembled from a forward operator K and a regulariser N.
+"""Fixed-point maps G(u, params, f), assembled from a forward operator K, a regulariser N and a data
+fidelity D.
 
 `params` holds the weights of N and the scalars tau (step size), gamma (weight of the regulariser)
-and lam (weight of the data fidelity). u: [batch, pixels], f: [batch, data]. A fixed point of the
-gradient, proximal and preconditioned steps solves, whatever their step size,
+and lam (weight of the data fidelity), and K where it is learned. u: [batch, pixels],
+f: [batch, data]. A fixed point of the gradient, proximal and preconditioned steps solves, whatever
+their step size,
 
-    lam K^T (K u - f) + gamma N(u) = 0
+    lam K^T D'(K u; f) + gamma N(u) = 0,    D'(v; f) = v - f for squares
 
 Each raises ValueError for what is no operator or no function, and for params without its scalars.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from deqbilevel import checks
+from deqbilevel import checks, operators
 from deqbilevel.checks import Registry
+from deqbilevel.fidelities import Fidelity, squares
 from deqbilevel.operators import Operator
 from deqbilevel.solvers.base import Map
 from deqbilevel.types import FixedPointMap, Images, Params
 
-Regularizer = Callable[[Images, Params], Images]
+Gradient = Callable[[Images, Params], Images]
+"""N(u, params), the gradient of a regulariser, or in a DEQ any map."""
 
 
-def stationarity(K: Operator, N: Regularizer) -> FixedPointMap:
-    """What vanishes at a fixed point: lam K^T (K u - f) + gamma N(u)."""
+def stationarity(K: Operator, N: Gradient, D: Fidelity = squares) -> FixedPointMap:
+    """What vanishes at a fixed point: lam K^T D'(K u; f) + gamma N(u)."""
 
-    _check(K, N)
+    fit = _fit(K, N, D)
 
     def F(u: Images, params: Params, f: Array) -> Images:
         checks.entries("params", params, ("lam", "gamma"))
-        return params["lam"] * K.adjoint(K.apply(u) - f) + params["gamma"] * N(u, params)
+        return params["lam"] * fit(u, params, f) + params["gamma"] * N(u, params)
 
     return F
 
 
-def gradient_step(K: Operator, N: Regularizer) -> FixedPointMap:
-    """u - tau (lam K^T (K u - f) + gamma N(u)): [REB] (12), (18) for a DEQ, (14) for bilevel."""
-    F = stationarity(K, N)
+def gradient_step(K: Operator, N: Gradient, D: Fidelity = squares) -> FixedPointMap:
+    """u - tau (lam K^T D'(K u; f) + gamma N(u)): [REB] (12), (18) for a DEQ, (14) for bilevel."""
+    F = stationarity(K, N, D)
 
     def G(u: Images, params: Params, f: Array) -> Images:
         checks.entries("params", params, ("tau",))
@@ -48,32 +51,38 @@ def gradient_step(K: Operator, N: Regularizer) -> FixedPointMap:
     return G
 
 
-def proximal_step(K: Operator, N: Regularizer) -> FixedPointMap:
+def proximal_step(K: Operator, N: Gradient, D: Fidelity = squares) -> FixedPointMap:
     """(I + tau lam K^T K)^{-1} (u - tau gamma N(u) + tau lam K^T f).
 
     A gradient step on the regulariser, then the proximal map of the data fidelity, exactly. It is
     not in [REB], whose proximal map (10) is of the regulariser: that is `plug_and_play_step`.
+    Raises: ValueError for a fidelity other than squares, whose proximal map of u is not linear.
     """
 
-    _check(K, N)
+    _fit(K, N, D)
+    if D is not squares:
+        raise ValueError(
+            "proximal_step: needs the proximal map of D(K u), which is known for squares alone; "
+            "take gradient_step"
+        )
 
     def G(u: Images, params: Params, f: Array) -> Images:
         checks.entries("params", params, ("tau", "lam", "gamma"))
-        tau, lam = params["tau"], params["lam"]
-        z = u - tau * (params["gamma"] * N(u, params) - lam * K.adjoint(f))
-        return K.resolvent(z, tau * lam)
+        tau, lam, own = params["tau"], params["lam"], operators.of(K, params)
+        z = u - tau * (params["gamma"] * N(u, params) - lam * own.adjoint(f))
+        return operators.resolvent(own, z, tau * lam)
 
     return G
 
 
-def preconditioned_step(K: Operator, N: Regularizer) -> FixedPointMap:
-    """u - P^{-1} (lam K^T (K u - f) + gamma N(u)), with P^{-1} given as `params["inverse"]`.
+def preconditioned_step(K: Operator, N: Gradient, D: Fidelity = squares) -> FixedPointMap:
+    """u - P^{-1} (lam K^T D'(K u; f) + gamma N(u)), with P^{-1} given as `params["inverse"]`.
 
     The fixed points are those of the gradient step, and P^{-1} is common to the batch; see
     `models` for its choice. It is a constant of the differentiation: at a fixed point its
     derivative is multiplied by zero.
     """
-    F = stationarity(K, N)
+    F = stationarity(K, N, D)
 
     def G(u: Images, params: Params, f: Array) -> Images:
         checks.entries("params", params, ("inverse",))
@@ -82,23 +91,23 @@ def preconditioned_step(K: Operator, N: Regularizer) -> FixedPointMap:
     return G
 
 
-def plug_and_play_step(K: Operator, D: Regularizer) -> FixedPointMap:
-    """D(u - tau lam K^T (K u - f)): [REB] (10), plug-and-play with a denoiser D(u, params).
+def plug_and_play_step(K: Operator, N: Gradient, D: Fidelity = squares) -> FixedPointMap:
+    """(I - N)(u - tau lam K^T D'(K u; f)): [REB] (10), plug-and-play with the denoiser I - N.
 
-    D takes the place of the proximal map of a regulariser, and is no regulariser's gradient: so
-    this map is not of the table below. Where D is the proximal map of tau gamma R, the fixed points
-    are those of the other steps with N = grad R; any other D has fixed points that depend on tau.
-    Learned through the fixed point, this map is the DeProx of [REB] and of Gilton, Ongie and
-    Willett (2021), "Deep Equilibrium Architectures for Inverse Problems in Imaging"; with D learned
+    The denoiser takes the place of the proximal map of a regulariser. Where it is that of
+    tau gamma R, the fixed points are those of the other steps with the gradient of R; those of any
+    other denoiser depend on tau, and gamma counts for nothing: so this map is not of the table
+    below. Learned through the fixed point, this map is the DeProx of [REB] and of Gilton, Ongie and
+    Willett (2021), "Deep Equilibrium Architectures for Inverse Problems in Imaging"; with N learned
     beforehand, from noisy images alone, it is plug-and-play proximal gradient.
     """
 
-    _check(K, D)
+    fit = _fit(K, N, D)
 
     def G(u: Images, params: Params, f: Array) -> Images:
         checks.entries("params", params, ("tau", "lam"))
-        step = params["tau"] * params["lam"] * K.adjoint(K.apply(u) - f)
-        return D(u - step, params)
+        z = u - params["tau"] * params["lam"] * fit(u, params, f)
+        return z - N(z, params)
 
     return G
 
@@ -119,14 +128,24 @@ def naive_objective(G: FixedPointMap) -> Callable[[Params, Images, Array], Float
     return objective
 
 
-def _check(K: Any, N: Any) -> None:
-    """Raises: ValueError for what is no operator, or no function."""
+def _fit(K: Operator, N: Gradient, D: Fidelity) -> FixedPointMap:
+    """u, params, f -> K^T D'(K u; f), the gradient of the data fidelity in u.
+
+    Raises: ValueError for what is no operator, no function, or no fidelity.
+    """
     for name in ("apply", "adjoint"):
         checks.function(f"K.{name}", getattr(K, name, None))
     checks.function("N", N)
+    checks.function("D.gradient", getattr(D, "gradient", None))
+
+    def fit(u: Images, params: Params, f: Array) -> Images:
+        own = operators.of(K, params)
+        return own.adjoint(D.gradient(own.apply(u), f))
+
+    return fit
 
 
-MAPS: Registry[Callable[[Operator, Regularizer], FixedPointMap]] = Registry(
+MAPS: Registry[Callable[..., FixedPointMap]] = Registry(
     "map",
     {
         "gradient_step": gradient_step,
@@ -134,4 +153,4 @@ MAPS: Registry[Callable[[Operator, Regularizer], FixedPointMap]] = Registry(
         "preconditioned_step": preconditioned_step,
     },
 )
-"""Every map. The shared property tests walk this table."""
+"""Every map of (K, N, D). The shared property tests walk this table."""

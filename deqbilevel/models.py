@@ -1,9 +1,11 @@
-"""Models: a forward operator and a regulariser make a fixed-point map; a task names the operator.
+"""Models: the lower level of a learning problem, of an operator K, a regulariser R, a data fidelity
+D and a step. They make the map G whose fixed point u* = G(u*, params, f) reconstructs f.
 
-    model = models.build("denoising", "bilevel", (28, 28))
+    model = models.build("denoising", "bilevel", (28, 28))         # [REB]: a task and one word
+    model = models.assemble(K, convolutional.convolutional(K.shape))    # your own choice of parts
     params = model.init(key) | models.hyperparameters(tau=0.9, gamma=0.1, activation="relu")
 
-Bilevel learning (tied, C = A) and a deep equilibrium model (untied) differ in that one word.
+A regulariser with an energy makes it bilevel learning, one without a deep equilibrium model (DEQ).
 """
 
 from collections.abc import Callable
@@ -12,15 +14,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
-from deqbilevel import adjoints, checks, maps, operators, potentials, precision
+from deqbilevel import adjoints, checks, fidelities, maps, operators, potentials, precision
 from deqbilevel.checks import Registry
+from deqbilevel.fidelities import Fidelity
 from deqbilevel.jacobians import ConvolutionalStep
-from deqbilevel.operators import Operator
-from deqbilevel.regularizers import dense, normalised
-from deqbilevel.regularizers.normalised import Normalised
+from deqbilevel.operators import Identity, Operator
+from deqbilevel.regularizers import Regularizer, dense
 from deqbilevel.solvers import as_solver
 from deqbilevel.types import At, FixedPointMap, Images, Info, Params, Solve, Solver
 
@@ -54,26 +55,114 @@ ACTIVATIONS: Registry[Callable[[float], potentials.PiecewiseQuadratic]] = Regist
 )
 """The activations of [REB] 3.2, built for a threshold (the study takes tau for it)."""
 
-
-def _unchanged(params: Params) -> Params:
-    return params
+DAMPING = 0.3
+"""Added to the diagonal of the P of `Model.solve`."""
 
 
 class Model(NamedTuple):
     """What is solved, as pure functions; how it is solved is a setting."""
 
     K: Operator
-    N: maps.Regularizer
+    R: Regularizer
     G: FixedPointMap
-    tied: bool
-    shape: tuple[int, int]
-    init: Callable[[PRNGKeyArray], dict[str, Any]]
-    """key -> the weights that are learned, and what `refresh` keeps up to date."""
-    start: Callable[[Images], Images] = jnp.zeros_like
+    start: Callable[[Inexact[Array, "batch data"]], Images]
     """f -> where the lower level is solved from."""
-    refresh: Callable[[Params], Params] = _unchanged
-    """params -> params after a step has moved the weights: norms and the like, which the next step
-    takes as constants."""
+    D: Fidelity = fidelities.squares
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return self.R.shape
+
+    @property
+    def tied(self) -> bool:
+        """Whether u* minimises a cost: bilevel learning, and no DEQ."""
+        return self.R.tied
+
+    @property
+    def N(self) -> Callable[[Images, Params], Images]:
+        """The regulariser's gradient, or in a DEQ its map."""
+        return self.R.gradient
+
+    @property
+    def init(self) -> Callable[[PRNGKeyArray], dict[str, Any]]:
+        """key -> the weights of the regulariser, and what `refresh` keeps up to date."""
+        return self.R.init
+
+    @property
+    def refresh(self) -> Callable[[Params], Params]:
+        """params -> params after a step has moved the weights."""
+        return self.R.refresh
+
+    def measure(self, params: Params, u: Images, key: PRNGKeyArray) -> Inexact[Array, "batch data"]:
+        """A measurement of images by the K of the model, with the noise `params["noise"]` of its
+        fidelity. Raises: ValueError, see `measure`."""
+        return measure(self.K, u, params["noise"], key, self.D)
+
+    def stationarity(self) -> FixedPointMap:
+        """F(u, params, f), which vanishes at a fixed point: in bilevel learning the gradient of the
+        lower-level cost."""
+        F = maps.stationarity(self.K, self.N, self.D)
+        return lambda u, params, f: F(u, with_scalars(params), f)
+
+    def energy(
+        self, u: Images, params: Params, f: Inexact[Array, "batch data"]
+    ) -> Float[Array, " batch"]:
+        """The lower-level cost of each image, whose minimiser is u*, [REB] (13b):
+
+        lam D(K u; f) + gamma R(u)
+
+        Raises: ValueError for a DEQ, which has none, and for an f that is not like K u.
+        """
+        if self.R.energy is None:
+            raise ValueError("energy: this model is a DEQ, whose fixed point minimises no cost")
+        params = with_scalars(params)
+        v = operators.of(self.K, params).apply(u)
+        checks.alike(**{"K u": v, "f": f})
+        return params["lam"] * self.D.value(v, f) + params["gamma"] * self.R.energy(u, params)
+
+    def lipschitz(self, params: Params) -> Float[Array, ""]:
+        """A Lipschitz constant of F: lam sup D'' ||K||^2 + gamma Lip(N).
+
+        Raises: ValueError for a regulariser that has none.
+        """
+        if self.R.lipschitz is None:
+            raise ValueError(
+                "params: no tau, and of this regulariser no Lipschitz constant is known, from "
+                "which it would follow; give the step size tau in params"
+            )
+        params = with_scalars(params)
+        K = operators.of(self.K, params)
+        norm = operators.norm(K, checks.pixels(self.shape))
+        of_regularizer = params["gamma"] * self.R.lipschitz(params)
+        return params["lam"] * self.D.curvature * norm**2 + of_regularizer
+
+    def completed(self, params: Params) -> Params:
+        """`params` with what a map needs: lam and gamma, 1 where there are none, and the step size
+        tau = 1/L of `lipschitz`, a constant of differentiation: what is differentiated is where a
+        solver goes, not how fast.
+
+        Raises: ValueError where tau is needed, see `lipschitz`.
+        """
+        params = with_scalars(params)
+        if "tau" in params:
+            return params
+        return params | {"tau": jax.lax.stop_gradient(1 / self.lipschitz(params))}
+
+    def preconditioner(self, u: Images, params: Params) -> Callable[[Images], Images]:
+        """About the inverse of dF/du at u, for conjugate gradients; the identity without one.
+
+        K^T K is taken as ||K||^2 / 2 where K is not the identity: half-way between what K sees and
+        what it does not.
+        """
+        if self.R.preconditioner is None:
+            return lambda r: r
+        params = with_scalars(params)
+        norm = operators.norm(operators.of(self.K, params), checks.pixels(self.shape))
+        seen = 1.0 if isinstance(self.K, Identity) else norm**2 / 2
+        gamma = params["gamma"]
+        apply = self.R.preconditioner(u, params, params["lam"] * self.D.curvature * seen / gamma)
+        return lambda r: apply(r) / gamma
 
     def solve(
         self,
@@ -85,18 +174,20 @@ class Model(NamedTuple):
         """The differentiable reconstruction `(params, f, u0, probe) -> (u*, info)`, and its params.
 
         differentiable: how a map is solved and differentiated, see `hypergradients.METHODS`. If
-        `preconditioned`, through `maps.preconditioned_step` with P made from these params; a
-        DEQ (untied) is not preconditioned.
+        `preconditioned`, through `maps.preconditioned_step` with the P of these params, see
+        `inverse`; a DEQ and a regulariser without a matrix are not.
         """
         self.require(params)
-        if not (preconditioned and self.tied):
-            return differentiable(self.G), params
-        G = maps.preconditioned_step(self.K, self.N)
-        params = params | {"inverse": preconditioner(self.K, params)}
-        return differentiable(G), params
+        if not (preconditioned and self.tied and self.R.matrix):
+            return differentiable(self.G), self.completed(params)
+        params = with_scalars(params)
+        G = maps.preconditioned_step(self.K, self.N, self.D)
+        return differentiable(G), params | {"inverse": inverse(self.K, self.R, params)}
 
-    def reconstruct(self, solver: Solver, params: Params, f: Images) -> tuple[Images, Info]:
-        """u* from f: [batch, pixels], from `start(f)`: `(u, info)`, in the dtype of the weights.
+    def reconstruct(
+        self, solver: Solver, params: Params, f: Inexact[Array, "batch data"]
+    ) -> tuple[Images, Info]:
+        """u* from f: [batch, data], from `start(f)`: `(u, info)`, in the dtype of the weights.
 
         Raises: ValueError for what is no solver of a fixed point, for measurements that are not of
         images of this model's shape, and for params that are none of this model, see `require`.
@@ -105,20 +196,22 @@ class Model(NamedTuple):
         self.check(f)
         self.require(params)
         params, f = precision.as_weights(params, f)
-        return solver(At(self.G, params, f), self.start(f))
+        return solver(At(self.G, self.completed(params), f), self.start(f))
 
-    def check(self, f: Images) -> None:
+    def check(self, f: Inexact[Array, "batch data"]) -> None:
         """Raises: ValueError for measurements f that are not `[batch, data]` of images of this
         model's shape, one or more, of finite floating numbers."""
-        checks.finite("f", checks.floating("f", f))
-        image = jax.ShapeDtypeStruct((1, checks.pixels(self.shape)), f.dtype)
-        size = jax.eval_shape(lambda u: self.K.apply(u), image).shape[1:]
-        if f.shape[1:] != size or not len(f):
-            wanted = ", ".join(map(str, ("batch", *size)))
+        checks.finite("f", checks.floating("f", f, of_complex=True))
+        image = jax.ShapeDtypeStruct((1, checks.pixels(self.shape)), jnp.finfo(f.dtype).dtype)
+        data = jax.eval_shape(lambda u: self.K.apply(u), image)
+        if f.shape[1:] != data.shape[1:] or not len(f):
+            wanted = ", ".join(map(str, ("batch", *data.shape[1:])))
             raise ValueError(
                 f"f: of shape {list(f.shape)}; expected measurements [{wanted}] of one image of "
                 f"{self.shape[0]}x{self.shape[1]} or more"
             )
+        if jnp.iscomplexobj(f) and not jnp.issubdtype(data.dtype, jnp.complexfloating):
+            raise ValueError(f"f: of type {f.dtype}; expected real measurements, as K makes them")
 
     def require(self, params: Params) -> None:
         """Raises ValueError for `params` that are none of this model: without some of its weights,
@@ -151,7 +244,8 @@ class Model(NamedTuple):
     def _step(self, params: Params) -> Images:
         """One evaluation of the map."""
         u = jnp.zeros((1, checks.pixels(self.shape)), precision.dtype_of(params))
-        return self.G(u, params, self.K.apply(u))
+        params = self.completed(params)
+        return self.G(u, params, operators.of(self.K, params).apply(u))
 
 
 @lru_cache
@@ -159,8 +253,41 @@ def _names(init: Callable[[PRNGKeyArray], dict[str, Any]]) -> frozenset[str]:
     return frozenset(jax.eval_shape(init, jax.random.key(0)))
 
 
+def with_scalars(params: Params) -> Params:
+    """`params` with lam = 1 and gamma = 1 where it has none, as in [CF], whose cost has neither."""
+    one = jnp.ones((), precision.dtype_of(params))
+    return {"lam": one, "gamma": one} | params
+
+
+def assemble(
+    K: Operator,
+    R: Regularizer,
+    *,
+    D: Fidelity = fidelities.squares,
+    step: Callable[..., FixedPointMap] = maps.gradient_step,
+    start: Callable[[Inexact[Array, "batch data"]], Images] | None = None,
+) -> Model:
+    """The model of an operator, a regulariser, a data fidelity and a step, one of `maps`.
+
+    start: f -> where the lower level is solved from; None: K^T f. A gradient step puts its Jacobian
+    together where the regulariser does, for `linearised.SOLVERS`.
+    Raises: ValueError for an operator whose adjoint is that of another, see `adjoints.check`, and
+    for a step that D has not.
+    """
+    if not isinstance(R, Regularizer):
+        raise ValueError(
+            f"R: a {type(R).__name__}; expected a Regularizer, such as one of "
+            "regularizers.REGULARIZERS, or what regularizers.function makes of your own"
+        )
+    checks.function("step", step)
+    adjoints.check(K, checks.pixels(R.shape))
+    linear = R.linearised is not None and step is maps.gradient_step and D is fidelities.squares
+    G = ConvolutionalStep(K, R) if linear else step(K, R.gradient, D)
+    return Model(K, R, G, K.adjoint if start is None else start, D)
+
+
 def build(task: str, model: str, shape: tuple[int, int], features: int | None = None) -> Model:
-    """The dense model of [REB] 3.2 with the gradient step, (14) or (18).
+    """The dense model of [REB] 3.2 with the gradient step, (14) or (18), solved from zero.
 
     `features` is the number of rows of A; None: as many as pixels, as in the paper.
     Raises: ValueError for an unknown task or model, a shape without pixels, and fewer than one
@@ -168,64 +295,8 @@ def build(task: str, model: str, shape: tuple[int, int], features: int | None = 
     """
     checks.pixels(shape)
     K = operators.OPERATORS[TASKS[task]](shape)
-    return assemble(K, tied=MODELS[model], shape=shape, features=features)
-
-
-def assemble(
-    K: Operator,
-    *,
-    tied: bool,
-    shape: tuple[int, int],
-    features: int | None = None,
-    step: Callable[[Operator, maps.Regularizer], FixedPointMap] = maps.gradient_step,
-) -> Model:
-    """A dense model from your own forward operator and choice of map.
-
-    Raises: ValueError for a shape without pixels, fewer than one feature, and an operator whose
-    adjoint is that of another, see `adjoints.check`.
-    """
-    pixels = checks.pixels(shape)
-    if features is not None:
-        checks.whole("features", features)
-    checks.switch("tied", tied)
-    checks.function("step", step)
-    adjoints.check(K, pixels)
-    init = partial(dense.init, pixels=pixels, tied=tied, features=features)
-    return Model(K, dense.gradient, step(K, dense.gradient), tied, shape, init)
-
-
-def convolutional(
-    K: Operator, regularizer: Normalised, *, tied: bool, kernels: tuple[int, int] = (30, 3)
-) -> Model:
-    """The convolutional model of [REB]'s experiments with faces: a gradient step, started at f.
-
-    kernels: number and height and width of the random ones to start with, of which C is a copy;
-    `regularizer.init` starts with others.
-    Raises: ValueError for fewer than one kernel or entry, kernels that are larger than the images,
-    and an operator whose adjoint is that of another, see `adjoints.check`.
-    """
-    count, size = (checks.whole("kernels", n) for n in kernels)
-    if size > min(regularizer.shape):
-        raise ValueError(
-            f"kernels of {size}x{size} pixels are larger than the image of "
-            f"{regularizer.shape[0]}x{regularizer.shape[1]}; take smaller ones"
-        )
-    adjoints.check(K, checks.pixels(regularizer.shape))
-
-    def init(key: PRNGKeyArray) -> dict[str, Any]:
-        A = normalised.uniform(key, count, size, size)
-        return regularizer.init(A, None if tied else A)
-
-    return Model(
-        K,
-        regularizer.gradient,
-        ConvolutionalStep(K, regularizer),
-        tied,
-        regularizer.shape,
-        init,
-        start=lambda f: f,
-        refresh=regularizer.refresh,
-    )
+    R = dense.dense(shape, tied=MODELS[model], features=features)
+    return assemble(K, R, start=jnp.zeros_like)
 
 
 def hyperparameters(
@@ -263,43 +334,38 @@ def hyperparameters(
     return jax.tree.map(partial(jnp.array, dtype=float), scalars | {"phi": phi})
 
 
-def measure(K: Operator, u: Images, noise: Float[Array, ""], key: PRNGKeyArray) -> Images:
-    """f = K u + noise * N(0, 1), also where K is zero, as in [REB] 4.
+def measure(
+    K: Operator,
+    u: Images,
+    noise: Any,
+    key: PRNGKeyArray,
+    D: Fidelity = fidelities.squares,
+) -> Inexact[Array, "batch data"]:
+    """A measurement of images by K, with the noise that a fidelity stands for: f = K u + noise
+    N(0, 1) for squares.
 
-    Raises: ValueError for what is no operator, a negative or infinite noise or more numbers than
-    one, what is no key, and images that are not finite, or of whole numbers.
+    Raises: ValueError for what is no operator, noise or key, and images that are not finite, or of
+    whole numbers.
     """
     checks.function("K.apply", getattr(K, "apply", None))
-    if np.shape(checks.number("noise", noise, least=0)):
-        raise ValueError(f"noise of shape {list(np.shape(noise))}: expected one number")
-    key = checks.key("key", key)
-    f = K.apply(checks.finite("u", checks.floating("u", u)))
-    return f + noise * jax.random.normal(key, f.shape, f.dtype)
+    return D.measure(K.apply(checks.finite("u", checks.floating("u", u))), noise, key)
 
 
-def energy(K: Operator) -> Callable[[Images, Params, Images], Float[Array, " batch"]]:
-    """The lower-level cost of bilevel learning for each image, whose minimiser is u*, [REB] (13b):
+def inverse(
+    K: Operator, R: Regularizer, params: Params, damping: float = DAMPING
+) -> Float[Array, "n n"]:
+    """The inverse of P = lam K^T K + gamma M + damping I, for `maps.preconditioned_step`, with the
+    matrix M of the regulariser.
 
-    lam/2 ||K u - f||^2 + gamma 1' phi(A u + b)
-    """
-
-    def cost(u: Images, params: Params, f: Images) -> Float[Array, " batch"]:
-        checks.entries("params", params, ("lam", "gamma", "phi", "A", "b"))
-        checks.alike(**{"K u": jax.eval_shape(lambda u: K.apply(u), u), "f": f})
-        fidelity = 0.5 * jnp.sum((K.apply(u) - f) ** 2, axis=-1)
-        return params["lam"] * fidelity + params["gamma"] * dense.energy(u, params)
-
-    return cost
-
-
-def preconditioner(K: Operator, params: Params, damping: float = 0.3) -> Float[Array, "n n"]:
-    """The inverse of P = lam K^T K + gamma/2 C^T A + damping I, for `maps.preconditioned_step`.
-
-    Half of the features are taken as active, as they are for ReLU at the start.
-    Raises: ValueError for a negative damping, and params without A, gamma or lam.
+    Raises: ValueError for a negative damping, a regulariser without a matrix, and params without
+    gamma or lam.
     """
     checks.number("damping", damping, least=0)
-    checks.entries("params", params, ("A", "gamma", "lam"))
-    eye = jnp.eye(params["A"].shape[1], dtype=params["A"].dtype)
-    hessian = params["gamma"] / 2 * params.get("C", params["A"]).T @ params["A"]
-    return jnp.linalg.inv(params["lam"] * K.adjoint(K.apply(eye)) + hessian + damping * eye)
+    checks.entries("params", params, ("gamma", "lam"))
+    if R.matrix is None:
+        raise ValueError("P: this regulariser has no matrix; take a gradient step instead")
+    M = R.matrix(params)
+    eye, own = jnp.eye(len(M), dtype=M.dtype), operators.of(K, params)
+    return jnp.linalg.inv(
+        params["lam"] * own.adjoint(own.apply(eye)) + params["gamma"] * M + damping * eye
+    )

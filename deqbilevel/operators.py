@@ -1,12 +1,18 @@
 """Forward operators K of imaging inverse problems f = K u + noise, [REB] 3.3, as pytrees.
 
-An operator maps images `[..., pixels]` (rows of a flattened height x width image) to data, and has
+An operator maps images `[..., pixels]` (rows of a flattened height x width image) to data of any
+size, real or complex, and has
 
     apply(u)           K u
-    adjoint(v)         K^T v
+    adjoint(v)         K^T v, real: <K u, v> = <u, K^T v> with <x, y> = Re x^H y for complex data
+
+and, where it knows them in closed form,
+
+    bound()            ||K||_2, or a bound on it
     resolvent(z, a)    (I + a K^T K)^{-1} z, the proximal map of a/2 ||K u||^2
 
-Arrays are leaves, so an operator can be vmapped over or learned; shapes are static.
+Of another operator `norm` and `resolvent` find them by iterations. Arrays are leaves, so that an
+operator can be vmapped over, or learned as `params["K"]`, see `of`; shapes are static.
 """
 
 from collections.abc import Callable
@@ -18,24 +24,85 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.sparse.linalg import cg
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Complex, Float, Inexact
 
 from deqbilevel import checks
 from deqbilevel.checks import Registry, number, pixels, whole
-from deqbilevel.types import pytree
+from deqbilevel.types import Params, pytree
 
 
 @runtime_checkable
 class Operator(Protocol):
-    """A linear map between spaces of images; see the module's docstring."""
+    """A linear map from images to data; see the module's docstring."""
 
-    def apply(self, u: Float[Array, "*batch pixels"]) -> Float[Array, "*batch data"]: ...
+    def apply(self, u: Float[Array, "*batch pixels"]) -> Inexact[Array, "*batch data"]: ...
 
-    def adjoint(self, v: Float[Array, "*batch data"]) -> Float[Array, "*batch pixels"]: ...
+    def adjoint(self, v: Inexact[Array, "*batch data"]) -> Float[Array, "*batch pixels"]: ...
 
-    def resolvent(
-        self, z: Float[Array, "*batch pixels"], a: Any
-    ) -> Float[Array, "*batch pixels"]: ...
+
+def of(K: Operator, params: Params) -> Operator:
+    """The operator at `params`: their `K`, where the operator or a part of it is learned, else K.
+
+    Raises: ValueError for a `K` of another kind of operator.
+    """
+    learned = params.get("K", K)
+    if type(learned) is not type(K):
+        raise ValueError(
+            f"params: K is a {type(learned).__name__}; expected a {type(K).__name__} as in the "
+            "model, whose leaves alone are learned"
+        )
+    return learned
+
+
+def norm(K: Operator, pixels: int, *, iterations: int = 100) -> Float[Array, ""]:
+    """||K||_2 or a bound on it: the operator's own, else by power iteration on K^T K.
+
+    The latter is never above the true norm, and below it by less than a percent but for spectra
+    whose largest values lie close together.
+    Raises: ValueError for what is no operator, and for counts that are none.
+    """
+    for name in ("apply", "adjoint"):
+        checks.function(f"K.{name}", getattr(K, name, None))
+    whole("pixels", pixels)
+    whole("iterations", iterations, least=0)
+    bound = getattr(K, "bound", None)
+    if bound is not None:
+        return jnp.asarray(bound())
+
+    def iterate(_: Any, u: Array) -> Array:
+        v = K.adjoint(K.apply(u))
+        return v / jnp.maximum(jnp.linalg.norm(v), jnp.finfo(v.dtype).tiny)
+
+    start = jax.random.normal(jax.random.key(0), (1, pixels))
+    u = jax.lax.fori_loop(0, iterations, iterate, start / jnp.linalg.norm(start))
+    return jnp.linalg.norm(K.apply(u))
+
+
+def resolvent(
+    K: Operator, z: Float[Array, "*batch pixels"], a: Any
+) -> Float[Array, "*batch pixels"]:
+    """(I + a K^T K)^{-1} z: the operator's own, else by conjugate gradients on each image.
+
+    These take some sqrt(1 + a ||K||^2) iterations for each digit, to rounding. Derivatives in z, a
+    and the leaves of K are again solutions of such a system, as exact.
+    Raises: ValueError for a negative a.
+    """
+    own = getattr(K, "resolvent", None)
+    return _by_conjugate_gradients(K, z, a) if own is None else own(z, a)
+
+
+def _by_conjugate_gradients(
+    K: Operator, z: Float[Array, "*batch pixels"], a: Any
+) -> Float[Array, "*batch pixels"]:
+    a = jnp.asarray(number("a", a, least=0), z.dtype)
+
+    def system(x: Array) -> Array:
+        return x + a * K.adjoint(K.apply(x[None]))[0]
+
+    def solve(z: Array) -> Array:
+        return cg(system, z, tol=float(jnp.finfo(z.dtype).eps))[0]
+
+    return jax.vmap(solve)(z.reshape(-1, z.shape[-1])).reshape(z.shape)
 
 
 @pytree
@@ -48,6 +115,9 @@ class Identity:
 
     def adjoint(self, v: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
         return v
+
+    def bound(self) -> float:
+        return 1.0
 
     def resolvent(self, z: Float[Array, "*batch pixels"], a: Any) -> Float[Array, "*batch pixels"]:
         return z / (1 + number("a", a, least=0))
@@ -65,6 +135,9 @@ class Mask:
 
     def adjoint(self, v: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
         return self.mask * _sized("v", v, self.mask.shape[-1])
+
+    def bound(self) -> Float[Array, "*lanes"]:
+        return jnp.max(jnp.abs(self.mask), axis=-1)
 
     def resolvent(self, z: Float[Array, "*batch pixels"], a: Any) -> Float[Array, "*batch pixels"]:
         a = number("a", a, least=0)
@@ -107,6 +180,12 @@ class Convolution:
     def adjoint(self, v: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
         return self._convolve(v, -1)
 
+    def transfer(self, grid: tuple[int, int], dtype: Any) -> Complex[Array, "rows frequencies"]:
+        """The transfer function of the circular convolution of images of a shape, as of `rfft2`."""
+        rows, columns = np.array(self.offsets).T
+        kernel = jnp.zeros(grid, dtype).at[rows, columns].add(self.weights)
+        return jnp.fft.rfft2(kernel)
+
 
 @pytree
 @dataclass(frozen=True)
@@ -115,12 +194,13 @@ class CircularConvolution(Convolution):
 
     padding = "wrap"
 
+    def bound(self) -> Float[Array, ""]:
+        return jnp.max(jnp.abs(self.transfer(self.shape, self.weights.dtype)))
+
     def resolvent(self, z: Float[Array, "*batch pixels"], a: Any) -> Float[Array, "*batch pixels"]:
         """Diagonal in the Fourier basis: K^T K has the eigenvalues |transfer function|^2."""
         number("a", a, least=0)
-        rows, columns = np.array(self.offsets).T
-        kernel = jnp.zeros(self.shape, z.dtype).at[rows, columns].add(self.weights)
-        power = jnp.abs(jnp.fft.rfft2(kernel)) ** 2
+        power = jnp.abs(self.transfer(self.shape, z.dtype)) ** 2
         image = jnp.fft.rfft2(z.reshape(-1, *self.shape)) / (1 + a * power)
         return jnp.fft.irfft2(image, self.shape).astype(z.dtype).reshape(z.shape)
 
@@ -132,21 +212,28 @@ class ZeroPaddedConvolution(Convolution):
 
     padding = "constant"
 
-    def resolvent(self, z: Float[Array, "*batch pixels"], a: Any) -> Float[Array, "*batch pixels"]:
-        """By conjugate gradients on each image, to rounding; no Fourier basis is diagonal here.
+    def bound(self) -> Float[Array, ""]:
+        """That of the circular convolution on a grid with a margin, of which this is a part."""
+        reach = 2 * np.abs(np.array(self.offsets)).max()
+        grid = (self.shape[0] + reach, self.shape[1] + reach)
+        return jnp.max(jnp.abs(self.transfer(grid, self.weights.dtype)))
 
-        Some sqrt(1 + a ||K||^2) iterations for each digit. Derivatives in z, a and the weights
-        are again solutions of such a system, as exact.
-        """
-        a = jnp.asarray(number("a", a, least=0), z.dtype)
 
-        def system(x: Array) -> Array:
-            return x + a * self.adjoint(self.apply(x))
+@pytree
+@dataclass(frozen=True)
+class Matrix:
+    """K u = M u with a matrix of any number of rows, real or complex."""
 
-        def solve(z: Array) -> Array:
-            return cg(system, z, tol=float(jnp.finfo(z.dtype).eps))[0]
+    M: Inexact[Array, "*lanes data pixels"]
 
-        return jax.vmap(solve)(z.reshape(-1, z.shape[-1])).reshape(z.shape)
+    def apply(self, u: Float[Array, "*batch pixels"]) -> Inexact[Array, "*batch data"]:
+        return _sized("u", u, self.M.shape[-1]) @ self.M.T
+
+    def adjoint(self, v: Inexact[Array, "*batch data"]) -> Float[Array, "*batch pixels"]:
+        return jnp.real(_sized("v", v, self.M.shape[-2]) @ jnp.conj(self.M))
+
+    def bound(self) -> Float[Array, ""]:
+        return jnp.linalg.norm(self.M, 2)
 
 
 def _sized(name: str, x: Any, pixels: int) -> Any:
@@ -250,33 +337,44 @@ def diagonal_blur(
     return CONVOLUTIONS[boundary](np.eye(size) / size, shape, (centre, centre))
 
 
-def norm(K: Operator, pixels: int, key: PRNGKeyArray, iterations: int = 100) -> Float[Array, ""]:
-    """The operator norm ||K||_2 by power iteration on K^T K; never larger than the true norm.
+def random_matrix(shape: tuple[int, int], rate: float = 0.5, seed: int = 0) -> Matrix:
+    """Compressed sensing: a matrix of independent normal entries, with `rate` times as many rows as
+    there are pixels, of variance 1 / rows.
 
-    Raises: ValueError for what is no operator or no key, and for counts that are none.
+    Raises: ValueError for a rate that is not above 0, or leaves no row.
     """
-    for name in ("apply", "adjoint"):
-        checks.function(f"K.{name}", getattr(K, name, None))
-    whole("pixels", pixels)
-    key = checks.key("key", key)
-    whole("iterations", iterations, least=0)
-
-    def iterate(_: Any, u: Array) -> Array:
-        v = K.adjoint(K.apply(u))
-        return v / jnp.maximum(jnp.linalg.norm(v), jnp.finfo(v.dtype).tiny)
-
-    start = jax.random.normal(key, (pixels,))
-    u = jax.lax.fori_loop(0, iterations, iterate, start / jnp.linalg.norm(start))
-    return jnp.linalg.norm(K.apply(u))
+    rows = int(checks.number("rate", rate, above=0, most=1) * pixels(shape))
+    if rows < 1:
+        raise ValueError(f"rate={rate}: no row for {pixels(shape)} pixels; take a larger rate")
+    whole("seed", seed, least=0, most=2**32 - 1)
+    M = jax.random.normal(jax.random.key(seed), (rows, pixels(shape))) / rows**0.5
+    return Matrix(M)
 
 
-OPERATORS: Registry[Callable[[tuple[int, int]], Operator]] = Registry(
+def identity(shape: tuple[int, int]) -> Identity:
+    """The images as they are: denoising."""
+    return Identity()
+
+
+def upper_mask(shape: tuple[int, int], part: float = 1 / 3) -> Mask:
+    """`row_mask` without the upper part of the rows, rounded up: a third in [REB] 3.3.2.
+
+    Raises: ValueError for a part that leaves no row, or takes none.
+    """
+    pixels(shape)
+    # Rounded, so that a third of 27 rows is 9 of them and not 10.
+    return row_mask(shape, int(np.ceil(round(checks.number("part", part) * shape[0], 6))))
+
+
+OPERATORS: Registry[Callable[..., Operator]] = Registry(
     "operator",
     {
-        "identity": lambda shape: Identity(),
-        "row_mask": lambda shape: row_mask(shape, -(-shape[0] // 3)),
+        "identity": identity,
+        "row_mask": upper_mask,
         "diagonal_blur": diagonal_blur,
         "diagonal_blur_zero": partial(diagonal_blur, boundary="zero"),
+        "random_matrix": random_matrix,
     },
 )
-"""Every operator, built for an image shape. The shared property tests walk this table."""
+"""Every operator, built for an image shape and with options of its own. The shared property tests
+walk this table."""

@@ -62,10 +62,13 @@ def dtype_of(params: Params) -> Any:
 
 
 def as_weights(params: Params, *arrays: Any) -> tuple[Any, ...]:
-    """`(params, *arrays)`, all that is floating in the dtype of the weights."""
+    """`(params, *arrays)`, all that is floating in the dtype of the weights, and what is complex in
+    the complex one of that precision."""
     dtype = dtype_of(params)
 
     def cast(x: Any) -> Any:
+        if jnp.iscomplexobj(x):
+            return jnp.asarray(x, jnp.result_type(dtype, jnp.complex64))
         return jnp.asarray(x, dtype) if _floating(x) else x
 
     return jax.tree.map(cast, (params, *arrays))

@@ -18,7 +18,7 @@ published, where the text says nothing:
     residual          relative and over the whole batch, see `types.Info`; the text has the change
                       u^k - u^(k-1)
     adjoint           the same solver, with its own 50 and 1e-3
-    schedule          falls with every step, over all steps (`training.cosine`); the text has
+    schedule          falls with every step, over all steps (`learning.cosine`); the text has
                       T_max = 10,000
 
 and outside of this module lam = 1 (`models.hyperparameters`), weights that start uniform in
@@ -41,6 +41,11 @@ from deqbilevel.types import Adjoint, FixedPointMap, Info, Solve, Solver
 PUT_TOGETHER = "preconditioned"
 """The hypergradient for a map that puts its Jacobian together, beside `hypergradients.METHODS`."""
 
+MINIMISER = "minimiser"
+"""That at the minimiser of a cost, see `hypergradients.minimiser`, which can go on warm."""
+
+NAMES = (*hypergradients.METHODS, PUT_TOGETHER, MINIMISER)
+"""All ways to a hypergradient."""
 
 TF32_RESIDUAL = 1e-3
 """The least residual that a solve with products in TF32 is asked for."""
@@ -82,8 +87,8 @@ class Setting(NamedTuple):
     window: int = 5
     """Residuals that Anderson mixes; decides shapes, so one of a compiled program."""
     hypergradient: str = "anderson"
-    """One of `hypergradients.METHODS`; or preconditioned, for a map that puts its Jacobian
-    together: `models.convolutional`."""
+    """One of `NAMES`: those of `hypergradients.METHODS`; preconditioned, for a map that puts its
+    Jacobian together, as that of `regularizers.normalised` does; minimiser, of a smooth cost."""
     solver: str = "anderson"
     """Of the lower level: that, one of `solvers.SOLVERS`, or for a gradient step on an energy one
     of `solvers.DESCENTS`, or for a map that puts its Jacobian together of `linearised.SOLVERS`.
@@ -91,6 +96,9 @@ class Setting(NamedTuple):
     precision: str = "highest"
     """One of `precision.PRECISIONS`, of the products of training and evaluation: below a residual
     of 1e-3 TF32, which a GPU takes by itself, converges to nothing."""
+    warm: bool = False
+    """Whether a step goes on with the lower level, and at a minimiser with its adjoint, where the
+    last step with the same image left them; else each starts at `Model.start(f)`."""
 
     def of(self, params: Mapping[str, Any]) -> "Setting":
         """The setting of one run, whose `params` may have a ridge and tolerances of their own."""
@@ -144,6 +152,8 @@ class Setting(NamedTuple):
             budget = self.budget
         options = {"tolerance": self.adjoint_tolerance, "max_evaluations": budget.adjoint}
         own = {PUT_TOGETHER: hypergradients.preconditioned}
+        if name == MINIMISER:
+            raise ValueError(f"hypergradient {name!r}: no differentiable solve; take another")
         method = Registry("hypergradient", {**hypergradients.METHODS, **own})[name]
         return lambda G: method(G, self.forward(budget), **options)
 
@@ -230,7 +240,7 @@ def check(setting: Setting) -> Setting:
     for name in ("forward_tolerance", "adjoint_tolerance", "evaluation_tolerance", "guard"):
         if getattr(setting, name) is not None:
             checks.number(name, getattr(setting, name), least=0)
-    for name in ("relative_ridge", "preconditioned"):
+    for name in ("relative_ridge", "preconditioned", "warm"):
         checks.switch(name, getattr(setting, name))
     for name in ("budget", "limit"):
         if not isinstance(getattr(setting, name), Budget):
@@ -254,8 +264,9 @@ def check(setting: Setting) -> Setting:
                 f"{TF32_RESIDUAL:g} or more"
             )
     checks.known("solver", setting.solver, ("anderson", *SOLVERS, *DESCENTS, *linearised.SOLVERS))
-    checks.known("hypergradient", setting.hypergradient, (*hypergradients.METHODS, PUT_TOGETHER))
-    setting.differentiable(setting.budget)
+    checks.known("hypergradient", setting.hypergradient, NAMES)
+    if setting.hypergradient != MINIMISER:
+        setting.differentiable(setting.budget)
     return setting
 
 

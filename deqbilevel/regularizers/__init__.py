@@ -1,5 +1,36 @@
-"""Learned regularisers: each a module of pure functions `init`, `gradient` and, tied, `energy`."""
+"""Learned regularisers, each a `Regularizer`: a record of pure functions, for an image shape.
 
+R = REGULARIZERS["convolutional"]((28, 28), filters=(24, 5, 5))
+N = R.gradient(u, R.init(key))
+"""
+
+from collections.abc import Callable
+
+from deqbilevel.checks import Registry
 from deqbilevel.regularizers import convolutional, dense, networks, normalised
+from deqbilevel.regularizers.base import Regularizer
+from deqbilevel.regularizers.own import equinox_module, flax_module, function
 
-__all__ = ["convolutional", "dense", "networks", "normalised"]
+__all__ = [
+    "REGULARIZERS",
+    "Regularizer",
+    "convolutional",
+    "dense",
+    "equinox_module",
+    "flax_module",
+    "function",
+    "networks",
+    "normalised",
+]
+
+REGULARIZERS: Registry[Callable[..., Regularizer]] = Registry(
+    "regularizer",
+    {
+        "dense": dense.dense,
+        "convolutional": convolutional.convolutional,
+        "normalised": normalised.normalised,
+        **networks.NETWORKS,
+    },
+)
+"""Every regulariser, built for an image shape and with options of its own. The shared property
+tests walk this table."""

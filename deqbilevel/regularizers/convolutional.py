@@ -21,7 +21,8 @@ from scipy.fft import idctn
 from deqbilevel import checks
 from deqbilevel.checks import Registry
 from deqbilevel.convolutions import Bank, Boundary, Method, bank, multiplied, transfer
-from deqbilevel.potentials import Potential
+from deqbilevel.potentials import POTENTIALS, Potential
+from deqbilevel.regularizers.base import Regularizer
 from deqbilevel.types import Images, Params
 
 PAD_NORM = {"circular": 1.0, "zero": 1.0, "reflecting": 4.0}
@@ -77,6 +78,18 @@ class Convolutional(NamedTuple):
 
         return lambda r: multiplied(1 / symbol, r, self.shape, self.shape)
 
+    def regularizer(self, start: Callable[[PRNGKeyArray], dict[str, Any]]) -> Regularizer:
+        """As what everything above takes, with `start` as its `init`."""
+        return Regularizer(
+            self.shape,
+            start,
+            self.gradient,
+            ("filters", "beta"),
+            energy=self.energy,
+            lipschitz=self.lipschitz,
+            preconditioner=self.preconditioner,
+        )
+
     def lipschitz_by_norms(self, params: Params) -> Float[Array, ""]:
         """The bound of [CF] (4.19), (C.5): e^{beta_0} sup phi'' sum_k e^{beta_k} ||c_k||_1^2."""
         norms = jnp.sum(jnp.abs(filters(params)), axis=(1, 2))
@@ -84,11 +97,78 @@ class Convolutional(NamedTuple):
         return PAD_NORM[self.boundary] * params["phi"].lipschitz * most
 
 
-def convolutional(
+def bank_of(
     shape: tuple[int, int], boundary: Boundary = "circular", method: Method | None = None
 ) -> Convolutional:
-    """The regulariser of images of a shape; `method` as in `convolutions.bank`."""
+    """The functions for images of a shape; `method` as in `convolutions.bank`."""
     return Convolutional(bank(shape, boundary, method), shape, boundary)
+
+
+def convolutional(
+    shape: tuple[int, int],
+    *,
+    filters: tuple[int, int, int] = (24, 5, 5),
+    basis: str | None = None,
+    potential: str = "corner_rounded",
+    eps: float = 0.01,
+    beta_0: float = -4.0,
+    boundary: Boundary = "circular",
+    method: Method | None = None,
+) -> Regularizer:
+    """The regulariser of images of a shape, started as `drawn` says.
+
+    Raises: ValueError as `drawn` and `convolutions.bank` do.
+    """
+    if any(n > m for n, m in zip(filters[1:], shape, strict=True)):
+        raise ValueError(
+            f"filters of {filters[1]}x{filters[2]} pixels are larger than the image of "
+            f"{shape[0]}x{shape[1]}; take smaller ones"
+        )
+    options: dict[str, Any] = {"filters": filters, "basis": basis, "potential": potential}
+    options |= {"eps": eps, "beta_0": beta_0}
+    drawn(jax.random.key(0), **options)  # for its refusals
+    own = bank_of(shape, boundary, method)
+    return own.regularizer(lambda key: drawn(key, **options))
+
+
+def drawn(
+    key: PRNGKeyArray,
+    *,
+    filters: tuple[int, int, int],
+    basis: str | None,
+    potential: str,
+    eps: float,
+    beta_0: float,
+) -> dict[str, Any]:
+    """`params` to start from: as many filters as their size has, less one, are cosines without the
+    constant, divided by their height; others are random, of norm 1. With a basis of `BASES` they
+    are those of it, or random combinations.
+
+    filters: number, height and width; potential: one of `potentials.POTENTIALS`, which bends at
+    `eps`.
+    Raises: ValueError for counts below 1, a single pixel, and unknown names.
+    """
+    count, rows, columns = (checks.whole("filters", n) for n in filters)
+    if rows * columns < 2:
+        raise ValueError(f"filters {filters}: numbers and no filters; take a larger size")
+    checks.number("eps", eps, above=0)
+    kind: Any = POTENTIALS[potential]
+    try:
+        phi = kind(eps=eps)
+    except TypeError as error:
+        raise ValueError(
+            f"potential {potential!r}: has no eps to bend at; take a smooth one, such as "
+            "corner_rounded or log_sum"
+        ) from error
+    if basis is None:
+        plain = cosines(rows, columns) / rows
+        c = plain if count == len(plain) else random(key, count, rows, columns)
+        return init(c, beta_0=beta_0, phi=phi)
+    elements = BASES[basis](rows, columns)
+    elements = elements / (rows if "cosines" in basis else 1)
+    few = count != len(elements)
+    c = random(key, count, 1, len(elements))[:, 0] if few else np.eye(count)
+    return init(c, beta_0=beta_0, phi=phi, basis=elements)
 
 
 def filters(params: Params) -> Float[Array, "filters rows columns"]:

@@ -7,12 +7,36 @@ composed with an affine map, and gives bilevel learning (14); untied it is not a
 general, and gives a DEQ (18).
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import checks
+from deqbilevel.regularizers.base import Regularizer, require_tied
 from deqbilevel.types import Params
+
+
+def dense(shape: tuple[int, int], *, tied: bool = True, features: int | None = None) -> Regularizer:
+    """The regulariser of images of a shape; `features` is the number of rows of A, None: as many as
+    pixels, as in the paper.
+
+    Raises: ValueError for a shape without pixels, and fewer than one feature.
+    """
+    pixels = checks.pixels(shape)
+    if features is not None:
+        checks.whole("features", features)
+    checks.switch("tied", tied)
+    return Regularizer(
+        shape,
+        partial(init, pixels=pixels, tied=tied, features=features),
+        gradient,
+        ("A", "b") if tied else ("A", "b", "C"),
+        energy=energy if tied else None,
+        lipschitz=lipschitz,
+        matrix=matrix,
+    )
 
 
 def init(
@@ -49,13 +73,23 @@ def energy(u: Float[Array, "batch pixels"], params: Params) -> Float[Array, " ba
 
     Raises: ValueError if the regulariser is untied, because it then has no energy.
     """
-    if "C" in params:
-        raise ValueError(
-            "an untied regulariser (params has 'C') is not the gradient of an energy in general; "
-            "drop 'C' from params for the tied one"
-        )
+    require_tied(params)
     features = _analysed(u, params)
     return jnp.sum(params["phi"].value(features), axis=-1)
+
+
+def lipschitz(params: Params) -> Float[Array, ""]:
+    """||C|| sup phi'' ||A||, a Lipschitz constant of N."""
+    checks.entries("params", params, ("A", "phi"))
+    A = jnp.linalg.norm(params["A"], 2)
+    C = jnp.linalg.norm(params["C"], 2) if "C" in params else A
+    return A * C * params["phi"].lipschitz
+
+
+def matrix(params: Params) -> Float[Array, "pixels pixels"]:
+    """1/2 C^T A: N' where half of the features are active, as they are for ReLU at the start."""
+    checks.entries("params", params, ("A",))
+    return params.get("C", params["A"]).T @ params["A"] / 2
 
 
 def _analysed(u: Float[Array, "batch pixels"], params: Params) -> Float[Array, "batch features"]:

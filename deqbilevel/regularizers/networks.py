@@ -4,15 +4,15 @@
     denoiser    N(u) = 1/2 (u - S(u)),      S convolutions of norm at most 1 with ReLUs between
     convex      N(u) = grad psi(u),         psi an input-convex network
 
-`params["network"]` holds the weights, which `training.trainer(..., learned=("network",))` learns,
-and `params["spectral"]` the norms that they are divided by, which are constants of a step. They are
-not estimates: convolutions are circular, and so the operator norm is that of the transfer
-functions, exactly. (Power iteration would give a lower bound, and then nothing is guaranteed.)
+`params["network"]` holds the weights, and `params["spectral"]` the norms that they are divided by,
+which are constants of a step. They are not estimates: convolutions are circular, and so the
+operator norm is that of the transfer functions, exactly. (Power iteration would give a lower bound,
+and then nothing is guaranteed.)
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,29 +22,12 @@ from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from deqbilevel import checks
 from deqbilevel.checks import Registry
+from deqbilevel.regularizers.base import Regularizer
 from deqbilevel.types import Images, Params
 
 Scalar = Float[Array, ""]
 Kernel = Float[Array, "rows columns inputs outputs"]
 Shape = tuple[int, int]
-
-
-class Network(NamedTuple):
-    """A network as pure functions of `params`."""
-
-    init: Callable[[PRNGKeyArray], Params]
-    """key -> `network` and, where N is normalised, `spectral`."""
-    gradient: Callable[[Images, Params], Images]
-    """N(u) of each image; where there is an energy, its gradient."""
-    energy: Callable[[Images, Params], Float[Array, " batch"]] | None
-    refresh: Callable[[Params], Params]
-    """params -> params with `spectral` of these weights, after a step has moved them. It is not
-    differentiated."""
-    lipschitz: Callable[[Params], Scalar]
-    """A Lipschitz constant of N, also where `spectral` is not that of the weights."""
-    firm: bool
-    """Whether `init` and `refresh` make N firmly nonexpansive, up to rounding:
-    ||N(u) - N(v)||^2 <= <N(u) - N(v), u - v>. N and I - N are then both nonexpansive."""
 
 
 def transfer(kernel: Kernel, shape: Shape) -> Complex[Array, "height frequencies inputs outputs"]:
@@ -91,7 +74,7 @@ class Convolution(nn.Module):
         )
 
 
-def affine(shape: Shape, *, size: int = 5) -> Network:
+def affine(shape: Shape, *, size: int = 5) -> Regularizer:
     """N(u) = c * u + b with one filter c: [size, size] and a number b.
 
     Its Lipschitz constant is ||c^||_inf, and nothing bounds it. Raises: ValueError, see `_check`.
@@ -105,13 +88,12 @@ def affine(shape: Shape, *, size: int = 5) -> Network:
     def lipschitz(params: Params) -> Scalar:
         return operator_norm(params["network"]["kernel"], shape)
 
-    return Network(
+    return Regularizer(
+        shape,
         init=lambda key: {"network": _weights(module, key, shape)},
         gradient=gradient,
-        energy=None,
-        refresh=lambda params: params,
+        learned=("network",),
         lipschitz=lipschitz,
-        firm=False,
     )
 
 
@@ -140,7 +122,7 @@ def denoiser(
     layers: int = 4,
     size: int = 5,
     normalised: bool = True,
-) -> Network:
+) -> Regularizer:
     """N(u) = 1/2 (u - S(u)), the residual of the denoiser D(u) = u - N(u) = 1/2 (u + S(u)).
 
     S has `layers` convolutions W, each taken as W / max(1, ||W||). S is then nonexpansive, because
@@ -170,10 +152,11 @@ def denoiser(
         norms = _norms(divided(params), shape)
         return (1 + jnp.prod(jnp.stack(list(norms.values())))) / 2
 
-    return Network(
+    return Regularizer(
+        shape,
         init=lambda key: refresh({"network": _weights(module, key, shape)}),
         gradient=gradient,
-        energy=None,
+        learned=("network",),
         refresh=refresh,
         lipschitz=lipschitz,
         firm=normalised,
@@ -194,7 +177,7 @@ class Potential(nn.Module):
         return jnp.sum(nn.softplus(y), axis=(1, 2, 3))
 
 
-def convex(shape: Shape, *, channels: int = 8, size: int = 5) -> Network:
+def convex(shape: Shape, *, channels: int = 8, size: int = 5) -> Regularizer:
     """N = grad psi / max(1, L) with psi of `Potential`, P the softplus of its weights, and L a
     Lipschitz constant of grad psi, which by s' <= 1 and s'' <= 1/4 is
 
@@ -225,9 +208,11 @@ def convex(shape: Shape, *, channels: int = 8, size: int = 5) -> Network:
     def gradient(u: Images, params: Params) -> Images:
         return jax.grad(lambda u: jnp.sum(energy(u, params)))(u)
 
-    return Network(
+    return Regularizer(
+        shape,
         init=lambda key: refresh({"network": _weights(module, key, shape)}),
         gradient=gradient,
+        learned=("network",),
         energy=energy,
         refresh=refresh,
         lipschitz=lambda params: constant(params["network"]) / _divisor(params["spectral"]),
@@ -235,7 +220,7 @@ def convex(shape: Shape, *, channels: int = 8, size: int = 5) -> Network:
     )
 
 
-NETWORKS: Registry[Callable[[Shape], Network]] = Registry(
+NETWORKS: Registry[Callable[..., Regularizer]] = Registry(
     "network",
     {
         "affine": affine,

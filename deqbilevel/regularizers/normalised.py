@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from deqbilevel import checks
 from deqbilevel.convolutions import Bank, Boundary, Method, bank
 from deqbilevel.potentials import LogCosh
+from deqbilevel.regularizers.base import Regularizer, require_tied
 from deqbilevel.stencils import Factored, Stencil, assembled
 from deqbilevel.types import Images, Params
 
@@ -47,7 +48,7 @@ class Normalised(NamedTuple):
 
     def gradient(self, u: Images, params: Params) -> Images:
         """N(u) of each image."""
-        A, C = normalised(params)
+        A, C = scaled(params)
         phi = params["phi"]
 
         def of_images(u: Images) -> Images:
@@ -58,7 +59,7 @@ class Normalised(NamedTuple):
     def linearised(self, u: Images, params: Params) -> tuple[Images, Stencil | Factored]:
         """N(u) and its Jacobian in u: a stencil of small kernels and zeros beyond the border, else
         in its factors."""
-        A, C = normalised(params)
+        A, C = scaled(params)
         sigma, tied = params["phi"].derivative, "C" not in params
         small = self.boundary == "zero" and A[0].size <= STENCIL_TAPS
 
@@ -76,19 +77,15 @@ class Normalised(NamedTuple):
 
     def energy(self, u: Images, params: Params) -> Float[Array, " batch"]:
         """R(u) of each image. Raises: ValueError if the regulariser is untied, as it has none."""
-        if "C" in params:
-            raise ValueError(
-                "an untied regulariser (params has 'C') is not the gradient of an energy in "
-                "general; drop 'C' from params for the tied one"
-            )
-        z = self.bank.apply(normalised(params)[0], u)
+        require_tied(params)
+        z = self.bank.apply(scaled(params)[0], u)
         return jnp.sum(params["phi"].value(z), axis=(0, 2, 3))
 
     def lipschitz(self, params: Params) -> Float[Array, ""]:
         """A Lipschitz constant of N: c^2 sup phi''."""
         return jnp.asarray(params["c"] ** 2 * params["phi"].lipschitz)
 
-    def init(
+    def start(
         self,
         A: Kernels,
         C: Kernels | None = None,
@@ -128,11 +125,49 @@ class Normalised(NamedTuple):
         return params | found
 
 
-def normalised_bank(
+def bank_of(
     shape: tuple[int, int], boundary: Boundary = "zero", method: Method | None = None
 ) -> Normalised:
-    """The regulariser of images of a shape; `method` and errors as in `convolutions.bank`."""
+    """The functions for images of a shape; `method` and errors as in `convolutions.bank`."""
     return Normalised(bank(shape, boundary, method), shape, boundary)
+
+
+def normalised(
+    shape: tuple[int, int],
+    *,
+    tied: bool = True,
+    kernels: tuple[int, int] = (30, 3),
+    boundary: Boundary = "zero",
+) -> Regularizer:
+    """The regulariser of images of a shape.
+
+    kernels: number, and height and width, of the random ones to start with, of which C is a copy;
+    `bank_of(shape).start` starts with others.
+    Raises: ValueError for fewer than one kernel or entry, and kernels larger than the images.
+    """
+    checks.switch("tied", tied)
+    count, size = (checks.whole("kernels", n) for n in kernels)
+    if size > min(shape):
+        raise ValueError(
+            f"kernels of {size}x{size} pixels are larger than the image of "
+            f"{shape[0]}x{shape[1]}; take smaller ones"
+        )
+    own = bank_of(shape, boundary)
+
+    def init(key: PRNGKeyArray) -> dict[str, Any]:
+        A = uniform(key, count, size, size)
+        return own.start(A, None if tied else A)
+
+    return Regularizer(
+        shape,
+        init,
+        own.gradient,
+        ("A",) if tied else ("A", "C"),
+        energy=own.energy if tied else None,
+        lipschitz=own.lipschitz,
+        refresh=own.refresh,
+        linearised=own.linearised,
+    )
 
 
 def _check(kernels: dict[str, Kernels]) -> None:
@@ -158,7 +193,7 @@ def _some_at_a_time(function: Callable[[Images], Any], kernels: int, u: Images) 
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 
 
-def normalised(params: Params) -> tuple[Kernels, Kernels]:
+def scaled(params: Params) -> tuple[Kernels, Kernels]:
     """c/||A|| A and c/||C|| C, the same where tied. Raises: ValueError for params without these."""
     checks.entries("params", params, ("A", "c", "norm_A"))
     norms = jax.lax.stop_gradient({k: params[k] for k in ("norm_A", "norm_C") if k in params})

@@ -1,6 +1,6 @@
 """The loop over epochs: each ends in an evaluation and a record of plain numbers.
 
-    for state, record in loop.run(trainer, setting, state, train, test, epochs=2, key=key): ...
+    for state, record in learning.run(trainer, setting, state, train, test, epochs=2, key=key): ...
 
 With a trainer over lanes everything is the same, with a leading axis of lanes.
 """
@@ -16,8 +16,9 @@ from jaxtyping import Array, Float, Key
 
 from deqbilevel import checks
 from deqbilevel.lanes import Lanes, everything
+from deqbilevel.learning.base import Metrics, State
+from deqbilevel.learning.training import Trainer
 from deqbilevel.settings import Setting, grow
-from deqbilevel.training import Metrics, State, Trainer
 from deqbilevel.types import TestImages, TrainImages
 
 DIVERGED = 100.0
@@ -76,8 +77,23 @@ class Epoch(NamedTuple):
     record: dict[str, Any]
 
 
+MEASURED = {
+    "step_loss": "loss",
+    **{
+        name: name
+        for name in (
+            "forward_evaluations",
+            "adjoint_evaluations",
+            "forward_residual",
+            "adjoint_residual",
+            "solved",
+        )
+    },
+}
+"""What a record has of the metrics, as means over the steps, and what it is called there."""
+
 RECORDS = (
-    *("test_loss", "test_evaluations", "test_residual", *Metrics._fields, "train_loss"),
+    *("test_loss", "test_evaluations", "test_residual", *MEASURED, "train_loss"),
     *("diverged", "needed_evaluations", "made_evaluations"),
     *("seconds", "evaluation_seconds", "step_ms"),
 )
@@ -232,6 +248,6 @@ def _local(images: Any) -> np.ndarray:
 def _means(blocks: list[Metrics]) -> dict[str, Any]:
     """The mean of every metric over the steps of an epoch; NaN for an epoch without steps."""
     if not blocks:
-        return dict.fromkeys(Metrics._fields, np.nan)
+        return dict.fromkeys(MEASURED, np.nan)
     joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *blocks)
-    return {field: value.mean(axis=-1) for field, value in joined._asdict().items()}
+    return {name: getattr(joined, field).mean(axis=-1) for name, field in MEASURED.items()}

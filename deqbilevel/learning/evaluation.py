@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import checks, precision
 from deqbilevel.losses import Loss, mean_squared_error
-from deqbilevel.models import Model, measure
+from deqbilevel.models import Model
 from deqbilevel.types import Images, Params, Solver
 
 BATCH = 100
@@ -57,7 +57,7 @@ def evaluation(
     further = {} if loss_function is mean_squared_error else {"mean_squared_error"}
 
     def batch(truth: Images, key: PRNGKeyArray) -> Array:
-        f = measure(model.K, truth, params["noise"], key)
+        f = model.measure(params, truth, key)
         u, info = model.reconstruct(solver, params, f)
         loss = mean_loss(loss_function, u, truth)
         found = [loss, info.evaluations.astype(loss.dtype), info.residual]

@@ -1,0 +1,76 @@
+"""Learning: one learner for every model, hypergradient, loss and optimiser.
+
+    min_params  loss(u*(params), truth),    u* = G(u*, params, f)
+
+`trainer` and `run` train on images of one shape with fresh noise, in epochs and over lanes;
+`start`, `step` and `steps` are the same steps on anything: with measurements that stay, on
+minibatches, on images of several shapes, with lower levels that go on warm.
+"""
+
+from deqbilevel.learning.base import Learner, Metrics, State, check
+from deqbilevel.learning.epochs import (
+    RECORDS,
+    Epoch,
+    ahead,
+    block,
+    compiled,
+    compiles,
+    epoch,
+    keys,
+    measures_compiled,
+    run,
+)
+from deqbilevel.learning.evaluation import BATCH, evaluation
+from deqbilevel.learning.rates import (
+    SEARCHING,
+    Optimiser,
+    Schedule,
+    adam,
+    adam_direction,
+    cosine,
+    fixed,
+    gradient_descent,
+    lbfgs,
+    linear,
+)
+from deqbilevel.learning.searching import BETA_0, Search, search
+from deqbilevel.learning.stepping import start, step, steps
+from deqbilevel.learning.training import Trainer, steps_per_epoch, trainer
+
+__all__ = [
+    "BATCH",
+    "BETA_0",
+    "RECORDS",
+    "SEARCHING",
+    "Epoch",
+    "Learner",
+    "Metrics",
+    "Optimiser",
+    "Schedule",
+    "Search",
+    "State",
+    "Trainer",
+    "adam",
+    "adam_direction",
+    "ahead",
+    "block",
+    "check",
+    "compiled",
+    "compiles",
+    "cosine",
+    "epoch",
+    "evaluation",
+    "fixed",
+    "gradient_descent",
+    "keys",
+    "lbfgs",
+    "linear",
+    "measures_compiled",
+    "run",
+    "search",
+    "start",
+    "step",
+    "steps",
+    "steps_per_epoch",
+    "trainer",
+]

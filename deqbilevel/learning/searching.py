@@ -1,0 +1,69 @@
+"""A value of a scalar of `params` to start from, by trying a grid of them."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Inexact
+
+from deqbilevel import checks, precision
+from deqbilevel.learning.base import Learner
+from deqbilevel.learning.evaluation import mean_loss
+from deqbilevel.types import At, Images, Params
+
+BETA_0 = tuple(-6 + 0.1 * i for i in range(21))
+"""The values of beta_0 among which [CF] D searches first."""
+
+
+class Search(NamedTuple):
+    """What `search` found."""
+
+    best: Float[Array, "*lanes"]
+    """The value with the least upper-level loss."""
+    losses: Float[Array, "*lanes values"]
+    """Of all values."""
+
+    @property
+    def at_edge(self) -> Bool[Array, "*lanes"]:
+        """Whether the best value is the first or the last, so that the best of all may lie beyond;
+        also where no loss is a number."""
+        best = jnp.argmin(_comparable(self.losses), axis=-1)
+        return (best == 0) | (best == self.losses.shape[-1] - 1)
+
+
+def search(
+    learner: Learner,
+    params: Params,
+    truth: Images,
+    f: Inexact[Array, "batch data"],
+    name: str,
+    values: Any,
+) -> Search:
+    """The value of the scalar `params[name]` with the least upper-level loss, and those of all.
+
+    truth, f: images of the learner's first model, whose lower level is solved with four times its
+    budget. values: a rising grid; see `Search.at_edge` for a best value at its edge.
+    Raises: ValueError for values that do not rise, and for params without a scalar of that name.
+    """
+    checks.entries("params", params, (name,))
+    if not checks.traced(values):
+        grid = np.asarray(checks.number("values", values), float)
+        if grid.ndim != 1 or not len(grid) or not (grid[1:] > grid[:-1]).all():
+            raise ValueError(f"values={values}: expected one or more, each above the last")
+    setting, model = learner.setting, learner.models[0]
+    params, truth, f = precision.as_weights(params, truth, f)
+    values = jnp.asarray(values, truth.dtype)
+    solver = setting.forward(setting.budget._replace(forward=4 * setting.budget.forward))
+
+    def loss(value: Array) -> Array:
+        at = At(model.G, model.completed(params | {name: value}), f)
+        return mean_loss(learner.loss, solver(at, model.start(f))[0], truth)
+
+    losses = precision.at(setting.precision, lambda: jax.lax.map(loss, values))()
+    return Search(values[jnp.argmin(_comparable(losses))], losses)
+
+
+def _comparable(losses: Array) -> Array:
+    """With infinity for what is no number."""
+    return jnp.where(jnp.isnan(losses), jnp.inf, losses)

@@ -1,0 +1,148 @@
+"""Training on images of one shape with fresh noise: the scanned steps of an epoch and the
+evaluation, jitted.
+
+Everything is written for one run. With `lanes` the same functions run over a leading axis of the
+state and the key, so that many settings of the hyperparameters train at once, on every device.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from deqbilevel import checks, precision, settings
+from deqbilevel.lanes import Lanes
+from deqbilevel.learning import stepping
+from deqbilevel.learning.base import Learner, Metrics, State
+from deqbilevel.learning.evaluation import BATCH, evaluation
+from deqbilevel.learning.rates import Optimiser, Schedule, adam, cosine
+from deqbilevel.losses import Loss, mean_squared_error
+from deqbilevel.models import Model
+from deqbilevel.settings import Setting
+from deqbilevel.types import Images, Params
+
+
+class Trainer(NamedTuple):
+    """The functions of a model under a setting, jitted; with lanes, over all but the images."""
+
+    init: Callable[[Params], State]
+    """params -> state."""
+    steps: Any
+    """(state, images [n, pixels], order [steps, batch], keys [steps]) -> (state, metrics). The
+    state's buffers are donated: use the one that comes back."""
+    evaluate: Callable[..., dict[str, Array]]
+    """(params, images, key) -> what `evaluation` returns."""
+    draw: Callable[..., tuple[Array, ...]]
+    """(key, epoch, images) -> order [blocks, steps, batch], keys [blocks, steps] of an epoch, and a
+    key each for the evaluation on test and training images."""
+    lanes: Lanes | None
+
+
+def trainer(
+    model: Model,
+    setting: Setting,
+    *,
+    total_steps: int,
+    batch_size: int | None = None,
+    lanes: Lanes | None = None,
+    loss_function: Loss = mean_squared_error,
+    learned: tuple[str, ...] | None = None,
+    schedule: Schedule = cosine,
+    optimiser: Optimiser | None = None,
+    passes: int = 1,
+) -> Trainer:
+    """Jitted functions for `total_steps` steps in all; with `lanes`, over a leading lane axis.
+
+    batch_size: `BATCH` by default, or all training images where they are fewer. loss_function: what
+    is learned by and reported, a mean over the images of a batch. learned: the
+    entries of `params` that are; None: those that the regulariser names. optimiser: None: Adam,
+    whose rate is that of `params`, or of the setting where `params` has none, and falls along the
+    schedule. passes: over the training images in an epoch, each in an order of its own.
+    Raises: ValueError for a setting or a number that cannot be used (`settings.check`), and from
+    the functions where params lack what is learned or what the model has, or where images are
+    none, fewer than a batch, of other pixels than the model's, or not floating.
+    """
+    settings.check(setting)
+    for name, value in {"total_steps": total_steps, "passes": passes}.items():
+        checks.whole(name, value)
+    for name, value in {"loss_function": loss_function, "schedule": schedule}.items():
+        checks.function(name, value)
+    for name, value, kind in (("model", model, Model), ("lanes", lanes, Lanes | None)):
+        if not isinstance(value, kind):
+            raise ValueError(f"{name} {value!r}: expected what {name}.build makes")
+    evaluated_together = BATCH if batch_size is None else checks.whole("batch_size", batch_size)
+    learner = Learner(
+        (model,),
+        setting,
+        adam(total_steps, schedule) if optimiser is None else optimiser,
+        model.R.learned if learned is None else learned,
+        loss_function,
+    )
+
+    def init(params: Params) -> State:
+        return stepping.start(learner, params)
+
+    def steps(state: State, images: Images, order: Array, keys: Array) -> tuple[State, Metrics]:
+        checks.rows("images", images, math.prod(model.shape))
+        return stepping.steps(learner, state, images, order, keys=keys)
+
+    def evaluate(params: Params, images: Images, key: PRNGKeyArray) -> dict[str, Array]:
+        solver = setting.of(params).evaluation()
+        evaluated = precision.at(setting.precision, evaluation)
+        return evaluated(
+            model, solver, params, images, key, evaluated_together, loss_function=loss_function
+        )
+
+    def draw(key: PRNGKeyArray, epoch: Int[Array, ""] | int, images: Images) -> tuple[Array, ...]:
+        checks.rows("images", images, math.prod(model.shape))
+        parts = jax.random.split(jax.random.fold_in(checks.key("key", key), epoch), 4)
+        batch, count, block = _blocks(len(images), batch_size, passes)
+        streams = jax.random.split(parts[0], passes) if passes > 1 else parts[:1]
+        orders = [jax.random.permutation(stream, len(images)) for stream in streams]
+        order = jnp.concatenate([one[: count // passes * batch] for one in orders])
+        keys = jax.random.split(parts[1], count).reshape(count // block, block)
+        return order.reshape(count // block, block, batch), keys, parts[2], parts[3]
+
+    if lanes:
+        init = lanes.over(init, (0,))
+        steps = lanes.over(steps, (0, None, 0, 0))
+        evaluate = lanes.over(evaluate, (0, None, 0))
+        draw = lanes.over(draw, (0, None, None))
+    beginning, donating = jax.jit(init), jax.jit(steps, donate_argnums=0)
+
+    def begin(params: Params) -> State:
+        return beginning(params if lanes else checks.finite("params", params))
+
+    return Trainer(begin, donating, jax.jit(evaluate), jax.jit(draw), lanes)
+
+
+def steps_per_epoch(images: int, batch_size: int | None = None, passes: int = 1) -> int:
+    """The number of whole batches, of the default size where that is None.
+
+    Raises: ValueError for a batch that is larger than the number of images, and for numbers that
+    are not whole, 1 or more.
+    """
+    checks.whole("passes", passes)
+    return passes * (images // _batch(images, batch_size))
+
+
+def _batch(images: int, batch_size: int | None) -> int:
+    checks.whole("training images", images)
+    if batch_size is None:
+        return min(BATCH, images)
+    if checks.whole("batch_size", batch_size) > images:
+        raise ValueError(
+            f"batch_size={batch_size}: larger than the number of training images; expected "
+            f"{images} or less"
+        )
+    return batch_size
+
+
+def _blocks(images: int, batch_size: int | None, passes: int) -> tuple[int, int, int]:
+    """The size of a batch, batches per epoch, and batches per call of `Trainer.steps`."""
+    count = steps_per_epoch(images, batch_size, passes)
+    block = max(d for d in range(1, min(count, 20) + 1) if count % d == 0)
+    return _batch(images, batch_size), count, block
