@@ -29,14 +29,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from deqbilevel import checks
-from deqbilevel.bilevel import Problem
+from deqbilevel import checks, operators
 from deqbilevel.convolutions import transfer
 from deqbilevel.operators import CircularConvolution, Identity, Mask, Operator
 from deqbilevel.potentials import Quadratic
 from deqbilevel.regularizers import convolutional
-from deqbilevel.regularizers.convolutional import PAD_NORM
-from deqbilevel.rules import POSITIVE, Rule, count, real, require
+from deqbilevel.regularizers.convolutional import PAD_NORM, Convolutional
+from deqbilevel.rules import Rule, count, real, require
 from deqbilevel.types import Params
 
 Scalar = Float[Array, ""]
@@ -44,6 +43,21 @@ Scalar = Float[Array, ""]
 EVERYWHERE = "all images and parameters"
 ANY_IMAGES = "all images"
 REGION = "the region"
+
+
+class Problem(NamedTuple):
+    """A smooth lower-level cost of convolution filters, with 1/2 ||K u - f||^2."""
+
+    K: Operator
+    R: Convolutional
+    """As `convolutional.bank_of` makes it."""
+    learned: tuple[str, ...] = ("filters", "beta")
+    """The entries of params that are learned."""
+
+    @property
+    def K_norm(self) -> Float[Array, ""]:
+        """||K||, or a bound on it."""
+        return operators.norm(self.K, math.prod(self.R.shape))
 
 
 class Region(NamedTuple):
@@ -169,7 +183,7 @@ class _Sizes(NamedTuple):
 
 
 def _sizes(problem: Problem, params: Params, region: Region) -> _Sizes:
-    R, c = problem.regularizer, convolutional.filters(params)
+    R, c = problem.R, convolutional.filters(params)
     pad = PAD_NORM[R.boundary] ** 0.5
     basis = params["basis"].reshape(len(params["basis"]), -1) if "basis" in params else jnp.eye(1)
     scale = jnp.linalg.norm(basis, 2)
@@ -230,14 +244,12 @@ def constants(
     ||c_k||_1 <= sqrt(taps) ||c_k||; one filter (1, -1), phi = z^2 / 2 and stripes of pixels +-1
     attain all.
 
-    Raises: ValueError where more is learned than filters and beta, and for a region or a norm of K
-    that is none.
+    Raises: ValueError where more is learned than filters and beta, and for a region that is
+    none.
     """
     if not problem.learned or not set(problem.learned) <= {"filters", "beta"}:
         raise ValueError(f"learned={problem.learned}: the constants are for filters and beta")
-    require(
-        {"K_norm": POSITIVE, "sigma": real(least=0)}, {"K_norm": problem.K_norm, "sigma": sigma}
-    )
+    require({"sigma": real(least=0)}, {"sigma": sigma})
     require(REGIONS, region._asdict())
     phi, size = params["phi"], _sizes(problem, params, region)
     second, third, taps = phi.lipschitz, phi.curvature_lipschitz, size.taps
@@ -286,7 +298,7 @@ def report(
         raise ValueError(f"params: without {', '.join(missing)}, as convolutional.init has them")
     checks.finite("params", params)
     if sigma is None:
-        sigma = least_singular_value(problem.K, problem.regularizer.shape)
+        sigma = least_singular_value(problem.K, problem.R.shape)
     params = {"lam": jnp.ones(()), "gamma": jnp.ones(())} | params
     require({"lam": real(least=0), "gamma": real(above=0)}, params)
     found, phi = constants(problem, params, sigma, region), params["phi"]

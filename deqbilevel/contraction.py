@@ -188,7 +188,7 @@ def report(
     bound: a Lipschitz constant of N, where one is known, such as `Network.lipschitz`; without it
     the measured one takes its place in the step size, and nothing is said of N and G beforehand.
     cocoercive: whether N is 1/L-cocoercive. least: the least singular value of K, where
-    `conditions.least_singular_value` would be costly. ||K|| is by power iteration.
+    `conditions.least_singular_value` would be costly. ||K|| is by `operators.norm`.
     Raises: ValueError for an unknown step, for images that are not finite or of another number of
     pixels, and for scalars in `params` that are not.
     """
@@ -272,7 +272,7 @@ def _measure(
         lipschitz(model.G, params, f, u, keys[2], iterations),
         spectral_radius(model.G, params, f, u, keys[3], 2 * iterations),
     )
-    return operators.norm(model.K, u.shape[1], keys[0]), *(jnp.max(x) for x in each)
+    return operators.norm(model.K, u.shape[1]), *(jnp.max(x) for x in each)
 
 
 def failing(findings: list[Finding]) -> tuple[str, ...]:

@@ -32,12 +32,11 @@ from deqbilevel import (
     checkpoints,
     data,
     lanes,
-    loop,
+    learning,
     losses,
     models,
     operators,
     plots,
-    training,
 )
 from deqbilevel.data import Images
 from deqbilevel.models import Model
@@ -159,7 +158,7 @@ def files_of(config: Faces) -> list[str]:
     return [*own, "summary.md", "result.json"]
 
 
-RECORD = {"epoch": 0} | {name: [ANY] for name in loop.RECORDS}
+RECORD = {"epoch": 0} | {name: [ANY] for name in learning.RECORDS}
 RECORD |= {"test_loss": [0.0], "diverged": [False], "seconds": [0.0]}
 """Of an evaluation: of each lane."""
 
@@ -288,10 +287,13 @@ def build(config: Faces, name: str, shape: tuple[int, int]) -> Model:
     K = operators.Identity()
     if config.task == "deblurring":
         K = operators.diagonal_blur(shape, config.blur, config.padding)
-    if config.kernels[1] > min(shape):
-        raise ValueError(f"--kernels {config.kernels[1]}: larger than pictures of {shape}")
-    regularizer = normalised.normalised_bank(shape)
-    return models.convolutional(K, regularizer, tied=models.MODELS[name], kernels=config.kernels)
+    tied, kernels = models.MODELS[name], config.kernels
+    return models.assemble(K, normalised.normalised(shape, tied=tied, kernels=kernels), start=as_is)
+
+
+def as_is(f: Array) -> Array:
+    """The lower level starts at what was measured."""
+    return f
 
 
 def setting(config: Faces, name: str) -> Setting:
@@ -345,7 +347,7 @@ def initial(
     """The parameters that a lane starts with."""
     if given is None:
         count, size = config.kernels
-        A = START[lane["start"]](loop.keys(lane["seed"])[0], count, size, size)
+        A = START[lane["start"]](learning.keys(lane["seed"])[0], count, size, size)
         given = {"A": A} if model.tied else {"A": A, "C": A}
     quarter = config.setting == "published" and config.task == "deblurring"
     scalars = models.hyperparameters(
@@ -356,7 +358,7 @@ def initial(
         activation=None,
         learning_rate=lane["learning_rate"],
     )
-    return normalised.normalised_bank(model.shape).init(**given) | scalars
+    return normalised.bank_of(model.shape).start(**given) | scalars
 
 
 def _learn(
@@ -377,13 +379,13 @@ def _learn(
     starts = [initial(config, options, model, given, lane) for lane in chosen]
     start = jax.tree.map(lambda *x: np.stack(x), *starts)
     how = setting(config, name)
-    trainer = training.trainer(
+    trainer = learning.trainer(
         model,
         how,
         total_steps=max(config.epochs, 1),
         batch_size=len(images.train),
         lanes=spread,
-        schedule=training.linear(0.1 if config.task == "deblurring" else 0.01),
+        schedule=learning.linear(0.1 if config.task == "deblurring" else 0.01),
         passes=config.evaluate_every,
     )
     state = trainer.init(spread.put(start))
@@ -397,16 +399,16 @@ def _learn(
         state = checkpoints.restore(folder, state)
         best = checkpoints.restore(out / "best" / name, best)
     train, test = spread.share(images.train), spread.share(images.test)
-    key = spread.keys([loop.keys(config.seed)[1]] * spread.count)
+    key = spread.keys([learning.keys(config.seed)[1]] * spread.count)
     if (done or 0) < config.epochs:
-        trainer = loop.compiled(trainer, state, train, key)
+        trainer = learning.compiled(trainer, state, train, key)
     every = config.evaluate_every
     with tqdm(total=config.epochs, initial=done or 0, unit="epoch", desc=name) as bar:
 
-        def advance(steps: int, metrics: training.Metrics, seconds: float) -> None:
+        def advance(steps: int, metrics: learning.Metrics, seconds: float) -> None:
             bar.update(steps)
 
-        epochs = loop.run(
+        epochs = learning.run(
             trainer,
             how,
             state,
@@ -460,7 +462,7 @@ class Judged(NamedTuple):
 def _judge(config: Faces, name: str, model: Model) -> Callable[[Params, Array], Judged]:
     """(params, pictures [batch, pixels]) -> what is measured and reconstructed of them, with the
     same noise for every model."""
-    solver, key = setting(config, name).evaluation(), loop.keys(config.seed)[2]
+    solver, key = setting(config, name).evaluation(), learning.keys(config.seed)[2]
 
     @jax.jit
     def solved(params: Params, truth: Array) -> tuple[Array, Array, Any]:
@@ -501,7 +503,7 @@ def _show(
     rows: dict[str, np.ndarray] = {"true": images.test[:5]}
     table = ["| | epoch | train loss | test loss | PSNR | SSIM | solved | seconds |"]
     table.append("| --- " * 8 + "|")
-    K, key = next(iter(runs.values())).model.K, loop.keys(config.seed)[2]
+    K, key = next(iter(runs.values())).model.K, learning.keys(config.seed)[2]
     known = baselines.baselines(K, train, test, options["noise"], key)
     numbers |= baselines.numbers(known)
     for name, run in runs.items():

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array
 from tqdm import tqdm
 
-from deqbilevel import data, loop, losses, models, training
+from deqbilevel import data, learning, losses, models
 from deqbilevel.linearised import linear_solve
 from deqbilevel.models import Model
 from deqbilevel.settings import Budget, Setting
@@ -144,15 +144,17 @@ def _of_model(
 
 def _epoch(model: Model, how: Setting, params: Params, truth: Array) -> Callable[[], float]:
     """() -> the seconds of one epoch from these parameters, compiled beforehand."""
-    trainer = training.trainer(model, how, total_steps=500, batch_size=len(truth))
-    key = loop.keys(0)[1]
-    trainer = loop.compiled(trainer, trainer.init(params), truth, key)
+    trainer = learning.trainer(model, how, total_steps=500, batch_size=len(truth))
+    key = learning.keys(0)[1]
+    trainer = learning.compiled(trainer, trainer.init(params), truth, key)
     order, noise, *_ = trainer.draw(key, 1, truth)
 
     def run() -> float:
         state = jax.block_until_ready(trainer.init(params))
         begin = time.perf_counter()
-        jax.block_until_ready(trainer.steps(state, truth, *loop.block(trainer, order, noise, 0)))
+        jax.block_until_ready(
+            trainer.steps(state, truth, *learning.block(trainer, order, noise, 0))
+        )
         return time.perf_counter() - begin
 
     return run
@@ -164,7 +166,7 @@ def _residuals(model: Model, how: Setting, params: Params, truth: Array) -> dict
 
     @jax.jit
     def solved(params: Params, truth: Array) -> tuple[Array, Array, Array, Array]:
-        f = models.measure(model.K, truth, params["noise"], loop.keys(0)[2])
+        f = models.measure(model.K, truth, params["noise"], learning.keys(0)[2])
         at, u0 = At(model.G, params, f), model.start(f)
         u, _ = how.forward(budget)(at, u0)
         g = jax.grad(losses.mean_squared_error)(u, truth)

@@ -1,16 +1,17 @@
-"""Filters learned by one of `deqbilevel.algorithms.METHODS`, with the interface of `bilevel`."""
+"""Filters learned by one of `deqbilevel.algorithms.METHODS`, with the interface of `learning`."""
 
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
 from deqbilevel import algorithms
 from deqbilevel.algorithms import Algorithm, Posed
-from deqbilevel.bilevel import Metrics, Problem
+from deqbilevel.learning import Learner, Metrics
 from deqbilevel.types import Images, Params
 from experiments import algorithm_options
 
@@ -18,7 +19,7 @@ Make = Callable[[Posed], Algorithm]
 
 
 class State(NamedTuple):
-    """As `bilevel.State`, for any algorithm."""
+    """As `learning.State`, for any algorithm."""
 
     params: Params
     inner: Any
@@ -61,34 +62,43 @@ def maker(
 
 
 def start(
-    problem: Problem, make: Make, params: Params, truth: Images, f: Images, seed: Any, u: Images
+    learner: Learner, make: Make, params: Params, truth: Images, f: Images, seed: Any, u: Images
 ) -> State:
     """The state before the first step, the lower level at u."""
-    posed = algorithms.filters(problem, params, truth, f)
+    posed = _posed(learner, params, truth, f)
     return State(params, make(posed).init(posed.gamma, u), jax.random.key(seed))
 
 
 def steps(
-    problem: Problem,
+    learner: Learner,
     make: Make,
     state: State,
     truth: Images,
     f: Images,
     batches: int | Array,
 ) -> tuple[State, Metrics]:
-    """Steps, scanned, as `bilevel.steps`; the metrics have a leading axis of steps."""
-    posed = algorithms.filters(problem, state.params, truth, f)
+    """Steps, scanned, as `learning.steps`; the metrics have a leading axis of steps."""
+    posed = _posed(learner, state.params, truth, f)
     now, later = jax.random.split(state.key)
     inner, info = algorithms.run(make(posed), state.inner, posed.data, now, batches)
     entries = sum(x.size for x in jax.tree.leaves(posed.gamma))
     pixels = truth.size if isinstance(batches, int) else batches.shape[1] * truth.shape[1]
+    tolerance: Any = learner.setting.adjoint_tolerance
     metrics = Metrics(
         loss=info.loss,
         gradient_norm=info.gradient_norm / entries**0.5,
         lower_gradient_norm=info.lower_residual / pixels**0.5,
         adjoint_evaluations=info.calls.hessian_products,
         adjoint_residual=info.adjoint_residual,
-        adjoint_converged=(info.adjoint_residual <= problem.adjoint_tolerance) * 1.0,
+        adjoint_converged=(info.adjoint_residual <= tolerance) * 1.0,
         lower_solves=info.calls.upper_gradients,
+        forward_evaluations=info.calls.lower_gradients,
+        forward_residual=jnp.full_like(info.loss, jnp.nan),
+        solved=jnp.full_like(info.loss, jnp.nan),
     )
     return State(state.params | inner.gamma, inner, later), metrics
+
+
+def _posed(learner: Learner, params: Params, truth: Images, f: Images) -> Posed:
+    (model,), learned = learner.models, learner.learned
+    return algorithms.posed(model, params, truth, f, learned=learned, loss=learner.loss)

@@ -1,19 +1,23 @@
-"""What filter learning starts from: problems, parameters and noisy images, the seeds as lanes."""
+"""What filter learning starts from: models, parameters and noisy images, the seeds as lanes."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array
 
-from deqbilevel import bilevel, operators, potentials, precision, pretrained
-from deqbilevel.bilevel import Problem
+from deqbilevel import learning, models, operators, potentials, precision, pretrained
+from deqbilevel.learning import Learner
+from deqbilevel.losses import half_squared_error
+from deqbilevel.models import Model
 from deqbilevel.regularizers import convolutional
+from deqbilevel.settings import Budget, Setting
 from experiments import filter_tasks
 from experiments.filter_tasks import Task
 
-BETA_0 = {"vertical-bars": bilevel.BETA_0}
+BETA_0 = {"vertical-bars": learning.BETA_0}
 """The grid of beta_0, that of [CF] D for the bars; else a wide one, for any potential."""
 
 WIDE = tuple(-12 + 0.5 * i for i in range(25))
@@ -22,8 +26,8 @@ WIDE = tuple(-12 + 0.5 * i for i in range(25))
 class Lanes(NamedTuple):
     """What the seeds start from, with a leading axis of lanes where a lane has its own."""
 
-    problems: list[Problem]
-    """For each shape of the training images."""
+    learner: Learner
+    """With a model for each shape of the training images."""
     params: dict[str, Any]
     truth: list[Array]
     """[images, pixels] of each shape, the same for all lanes"""
@@ -48,34 +52,65 @@ def lanes_of(options: dict[str, Any], task: Task) -> Lanes:
     dtype = precision.dtype_of(starts[0])
     f = [jnp.asarray(np.stack(group), dtype) for group in groups]
     truth = [jnp.asarray(x, dtype) for x in filter_tasks.truths(task, realisations)]
-    problems = [problem_of(options, group.shape) for group in task.groups]
-    if options["algorithm"] is not None and len(problems) > 1:
+    learner = learner_of(options, [group.shape for group in task.groups])
+    if options["algorithm"] is not None and len(truth) > 1:
         raise ValueError(
             f"--algorithm {options['algorithm']}: needs training images of one shape, and these "
-            f"have {len(problems)}; take patches by --patch"
+            f"have {len(truth)}; take patches by --patch"
         )
-    for problem, t, noisy in zip(problems, truth, f, strict=True):
-        bilevel.check(problem, starts[0], t, noisy[0])
+    learning.check(learner, starts[0])
     params = jax.tree.map(lambda *x: jnp.stack(x), *starts)
     held_out = jnp.asarray(np.stack([lane.held_out for lane in own]), dtype)
-    return Lanes(problems, params, truth, f, held_out, [lane.pictures for lane in own])
+    return Lanes(learner, params, truth, f, held_out, [lane.pictures for lane in own])
 
 
-def problem_of(options: dict[str, Any], shape: tuple[int, int]) -> Problem:
-    """The problem for training images of a shape."""
+def model_of(options: dict[str, Any], shape: tuple[int, int]) -> Model:
+    """The model of images of a shape."""
     # Under vmap over lanes a product of matrices is faster than a grouped convolution.
     method = "patch" if options["seeds"] > 1 else None
-    return Problem(
-        operators.Identity(),
-        1.0,
-        convolutional.convolutional(shape, options["boundary"], method),
-        learned=("filters", "beta") if options["learn"] == "filters-and-beta" else ("beta",),
-        lower_evaluations=options["lower_iterations"] or 1,
-        adjoint_evaluations=options["adjoint_iterations"] or 1,
+    own = convolutional.bank_of(shape, options["boundary"], method)
+    return models.assemble(operators.Identity(), own.regularizer(lambda key: _initial(options, 0)))
+
+
+def setting_of(options: dict[str, Any]) -> Setting:
+    """How the lower level and its adjoint are solved: both from where the last step left them."""
+    budget = Budget(options["lower_iterations"] or 1, options["adjoint_iterations"] or 1)
+    return Setting(
+        forward_tolerance=0.0,
         adjoint_tolerance=options["adjoint_tolerance"],
-        lower_solver=options["lower_solver"],
+        budget=budget,
+        limit=budget,
+        evaluation_tolerance=0.0,
+        evaluation_budget=budget.forward,
+        ridge=1e-4,
+        relative_ridge=False,
+        preconditioned=False,
+        learning_rate=options["learning_rate"],
+        solver=options["lower_solver"],
         hypergradient=options["hypergradient"],
+        warm=True,
     )
+
+
+def learner_of(options: dict[str, Any], shapes: list[tuple[int, int]]) -> Learner:
+    """Learning filters and weights, or weights alone, by 1/2 ||u - truth||^2: [CF] (Ex)."""
+    filters = options["learn"] == "filters-and-beta"
+    return Learner(
+        tuple(model_of(options, shape) for shape in shapes),
+        setting_of(options),
+        optimiser_of(options),
+        ("filters", "beta") if filters else ("beta",),
+        half_squared_error,
+    )
+
+
+def optimiser_of(options: dict[str, Any]) -> learning.Optimiser:
+    """Adam, or one that searches along its direction."""
+    if options["optimiser"] in learning.SEARCHING:
+        return learning.SEARCHING[options["optimiser"]]()
+    rate = options["learning_rate"]
+    falling = optax.cosine_decay_schedule(rate, max(options["iterations"], 1), alpha=0.01)
+    return learning.fixed(optax.adam(falling if options["schedule"] == "cosine" else rate))
 
 
 def _initial(options: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -139,13 +174,16 @@ def redrawn(params: dict[str, Any], share: float, rng: np.random.Generator) -> d
 def searched(options: dict[str, Any], lanes: Lanes) -> Array:
     """beta_0 of each lane, by the upper-level loss on up to twenty training images of a shape."""
     values = BETA_0.get(options["experiment"], WIDE)
-    problem, truth, f = lanes.problems[0], lanes.truth[0][:20], lanes.f[0][:, :20]
-    search = jax.vmap(lambda p, f: bilevel.search(problem, p, truth, f, values))
-    found = jax.jit(search)(lanes.params, f)
+    truth, f = lanes.truth[0][:20], lanes.f[0][:, :20]
+
+    def search(params: dict[str, Any], f: Array) -> learning.Search:
+        return learning.search(lanes.learner, params, truth, f, "beta_0", values)
+
+    found = jax.jit(jax.vmap(search))(lanes.params, f)
     for lane in np.flatnonzero(found.at_edge):
         print(
-            f"warning: beta_0 = {found.beta_0[lane]:g} of lane {lane} is at the edge of the grid "
+            f"warning: beta_0 = {found.best[lane]:g} of lane {lane} is at the edge of the grid "
             f"from {values[0]:g} to {values[-1]:g}; a better one may lie beyond, see --beta-0",
             flush=True,
         )
-    return found.beta_0
+    return found.best

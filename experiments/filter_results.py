@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array
 from tqdm import tqdm
 
-from deqbilevel import bilevel, conditions, losses, plots, pretrained
-from deqbilevel.bilevel import Problem
+from deqbilevel import conditions, losses, operators, plots, pretrained
+from deqbilevel.models import Model
 from deqbilevel.pretrained import Learned
 from deqbilevel.regularizers import convolutional
 from deqbilevel.types import Solver
@@ -39,8 +39,6 @@ class Outcome(NamedTuple):
 
     options: dict[str, Any]
     task: Task
-    problems: list[Problem]
-    """For each shape of the training images."""
     truth: list[Array]
     """[images, pixels] of each shape"""
     measured: list[dict[str, Picture]]
@@ -59,12 +57,12 @@ class Outcome(NamedTuple):
 
 def report(
     outcome: Outcome,
-    problem_of: Callable[[tuple[int, int]], Problem],
+    model_of: Callable[[tuple[int, int]], Model],
     solver: Solver,
     out: Path,
 ) -> dict[str, Any]:
     """Reconstruct the pictures with each lane's filters, draw one, return the numbers."""
-    solve = _reconstruction(outcome, problem_of, solver)
+    solve = _reconstruction(outcome, model_of, solver)
     rows = _judged(outcome, solve, out / "pictures.jsonl")
     found = _of_lanes(outcome, rows, "snr_db")
     best = int(np.argmax(found))
@@ -93,7 +91,7 @@ def report(
 
 
 def _reconstruction(
-    outcome: Outcome, problem_of: Callable[[tuple[int, int]], Problem], solver: Solver
+    outcome: Outcome, model_of: Callable[[tuple[int, int]], Model], solver: Solver
 ) -> Callable[[int, str], tuple[Array, Array]]:
     """(lane, name of a picture) -> the reconstruction and its residual, each made once."""
     programs: dict[tuple[int, ...], Any] = {}
@@ -102,8 +100,8 @@ def _reconstruction(
     def solve(lane: int, name: str) -> tuple[Array, Array]:
         measured = outcome.measured[lane][name]
         if measured.shape not in programs:
-            problem = problem_of(measured.shape)
-            programs[measured.shape] = jax.jit(lambda p, y: bilevel.solve(problem, p, y, y, solver))
+            model = model_of(measured.shape)
+            programs[measured.shape] = jax.jit(lambda p, y: model.reconstruct(solver, p, y))
         params = jax.tree.map(lambda x: x[lane], outcome.after)
         y = jnp.asarray(measured.reshape(1, -1), jnp.float32)
         u, info = programs[measured.shape](params, y)
@@ -191,13 +189,20 @@ def _numbers(outcome: Outcome, rows: list[dict[str, Any]]) -> dict[str, Any]:
 def _conditions(outcome: Outcome, before: dict[str, Any], after: dict[str, Any]) -> str:
     """What [CF] 5.3.1 asks for on each shape of training images, about the end of learning and as
     far as its start is."""
-    truth = outcome.truth
+    truth, options = outcome.truth, outcome.options
+    learned = ("filters", "beta") if options["learn"] == "filters-and-beta" else ("beta",)
+    problems = [
+        conditions.Problem(
+            operators.Identity(), convolutional.bank_of(g.shape, options["boundary"]), learned
+        )
+        for g in outcome.task.groups
+    ]
     pixels = float(min(x.min() for x in truth)), float(max(x.max() for x in truth))
     moved = {name: np.asarray(after[name] - before[name]) for name in ("filters", "beta")}
     far = float(np.linalg.norm(moved["filters"])), float(np.max(np.abs(moved["beta"])))
     reports = [
         conditions.report(problem, after, conditions.Region(pixels, *far, images=len(images)))
-        for problem, images in zip(outcome.problems, truth, strict=True)
+        for problem, images in zip(problems, truth, strict=True)
     ]
     return "\n\n".join(map(conditions.text, reports)) + "\n"
 

@@ -13,29 +13,27 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 from jaxtyping import Array
 from tqdm import tqdm
 
 from deqbilevel import (
     algorithms,
-    bilevel,
     checkpoints,
     hypergradients,
-    loop,
+    learning,
     losses,
     potentials,
     pretrained,
     solvers,
 )
-from deqbilevel.bilevel import State
 from deqbilevel.files import FileError
+from deqbilevel.learning import State
 from experiments import (
     command,
     common,
@@ -129,9 +127,15 @@ FILES = (
 )
 """What a run writes beside its figures, see `folders`."""
 
+COURSE = (
+    *("loss", "gradient_norm", "lower_gradient_norm", "adjoint_evaluations", "adjoint_residual"),
+    *("adjoint_converged", "lower_solves"),
+)
+"""What is recorded of the metrics of every iteration."""
+
 RECORD = {"iteration": 0, "seconds": 0.0, "images": 0}
 RECORD |= {"held_out": {name: [ANY] for name in ("snr_db", "psnr_db", "ssim")}}
-RECORD |= {name: [[ANY]] for name in bilevel.Metrics._fields}
+RECORD |= {name: [[ANY]] for name in COURSE}
 """Of a block of iterations: of each lane, of each iteration."""
 
 OWN = options.only("with natural or own", lambda c: c.experiment in ("natural", "own"))
@@ -228,8 +232,8 @@ class Filters:
     algorithm: Annotated[str | None, options.among(algorithms.METHODS), options.default("none")] = (
         None
     )
-    """One of deqbilevel.algorithms.METHODS, for comparison; by default that of deqbilevel.bilevel:
-    both levels warm, the hypergradient to a residual."""
+    """One of deqbilevel.algorithms.METHODS, for comparison; by default that of
+    deqbilevel.learning: both levels warm, the hypergradient to a residual."""
     optimiser: Annotated[
         Literal["adam", "lbfgs", "gradient_descent"] | None, options.default("adam"), MOVED
     ] = None
@@ -370,43 +374,23 @@ def _check_images(config: Filters, options: dict[str, Any], task: Task) -> None:
     )
 
 
-def _optimiser(options: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
-    if options["optimiser"] == "adam":
-        rate = options["learning_rate"]
-        falling = optax.cosine_decay_schedule(rate, max(options["iterations"], 1), alpha=0.01)
-        adam = optax.adam(falling if options["schedule"] == "cosine" else rate)
-        return optax.with_extra_args_support(adam)
-    newton = options["optimiser"] == "lbfgs"
-    search = optax.scale_by_backtracking_linesearch(
-        max_backtracking_steps=20,
-        decrease_factor=0.5,
-        # The step that L-BFGS is scaled for is 1, whatever the last one was.
-        increase_factor=float("inf") if newton else 2.0,
-    )
-    # A direction no longer than 1, which multiplies a weight by e at most.
-    direction = optax.scale_by_lbfgs() if newton else optax.identity()
-    return optax.chain(direction, optax.clip_by_global_norm(1.0), optax.scale(-1.0), search)
-
-
 def _maker(options: dict[str, Any]) -> filter_algorithms.Make:
     """Raises ValueError for options that the algorithm does not have."""
     chosen = {name: options[name] for name in ITERATIONS}
     batches = options["batch"] is not None
-    return filter_algorithms.maker(
-        options["algorithm"], _optimiser(options), chosen, batches=batches
-    )
+    transformation = filter_lanes.optimiser_of(options)({}, 0)
+    return filter_algorithms.maker(options["algorithm"], transformation, chosen, batches=batches)
 
 
 def _learn(
     config: Filters, options: dict[str, Any], task: Task, lanes: Lanes, out: Path
 ) -> dict[str, Any]:
-    problems, params, _, f, *_ = lanes
-    optimiser = _optimiser(options)
+    learner, params, _, f, *_ = lanes
     if options["beta_0"] is None and options["start"] is None:
         lanes = lanes._replace(params=params | {"beta_0": filter_lanes.searched(options, lanes)})
     done = checkpoints.latest_step(out / "latest") or 0
     evaluations = 0 if done or not options["iterations"] else START_EVALUATIONS
-    start = jax.vmap(lambda p, f: bilevel.start(problems, p, optimiser, f, evaluations=evaluations))
+    start = jax.vmap(lambda p, f: learning.start(learner, p, f, evaluations=evaluations))
     state = jax.jit(start)(lanes.params, f)
     if options["algorithm"] is not None:
         state = _algorithm_start(options, lanes, state)
@@ -416,7 +400,6 @@ def _learn(
     outcome = Outcome(
         options,
         task,
-        problems,
         lanes.truth,
         lanes.pictures,
         before=lanes.params,
@@ -428,21 +411,21 @@ def _learn(
     )
     alone = options | {"seeds": 1}
     return filter_results.report(
-        outcome, lambda shape: filter_lanes.problem_of(alone, shape), solver, out
+        outcome, lambda shape: filter_lanes.model_of(alone, shape), solver, out
     )
 
 
 def _algorithm_start(
     options: dict[str, Any], lanes: Lanes, state: State
 ) -> filter_algorithms.State:
-    """The states of the lanes, where `bilevel.start` left the lower level."""
-    make, problem, truth = _maker(options), lanes.problems[0], lanes.truth[0]
+    """The states of the lanes, where `learning.start` left the lower level."""
+    make, learner, truth = _maker(options), lanes.learner, lanes.truth[0]
 
     def of_lane(params: dict[str, Any], f: Array, seed: Array, u: Array) -> Any:
-        return filter_algorithms.start(problem, make, params, truth, f, seed, u)
+        return filter_algorithms.start(learner, make, params, truth, f, seed, u)
 
     seeds = options["seed"] + jnp.arange(options["seeds"])
-    return jax.jit(jax.vmap(of_lane))(state.params, lanes.f[0], seeds, state.u[0])
+    return jax.jit(jax.vmap(of_lane))(state.params, lanes.f[0], seeds, cast(Any, state.u)[0])
 
 
 def _train(
@@ -458,8 +441,8 @@ def _train(
     log = Log.of(out / "metrics.jsonl", RECORD)
     records = _recorded(log, done)
     log.keep(records)
-    problems, _, truth, f, *_ = lanes
-    optimiser, sizes = _optimiser(options), [len(t) for t in truth]
+    learner, _, truth, f, *_ = lanes
+    sizes = [len(t) for t in truth]
 
     def images_of(first: int, count: int) -> list[Array]:
         """The images of each step, by shape; none where every step takes all."""
@@ -472,9 +455,9 @@ def _train(
     def program(count: int) -> Any:
         def run(state: Any, f: list[Array], chosen: list[Array]) -> Any:
             if options["algorithm"] is None:
-                return bilevel.steps(problems, optimiser, state, truth, f, chosen or count)
+                return learning.steps(learner, state, truth, chosen or count, f=f)
             make, batches = _maker(options), chosen[0] if chosen else count
-            return filter_algorithms.steps(problems[0], make, state, truth[0], f[0], batches)
+            return filter_algorithms.steps(learner, make, state, truth[0], f[0], batches)
 
         return jax.jit(jax.vmap(run, in_axes=(0, 0, None)))
 
@@ -485,7 +468,7 @@ def _train(
             count = min(config.block, options["iterations"] - done)
             chosen = images_of(done, count)
             if count not in compiled:
-                compiled[count] = loop.ahead(program(count), state, f, chosen)
+                compiled[count] = learning.ahead(program(count), state, f, chosen)
             begin = time.perf_counter()
             state, metrics = jax.block_until_ready(compiled[count](state, f, chosen))
             seconds = time.perf_counter() - begin
@@ -493,7 +476,7 @@ def _train(
             record: dict[str, Any] = {"iteration": done, "seconds": seconds}
             record["images"] = sum(x.size for x in chosen) or count * sum(sizes)
             record["held_out"] = watch(state.params)
-            record |= {k: np.asarray(v, float).tolist() for k, v in metrics._asdict().items()}
+            record |= {k: np.asarray(getattr(metrics, k), float).tolist() for k in COURSE}
             log.append(record)
             records.append(record)
             checkpoints.save(out / "latest", done, state)
@@ -520,11 +503,11 @@ def _watcher(
 ) -> Callable[[dict[str, Any]], dict[str, list[float | None]]]:
     """params -> SNR, PSNR and SSIM of each lane's held-out images; None where it has none."""
     shape, true = task.held_out.shape, jnp.asarray(task.held_out.truth, jnp.float32)
-    problem = filter_lanes.problem_of(options, shape)
+    model = filter_lanes.model_of(options, shape)
     solver = solvers.optimized_gradient(tolerance=0.0, max_evaluations=WATCH_EVALUATIONS)
 
     def judge(params: dict[str, Any], f: Array) -> dict[str, Array]:
-        u, _ = bilevel.solve(problem, params, f, f, solver)
+        u, _ = model.reconstruct(solver, params, f)
         return {
             "snr_db": jnp.mean(losses.snr(u, true)),
             "psnr_db": jnp.mean(losses.psnr(u, true, data_range=1.0)),

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from deqbilevel import bilevel, convolutions, hypergradients, operators, plots
+from deqbilevel import convolutions, hypergradients, models, operators, plots
 from deqbilevel.potentials import Quadratic
 from deqbilevel.regularizers import convolutional
 from deqbilevel.solvers import picard
@@ -72,9 +72,8 @@ def _compare(config: GradientAccuracy) -> dict[str, Any]:
     f = truth + config.noise * rng.standard_normal(truth.shape)
     values = jnp.linspace(-config.most, config.most, config.points)
     grid = jnp.stack(jnp.meshgrid(values, values, indexing="ij"), axis=-1).reshape(-1, 2)
-    problem = bilevel.Problem(
-        operators.Identity(), 1.0, convolutional.convolutional((1, config.length)), ("filters",)
-    )
+    R = convolutional.bank_of((1, config.length)).regularizer(lambda key: _params(f[0, :2], 0.0))
+    model = models.assemble(operators.Identity(), R)
 
     def one(c: Float[Array, "2"], tolerance: Array) -> tuple[Array, Array, Array]:
         params = _params(c, config.beta)
@@ -85,12 +84,12 @@ def _compare(config: GradientAccuracy) -> dict[str, Any]:
         value, best = jax.value_and_grad(loss)(c)
         size = jnp.linalg.norm(exact(c, f, config.beta))
         solver = picard(
-            tolerance=tolerance / (problem.lipschitz(params) * size), max_evaluations=100_000
+            tolerance=tolerance / (model.lipschitz(params) * size), max_evaluations=100_000
         )
-        u, info = bilevel.solve(problem, params, f, f, solver)
+        u, info = model.reconstruct(solver, params, f)
         estimate, _, _ = hypergradients.minimiser(
-            problem.gradient(),
-            bilevel.weights(problem, params),
+            model.stationarity(),
+            {"filters": params["filters"]},
             params,
             f,
             u,

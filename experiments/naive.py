@@ -34,6 +34,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from tqdm import tqdm
 
@@ -42,18 +43,17 @@ from deqbilevel import (
     arrays,
     baselines,
     data,
-    loop,
+    learning,
     maps,
     models,
     plots,
     precision,
     settings,
-    training,
 )
 from deqbilevel.files import FileError
+from deqbilevel.learning import Metrics, State, Trainer
 from deqbilevel.models import Model
 from deqbilevel.settings import Setting
-from deqbilevel.training import Metrics, State, Trainer
 from deqbilevel.types import Images, Info, Params
 from experiments import command, common, folders, options, sizes
 from experiments.drawing import draw
@@ -61,6 +61,9 @@ from experiments.drawing import draw
 MEASURED = 1000
 """Test images that are reconstructed, at most."""
 
+
+LEARNED = ("A", "b", "C")
+"""The weights of a dense model, C of a DEQ."""
 
 WAYS = ("naive", "fixed_point")
 
@@ -155,8 +158,8 @@ def _main(config: Naive, stack: contextlib.ExitStack) -> dict[str, Any]:
         claimed = folders.claim_over(images, config, name, options, FILES)
         out = stack.enter_context(claimed)
 
-    params_key, _, picture_key = loop.keys(config.seed)
-    steps = training.steps_per_epoch(len(images.train), batch_size)
+    params_key, _, picture_key = learning.keys(config.seed)
+    steps = learning.steps_per_epoch(len(images.train), batch_size)
     total_steps = max(config.epochs, 1) * steps
     counts = sorted(set(config.iterates))
     truth = f = jnp.asarray(images.test[:MEASURED])
@@ -209,7 +212,7 @@ def ways(
     model: Model, setting: Setting, total_steps: int, batch_size: int | None
 ) -> dict[str, Trainer]:
     """Both ways to train: the same digits in the same order with the same noise, and Adam."""
-    through = training.trainer(model, setting, total_steps=total_steps, batch_size=batch_size)
+    through = learning.trainer(model, setting, total_steps=total_steps, batch_size=batch_size)
 
     def steps(state: State, images: Images, order: Array, keys: Array) -> tuple[State, Metrics]:
         return jax.lax.scan(
@@ -229,39 +232,43 @@ def ways(
 def naive_step(
     model: Model, total_steps: int, state: State, truth: Images, key: PRNGKeyArray
 ) -> tuple[State, Metrics]:
-    """One step of Adam as `training.step` takes it, on the naive loss: one evaluation of G."""
-    weights = {name: state.params[name] for name in training.LEARNED if name in state.params}
+    """One step of Adam as `learning.step` takes it, on the naive loss: one evaluation of G."""
+    weights = {name: state.params[name] for name in model.R.learned}
     _, truth = precision.as_weights(state.params, truth)
-    f = models.measure(model.K, truth, state.params["noise"], key)
+    f = model.measure(state.params, truth, key)
     objective = maps.naive_objective(model.G)
     loss, gradient = jax.value_and_grad(lambda w: objective(state.params | w, truth, f))(weights)
-    moved, optimiser = training.descend(state, weights, gradient, total_steps)
+    adam = learning.adam(total_steps)(state.params, state.step)
+    updates, optimiser = adam.update(gradient, state.optimiser, weights)
+    moved: Any = optax.apply_updates(weights, updates)
     one, unknown = jnp.ones_like(loss), jnp.full_like(loss, jnp.nan)
     return state._replace(
         params=state.params | moved,
         optimiser=optimiser,
         step=state.step + 1,
         diverged=state.diverged | ~jnp.isfinite(loss),
-    ), Metrics(loss, one, one, unknown, unknown, unknown)
+    ), Metrics(*[unknown] * len(Metrics._fields))._replace(
+        loss=loss, forward_evaluations=one, adjoint_evaluations=one
+    )
 
 
 def _train(
     config: Naive, trainer: Trainer, setting: Setting, start: Params, images: data.Images, name: str
 ) -> Trained:
-    _, key, _ = loop.keys(config.seed)
+    _, key, _ = learning.keys(config.seed)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
     state = trainer.init(start)
     if config.epochs:
-        trainer = loop.compiled(trainer, state, train, key)
-    total = config.epochs * training.steps_per_epoch(len(train), sizes.batch(config, len(train)))
+        trainer = learning.compiled(trainer, state, train, key)
+    total = config.epochs * learning.steps_per_epoch(len(train), sizes.batch(config, len(train)))
     spent = 0.0
     with tqdm(total=total, unit="step", desc=name) as bar:
 
         def on_steps(count: int, metrics: Metrics, seconds: float) -> None:
-            bar.set_postfix_str(f"loss {float(metrics.step_loss[-1]):.2e}")
+            bar.set_postfix_str(f"loss {float(metrics.loss[-1]):.2e}")
             bar.update(count)
 
-        epochs = loop.run(
+        epochs = learning.run(
             trainer, setting, state, train, test, epochs=config.epochs, key=key, on_steps=on_steps
         )
         for done in epochs:
@@ -270,7 +277,7 @@ def _train(
                 f"{name}, epoch {done.record['epoch']}: test loss {done.record['test_loss']:.4f}",
                 file=sys.stderr,
             )
-    weights = {name: state.params[name] for name in training.LEARNED if name in start}
+    weights = {name: state.params[name] for name in LEARNED if name in start}
     return Trained(weights, spent, bool(state.diverged))
 
 
@@ -282,7 +289,7 @@ def _keep(path: Path, trained: Trained) -> None:
 
 def _kept(path: Path, start: Params) -> Trained:
     """What `_keep` wrote, of weights like those at the start. Raises: FileError."""
-    names = [name for name in training.LEARNED if name in start]
+    names = [name for name in LEARNED if name in start]
     schema = {name: arrays.like(start[name], finite=False) for name in names}
     schema |= {"seconds": arrays.Array(()), "diverged": arrays.Array((), np.bool_)}
     found = archives.read_arrays(path, schema)

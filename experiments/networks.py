@@ -33,20 +33,20 @@ from deqbilevel import (
     checkpoints,
     contraction,
     data,
-    loop,
+    learning,
     losses,
     maps,
     models,
     operators,
     plots,
     settings,
-    training,
 )
 from deqbilevel.contraction import Finding
 from deqbilevel.data import Images
 from deqbilevel.files import FileError, whole
 from deqbilevel.models import Model
-from deqbilevel.regularizers.networks import Network, convex, denoiser
+from deqbilevel.regularizers import Regularizer
+from deqbilevel.regularizers.networks import convex, denoiser
 from deqbilevel.types import Info, Params, Solver
 from experiments import command, common, folders, options, sizes
 from experiments.drawing import draw
@@ -74,7 +74,7 @@ ENFORCED = (
 """What a network has to meet; a dense model the first only, as in [REB]."""
 
 
-RECORD = {"task": "", "model": "", "epoch": 0} | dict.fromkeys(loop.RECORDS, ANY)
+RECORD = {"task": "", "model": "", "epoch": 0} | dict.fromkeys(learning.RECORDS, ANY)
 RECORD |= {"train_loss": 0.0, "seconds": 0.0, "diverged": False}
 """Of an epoch."""
 
@@ -145,15 +145,10 @@ class Run(NamedTuple):
     model: Model
     taught: Model
     """The model that is trained: the same, but for plug-and-play a denoiser."""
-    network: Network | None
+    network: Regularizer | None
     params: Params
     """At the start."""
     taught_noise: float
-
-    @property
-    def learned(self) -> tuple[str, ...]:
-        """The entries of `params` that are learned."""
-        return ("network",) if self.network else training.LEARNED
 
 
 @command.checked
@@ -242,21 +237,15 @@ def build(config: Networks, task: str, name: str, images: Images) -> Run:
         )
         model = _assemble(task, STEPS.get(name, "gradient_step"), network, shape)
         taught = _denoising(model) if name == "plug_and_play" else model
-    key, _, _ = loop.keys(config.seed)
+    key, _, _ = learning.keys(config.seed)
     noise = config.denoiser_noise if name == "plug_and_play" else float(scalars["noise"])
     return Run(task, name, model, taught, network, model.init(key) | scalars, noise)
 
 
-def _assemble(task: str, step: str, network: Network, shape: tuple[int, int]) -> Model:
+def _assemble(task: str, step: str, network: Regularizer, shape: tuple[int, int]) -> Model:
     """The model with a network."""
-    K, N = operators.OPERATORS[models.TASKS[task]](shape), network.gradient
-
-    def D(u: Array, params: Params) -> Array:
-        return u - N(u, params)
-
-    G = getattr(maps, step)(K, D if step == "plug_and_play_step" else N)
-    tied = network.energy is not None and step == "gradient_step"
-    return Model(K, N, G, tied, shape, network.init, refresh=network.refresh)
+    K = operators.OPERATORS[models.TASKS[task]](shape)
+    return models.assemble(K, network, step=getattr(maps, step), start=jnp.zeros_like)
 
 
 def _denoising(model: Model) -> Model:
@@ -289,7 +278,7 @@ def _check(config: Networks, runs: list[Run], images: Images) -> None:
 def findings(run: Run, params: Params, truth: Array, u: Array) -> list[Finding]:
     """The conditions of [REB] 2.2 at images u, with measurements of the true ones."""
     keys = jax.random.split(jax.random.key(1))
-    f = models.measure(run.model.K, truth, params["noise"], keys[0])
+    f = run.model.measure(params, truth, keys[0])
     bound, cocoercive = _constant(run, params)
     return contraction.report(
         run.model,
@@ -305,10 +294,9 @@ def findings(run: Run, params: Params, truth: Array, u: Array) -> list[Finding]:
 
 def _constant(run: Run, params: Params) -> tuple[float, bool]:
     """A Lipschitz constant L of N, and whether N is 1/L-cocoercive."""
-    if run.network:
-        return float(run.network.lipschitz(params)), run.network.firm
-    A, C = params["A"], params.get("C", params["A"])
-    return float(jnp.linalg.norm(A, 2) * jnp.linalg.norm(C, 2)), run.model.tied
+    R = run.model.R
+    assert R.lipschitz is not None
+    return float(R.lipschitz(params)), R.firm or R.tied
 
 
 def _setting(config: Networks) -> settings.Setting:
@@ -320,25 +308,24 @@ def learn(config: Networks, run: Run, images: Images, out: Path) -> dict[str, An
     """Train a model, going on from its latest epoch, and measure it."""
     folder, log = out / "states" / f"{run.task}-{run.name}", Log.of(out / "metrics.jsonl", RECORD)
     setting = _setting(config)
-    _, key, picture_key = loop.keys(config.seed)
+    _, key, picture_key = learning.keys(config.seed)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
     batch_size = sizes.batch(config, len(train))
-    steps = training.steps_per_epoch(len(train), batch_size)
-    trainer = training.trainer(
+    steps = learning.steps_per_epoch(len(train), batch_size)
+    trainer = learning.trainer(
         run.taught,
         setting,
         total_steps=max(config.epochs, 1) * steps,
         batch_size=batch_size,
-        learned=run.learned,
     )
     state = trainer.init(run.params | {"noise": jnp.float32(run.taught_noise)})
     done = checkpoints.latest_step(folder)
     if done is not None:
         state = checkpoints.restore(folder, state)
     if (done or 0) < config.epochs:
-        trainer = loop.compiled(trainer, state, train, key)
+        trainer = learning.compiled(trainer, state, train, key)
     start = 0 if done is None else done + 1
-    epochs = loop.run(
+    epochs = learning.run(
         trainer, setting, state, train, test, epochs=config.epochs, key=key, start=start
     )
     for state, values in epochs:
@@ -402,7 +389,7 @@ def _reconstruct(
     model: Model, solvers: Sequence[Solver], params: Params, truth: Array, key: Array
 ) -> tuple[Array, tuple[Array, ...], tuple[Info, ...]]:
     """f, and what each of the solvers makes of it."""
-    f = models.measure(model.K, truth, params["noise"], key)
+    f = model.measure(params, truth, key)
     u, info = zip(*(model.reconstruct(solver, params, f) for solver in solvers), strict=True)
     return f, u, info
 

@@ -23,15 +23,14 @@ from deqbilevel import (
     checkpoints,
     data,
     hypergradients,
-    loop,
+    learning,
     models,
     plots,
     settings,
     solvers,
-    training,
 )
 from deqbilevel.data import Images
-from deqbilevel.evaluation import evaluation
+from deqbilevel.learning import evaluation
 from deqbilevel.models import Model
 from experiments import command, common, folders, options, sizes, train_algorithms
 from experiments.drawing import draw
@@ -41,7 +40,7 @@ from experiments.schema import ANY
 FILES = ("metrics.jsonl", "latest/<checkpoint>", "best/<checkpoint>", "result.json")
 """What a run writes beside its figures, see `folders`."""
 
-RECORD = {"epoch": 0} | dict.fromkeys(loop.RECORDS, ANY)
+RECORD = {"epoch": 0} | dict.fromkeys(learning.RECORDS, ANY)
 RECORD |= {"test_loss": 0.0, "diverged": False}
 OF_TASK: dict[str, dict[str, Any]] = {
     "denoising": {"activation": "identity", "gamma": 1.0, "noise": 0.5},
@@ -142,13 +141,13 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
         claimed = folders.claim_over(images, config, name, options, FILES)
         out = stack.enter_context(claimed)
 
-    params_key, run_key, picture_key = loop.keys(config.seed)
+    params_key, run_key, picture_key = learning.keys(config.seed)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
     known = baselines.baselines(model.K, train, test, scalars["noise"], picture_key)
     print(f"test loss without learning: {baselines.text(known)}", file=sys.stderr)
-    steps = training.steps_per_epoch(len(train), batch_size)
+    steps = learning.steps_per_epoch(len(train), batch_size)
     total_steps = max(config.epochs, 1) * steps
-    trainer = training.trainer(model, setting, total_steps=total_steps, batch_size=batch_size)
+    trainer = learning.trainer(model, setting, total_steps=total_steps, batch_size=batch_size)
     if config.algorithm is not None:
         trainer = train_algorithms.trainer(
             trainer, model, config.algorithm, count=len(train), total_steps=total_steps
@@ -160,17 +159,17 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
     if done is not None:
         state = checkpoints.restore(out / "latest", state)
     if (done or 0) < config.epochs:
-        trainer = loop.compiled(trainer, state, train, run_key)
+        trainer = learning.compiled(trainer, state, train, run_key)
 
     with tqdm(total=config.epochs * steps, initial=(done or 0) * steps, unit="step") as bar:
 
-        def on_steps(count: int, metrics: training.Metrics, seconds: float) -> None:
+        def on_steps(count: int, metrics: learning.Metrics, seconds: float) -> None:
             spent = np.sum(metrics.forward_evaluations + metrics.adjoint_evaluations)
-            loss = float(metrics.step_loss[-1])
+            loss = float(metrics.loss[-1])
             bar.set_postfix_str(f"loss {loss:.4f}, {spent / seconds:.0f} evaluations/s")
             bar.update(count)
 
-        epochs = loop.run(
+        epochs = learning.run(
             trainer,
             setting,
             state,
@@ -269,7 +268,7 @@ def _draw(
 
 def _headline(
     model: Model,
-    state: training.State,
+    state: learning.State,
     records: list[dict[str, Any]],
     known: dict[str, float],
     test: jax.Array,

@@ -1,4 +1,4 @@
-"""Training by one of `deqbilevel.algorithms.METHODS`, with the interface of `training.trainer`."""
+"""Training by one of `deqbilevel.algorithms.METHODS`, with the interface of `learning.trainer`."""
 
 import math
 from typing import Any, cast
@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
-from deqbilevel import algorithms, models, precision, training
+from deqbilevel import algorithms, learning, precision
 from deqbilevel.algorithms import Algorithm, Problem
 from deqbilevel.algorithms.wrappers import Guarded
-from deqbilevel.evaluation import HUGE, finite
+from deqbilevel.learning import HUGE, Metrics, State, Trainer, finite
 from deqbilevel.models import Model
 from deqbilevel.solvers.base import OFFSET
-from deqbilevel.training import Metrics, State, Trainer
 from deqbilevel.types import Images, Params
 from experiments.algorithm_options import DEBLURRING, MINIBATCHES
 
@@ -41,12 +40,12 @@ def check(model: str, name: str, **others: bool) -> None:
 
 
 def method(name: str, problem: Problem, params: Params, total_steps: int) -> Algorithm:
-    """A method with its options for the dense model, moved by Adam as in `training.step`."""
-    rates = training.cosine(params["learning_rate"], total_steps)
+    """A method with its options for the dense model, moved by Adam as in `learning.step`."""
+    rates = learning.cosine(params["learning_rate"], total_steps)
     own = {k: v for k, v in DEBLURRING[name].items() if k != "rate"} | MINIBATCHES.get(name, {})
     if name == "maid":
         return algorithms.maid(problem, step_size=params["learning_rate"], **own)
-    adam = optax.chain(training.optimiser(params), optax.scale_by_learning_rate(rates))
+    adam = optax.chain(learning.adam_direction(params), optax.scale_by_learning_rate(rates))
     return algorithms.METHODS[name](problem, adam, **own)
 
 
@@ -55,12 +54,12 @@ def trainer(base: Trainer, model: Model, name: str, *, count: int, total_steps: 
 
     `State.optimiser` is the method's, guarded, with the rows of all images: where the lower level
     and its adjoint were left for each, under the noise that it had then. A step takes the rows of
-    its batch, and has the order and the noise that `training.step` has. Where it diverges it is not
+    its batch, and has the order and the noise that `learning.step` has. Where it diverges it is not
     taken, nor is any after it.
     """
 
     def posed(params: Params, truth: Images, f: Images) -> tuple[algorithms.Posed, Algorithm]:
-        found = algorithms.dense(model, params, truth, f)
+        found = algorithms.posed(model, params, truth, f, smooth=False)
         return found, method(name, found.problem, params, total_steps)
 
     def fields(own: Algorithm, inner: Any) -> dict[str, Array]:
@@ -78,7 +77,7 @@ def trainer(base: Trainer, model: Model, name: str, *, count: int, total_steps: 
     def step(state: State, images: Images, batch: Array, key: PRNGKeyArray) -> Any:
         """The state and the metrics after a batch."""
         params, truth = precision.as_weights(state.params, images[batch])
-        f = models.measure(model.K, truth, params["noise"], key)
+        f = model.measure(params, truth, key)
         problem, own = posed(params, truth, f)
         known = cast(Guarded, state.optimiser)
         rows = fields(own, known.inner)
@@ -88,13 +87,19 @@ def trainer(base: Trainer, model: Model, name: str, *, count: int, total_steps: 
         moved = fields(own, part.inner)
         rows = jax.tree.map(lambda row, new: row.at[batch].set(new), rows, moved)
         size = OFFSET + jnp.linalg.norm(part.x.ravel())
+        unknown = jnp.full_like(info.loss, jnp.nan)
+        entries = sum(x.size for x in jax.tree.leaves(problem.gamma))
         metrics = Metrics(
-            finite(info.loss),
-            info.calls.lower_gradients,
-            info.calls.hessian_products,
-            finite(params["tau"] * info.lower_residual / size),
-            jnp.minimum(info.adjoint_residual, HUGE),  # NaN where it is never known
-            jnp.full_like(info.loss, jnp.nan),
+            loss=finite(info.loss),
+            gradient_norm=finite(info.gradient_norm / entries**0.5),
+            forward_evaluations=info.calls.lower_gradients,
+            adjoint_evaluations=info.calls.hessian_products,
+            forward_residual=finite(params["tau"] * info.lower_residual / size),
+            adjoint_residual=jnp.minimum(info.adjoint_residual, HUGE),  # NaN where never known
+            solved=unknown,
+            adjoint_converged=unknown,
+            lower_gradient_norm=finite(info.lower_residual / truth.size**0.5),
+            lower_solves=info.calls.upper_gradients,
         )
         following = State(
             model.refresh(params | part.gamma),

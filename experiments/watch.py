@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 import xarray as xr
 
-from deqbilevel import loop, results
+from deqbilevel import learning, results
 from deqbilevel.files import FileError
 from experiments import command, common, options, report
 
@@ -44,7 +44,7 @@ def main(config: Watch) -> dict[str, Any]:
 def _read(folder: Path) -> xr.Dataset:
     """The results of a study. Raises: ValueError where a part of them is missing."""
     dataset = results.read(folder)
-    needed = (*loop.RECORDS, *results.PICTURES, "truth")
+    needed = (*learning.RECORDS, *results.PICTURES, "truth")
     missing = [name for name in needed if name not in dataset]
     missing += ["their caption"] if "caption" not in dataset.attrs else []
     if missing:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from deqbilevel import loop, results
+from deqbilevel import learning, results
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,7 +76,7 @@ def compare(quiet: Path, killed: Path) -> int:
     """Assert that two studies have the same bits in all that repeats; returns their runs."""
     first, second = results.read(quiet), results.read(killed)
     assert set(first.variables) == set(second.variables)
-    for name in set(first.variables) - set(loop.EXECUTION):
+    for name in set(first.variables) - set(learning.EXECUTION):
         np.testing.assert_array_equal(first[name].values, second[name].values, err_msg=str(name))
     kept = sorted(path.name for path in (quiet / "parameters").glob("*.npz"))
     assert kept == sorted(path.name for path in (killed / "parameters").glob("*.npz"))

@@ -12,7 +12,7 @@ from deqbilevel import (
     contraction,
     convolutions,
     lanes,
-    loop,
+    learning,
     losses,
     maps,
     models,
@@ -20,7 +20,6 @@ from deqbilevel import (
     potentials,
     precision,
     settings,
-    training,
 )
 from deqbilevel.regularizers import convolutional, networks, normalised
 from deqbilevel.studies import grids
@@ -113,7 +112,7 @@ LANE |= {"activation": "relu"}
 
 
 def trainer(setting=S, **options):
-    return training.trainer(options.pop("model", MODEL), setting, total_steps=3, **options)
+    return learning.trainer(options.pop("model", MODEL), setting, total_steps=3, **options)
 
 
 def sampled(low, high, **options):
@@ -137,9 +136,9 @@ def sampled(low, high, **options):
         (lambda: grids.scalars(LANE | {"rigde": 1.0}), "axis 'rigde': expected one of"),
         (lambda: lanes.lanes(True), "each=True: expected a whole number"),
         (lambda: lanes.lanes(1).keys([]), "0 keys: expected"),
-        (lambda: loop.keys(-1), "seed=-1: expected a whole number, 0 or more"),
-        (lambda: loop.keys(2**32), "seed=4294967296: .* and at most 4294967295"),
-        (lambda: loop.keys(1.5), "seed=1.5"),
+        (lambda: learning.keys(-1), "seed=-1: expected a whole number, 0 or more"),
+        (lambda: learning.keys(2**32), "seed=4294967296: .* and at most 4294967295"),
+        (lambda: learning.keys(1.5), "seed=1.5"),
         (lambda: trainer(S._replace(forward_tolerance=1e-5)), "forward_tolerance=1e-05 with prec"),
         (lambda: trainer(S._replace(adjoint_tolerance=9e-4)), "take precision highest, or a tol"),
         (lambda: trainer(S._replace(evaluation_tolerance=0.0)), "evaluation_tolerance=0 with prec"),
@@ -154,9 +153,9 @@ def sampled(low, high, **options):
         (lambda: trainer(loss_function="psnr"), "loss_function: a str; expected a function"),
         (lambda: trainer(schedule=None), "schedule: a NoneType; expected a function"),
         (lambda: trainer().init({"A": F * jnp.nan}), r"params\['A'\]: holds values"),
-        (lambda: training.linear(-1), "part=-1: expected a finite number, 0 or more, at most 1"),
-        (lambda: training.cosine(jnp.ones(()), 0), "total_steps=0"),
-        (lambda: training.steps_per_epoch(4, 2, 0), "passes=0"),
+        (lambda: learning.linear(-1), "part=-1: expected a finite number, 0 or more, at most 1"),
+        (lambda: learning.cosine(jnp.ones(()), 0), "total_steps=0"),
+        (lambda: learning.steps_per_epoch(4, 2, 0), "passes=0"),
         (lambda: precision.at("half", len), "precision 'half': expected one of highest"),
         (lambda: losses.psnr(F[0], F[0], data_range=2.0), r"u: of shape \[4\]; expected images"),
         (lambda: losses.mean_squared_error(F[:0], F[:0]), "expected images"),

@@ -139,7 +139,7 @@ def test_filters_that_do_not_fit_are_refused(options, message):
 
 
 def test_sizes_boundaries_and_methods_that_are_none_are_refused():
-    for build in (convolutions.bank, convolutional.convolutional, normalised.normalised_bank):
+    for build in (convolutions.bank, convolutional.convolutional, normalised.bank_of):
         with untyped(), pytest.raises(ValueError, match="boundary 'moebius': expected one"):
             build(SHAPE, "moebius")
         with (

@@ -21,14 +21,13 @@ from PIL import Image
 from deqbilevel import (
     baselines,
     checkpoints,
-    loop,
+    learning,
     models,
     plots,
     pretrained,
     results,
     settings,
     studies,
-    training,
 )
 from deqbilevel.regularizers import convolutional
 from experiments import (
@@ -148,7 +147,7 @@ def test_an_interrupted_run_goes_on_and_ends_bit_for_bit_the_same(
         assert {k: a[k] for k in a if k not in timed} == {k: b[k] for k in b if k not in timed}
     model = models.build("deblurring", "bilevel", (28, 28))
     setting = settings.SETTINGS["fast"]
-    trainer = training.trainer(model, setting, total_steps=6, batch_size=10)
+    trainer = learning.trainer(model, setting, total_steps=6, batch_size=10)
     scalars = models.hyperparameters(tau=0.9, gamma=0.1, activation="relu")
     like = trainer.init(model.init(jax.random.key(5)) | scalars)
     ends = [checkpoints.restore(tmp_path / name / "latest", like) for name in ("whole", "parts")]
@@ -240,7 +239,7 @@ def test_compare_makes_table_results_and_figures_and_repeats_nothing(
     for name in ("figure_1", "figure_2", "figure_3", "figure_5", "figure_6"):
         assert np.asarray(Image.open(tmp_path / f"{name}.png").convert("L")).std() > 5
     assert table.splitlines()[0] in (tmp_path / "summary.md").read_text()
-    monkeypatch.setattr(loop, "epoch", None)  # nothing is left to train
+    monkeypatch.setattr(learning, "epoch", None)  # nothing is left to train
     assert compare.main(config)["best_test_loss"] == numbers["best_test_loss"]
 
 
@@ -277,9 +276,9 @@ def test_watch_shows_a_study_under_way_and_the_study_goes_on(
         out=tmp_path,
         **TINY,
     )
-    chunk_of_epoch, count = loop.epoch, 0
+    chunk_of_epoch, count = learning.epoch, 0
 
-    def interrupted(*args: Any, **options: Any) -> loop.Epoch:
+    def interrupted(*args: Any, **options: Any) -> learning.Epoch:
         nonlocal count
         count += 1
         if count > 6:
@@ -287,7 +286,7 @@ def test_watch_shows_a_study_under_way_and_the_study_goes_on(
         return chunk_of_epoch(*args, **options)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(loop, "epoch", interrupted)
+        patched.setattr(learning, "epoch", interrupted)
         compare.main(config)
     left = compare.main(dataclasses.replace(config, dry_run=True))
     assert f"denoising/bilevel: {left['lanes']} lanes" in capsys.readouterr().out

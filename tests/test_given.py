@@ -11,12 +11,11 @@ from helpers import affine, float64, normal, recorded, untyped
 from deqbilevel import (
     checks,
     hypergradients,
+    learning,
     linearised,
-    loop,
     models,
     settings,
     solvers,
-    training,
 )
 from deqbilevel.hypergradients import no_info
 from deqbilevel.solvers import ADJOINTS, DESCENTS, SOLVERS
@@ -434,7 +433,7 @@ def test_keys_of_another_time_are_those_of_today():
     for key in (jax.random.key(3), jax.random.PRNGKey(3)):
         solve = hypergradients.gaussian_smoothing(linear, solvers.picard(), directions=2, key=key)
         model = models.build("denoising", "bilevel", (2, 3))
-        trainer = training.trainer(model, settings.SETTINGS["fast"], total_steps=2, batch_size=2)
+        trainer = learning.trainer(model, settings.SETTINGS["fast"], total_steps=2, batch_size=2)
         drawn = trainer.draw(key, 1, jnp.ones((4, 6)))
         found.append((gradient(solve, f)[0], drawn[0], jax.random.key_data(drawn[1])))
     jax.tree.map(np.testing.assert_array_equal, *found)
@@ -458,14 +457,14 @@ def test_without_compilation_gradients_are_the_same(name):
 def test_without_compilation_training_is_the_same():
     setting = settings.SETTINGS["fast"]._replace(forward_tolerance=1e-2, adjoint_tolerance=1e-2)
     model = models.build("denoising", "bilevel", (2, 3))
-    trainer = training.trainer(model, setting, total_steps=1, batch_size=2)
+    trainer = learning.trainer(model, setting, total_steps=1, batch_size=2)
     scalars = models.hyperparameters(tau=0.5, gamma=0.1, activation="relu", noise=0.1)
     images, key = normal(0, 2, 6).astype(jnp.float32), jax.random.key(0)
 
     def train():
         state = trainer.init(model.init(key) | scalars)
-        ahead = loop.compiled(trainer, state, images, key)
-        run = loop.run(ahead, setting, state, images, images, epochs=1, key=key)
+        ahead = learning.compiled(trainer, state, images, key)
+        run = learning.run(ahead, setting, state, images, images, epochs=1, key=key)
         return [record["test_loss"] for _, record in run]
 
     compiled = train()

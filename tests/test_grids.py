@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_training import TEST, TRAIN
 
-from deqbilevel import models, training
+from deqbilevel import learning, models
 from deqbilevel.settings import SETTINGS, Setting
 from deqbilevel.studies import grids
 from deqbilevel.studies.grids import Range
@@ -136,7 +136,7 @@ def trained(setting: Setting = SETTINGS["paper"], **own: float) -> tuple[np.ndar
     """The evaluations of every step of an epoch, and the test loss after it."""
     model = models.build("denoising", "bilevel", (8, 8))
     scalars = grids.scalars({"tau": 0.9, "gamma": 0.5, "activation": "relu", "noise": 0.1} | own)
-    trainer = training.trainer(model, setting, total_steps=10, batch_size=10)
+    trainer = learning.trainer(model, setting, total_steps=10, batch_size=10)
     state, metrics = trainer.init(model.init(jax.random.key(0)) | scalars), []
     order, keys, _, _ = trainer.draw(jax.random.key(1), 1, TRAIN)
     for part, key in zip(order, keys, strict=True):
@@ -167,7 +167,7 @@ def test_a_lanes_own_ridge_or_tolerance_is_that_of_its_setting(own: Any, setting
 def test_adams_own_leaves_are_optaxs() -> None:
     """b1 = 0, b2 = 0 and a large eps: a plain gradient step of size rate / eps."""
     params = {"adam_b1": np.float32(0), "adam_b2": np.float32(0), "adam_eps": np.float32(1e6)}
-    adam = training.optimiser(params)
+    adam = learning.optimiser(params)
     gradient = {"A": np.float32([1.0, -3.0])}
     direction, _ = adam.update(gradient, adam.init(gradient))
     np.testing.assert_allclose(direction["A"], gradient["A"] / 1e6, rtol=1e-5)

@@ -102,7 +102,7 @@ def test_imports_only_run_downwards(module):
         ("solvers.picard", "from .krylov import conjugate_gradient"),
         ("solvers.picard", "from ..maps import gradient_step"),
         ("maps", "from deqbilevel.settings import SETTINGS"),
-        ("models", "def f():\n    from deqbilevel.training import run"),
+        ("models", "def f():\n    from deqbilevel.learning import run"),
         ("models", "from deqbilevel.unheard_of import thing"),
         ("unheard_of", "from deqbilevel.types import Info"),
         ("models", "from experiments import train"),

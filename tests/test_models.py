@@ -68,7 +68,7 @@ def test_build_refuses_sizes(shape, features, message):
 
 
 def test_an_operator_with_the_adjoint_of_another_is_refused():
-    bank = normalised.normalised_bank(SHAPE)
+    bank = normalised.bank_of(SHAPE)
     with pytest.raises(ValueError, match=r"WrongAdjoint: <K u, v> = .* has to be the transpose"):
         models.assemble(WrongAdjoint(), tied=True, shape=SHAPE)
     with pytest.raises(ValueError, match=r"WrongAdjoint: <K u, v>"):

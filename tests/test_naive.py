@@ -14,7 +14,7 @@ import pytest
 from helpers import PIXELS, SHAPE, default_precision, float64, model_params, normal, small_model
 from PIL import Image
 
-from deqbilevel import data, loop, maps, models, plots, settings
+from deqbilevel import data, learning, maps, models, plots, settings
 from experiments import naive
 
 
@@ -120,13 +120,13 @@ def test_naive_training_cannot_fill_the_masked_rows_and_goes_on_where_it_stopped
     assert 0.97 * floor < bad["naive_loss"] < good["naive_loss"]
     assert np.asarray(Image.open(tmp_path / "figure_7.png").convert("L")).std() > 10
 
-    run, trained = loop.run, []
+    run, trained = learning.run, []
 
     def counted(*args, **options):
         trained.append(args[0])
         return run(*args, **options)
 
-    monkeypatch.setattr(loop, "run", counted)
+    monkeypatch.setattr(learning, "run", counted)
     lost = tmp_path / "parameters" / "bilevel-naive.npz"
     lost.unlink()
     again = naive.main(config)

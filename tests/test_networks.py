@@ -11,7 +11,7 @@ import pytest
 from helpers import PIXELS, SHAPE, default_precision, dense, float64, normal
 from PIL import Image
 
-from deqbilevel import maps, models, operators, settings, training
+from deqbilevel import learning, maps, models, operators, settings
 from deqbilevel.regularizers import networks
 from deqbilevel.regularizers.networks import NETWORKS
 from experiments import networks as experiment
@@ -185,7 +185,7 @@ def test_training_keeps_a_network_nonexpansive():
     scalars = {"tau": 0.9, "gamma": 1.0, "noise": 0.1, "learning_rate": 0.1}
     params = network.init(jax.random.key(0)) | models.hyperparameters(activation="relu", **scalars)
     images = jnp.tile(jnp.linspace(-1, 1, PIXELS), (8, 1))
-    trainer = training.trainer(
+    trainer = learning.trainer(
         model, settings.SETTINGS["paper"], total_steps=8, batch_size=1, learned=("network",)
     )
     order, noise, _, _ = trainer.draw(jax.random.key(1), 0, images)

@@ -12,12 +12,12 @@ from helpers import dense, float64, normal
 from deqbilevel import (
     hypergradients,
     jacobians,
+    learning,
     linearised,
     losses,
     models,
     operators,
     settings,
-    training,
 )
 from deqbilevel.convolutions import multiplied
 from deqbilevel.linearised import SOLVERS, linear_solve, newton
@@ -37,7 +37,7 @@ PIXELS = SHAPE[0] * SHAPE[1]
 
 
 def regularizer():
-    return normalised.normalised_bank(SHAPE)
+    return normalised.bank_of(SHAPE)
 
 
 def kernels(seed):
@@ -89,7 +89,7 @@ def test_its_lipschitz_constant_holds_and_is_attained():
 
 
 def test_differences_are_differences():
-    N = normalised.normalised_bank(SHAPE, "circular")
+    N = normalised.bank_of(SHAPE, "circular")
     u = normal(4, 1, PIXELS)
     x = np.asarray(u).reshape(SHAPE)
     # A bank is a convolution, which flips its kernels.
@@ -130,8 +130,8 @@ def test_the_hypergradient_of_the_kernels_is_that_of_finite_differences():
 def test_a_training_step_leaves_norms_that_belong_to_its_kernels():
     model = models.convolutional(operators.Identity(), regularizer(), tied=False, kernels=(2, 3))
     setting = settings.SETTINGS["accurate"]._replace(solver="broyden", hypergradient="gmres")
-    trainer = training.trainer(
-        model, setting, total_steps=20, batch_size=2, schedule=training.linear(0.01), passes=4
+    trainer = learning.trainer(
+        model, setting, total_steps=20, batch_size=2, schedule=learning.linear(0.01), passes=4
     )
     scalars = models.hyperparameters(
         tau=1 / 800, gamma=1.0, lam=18.0, activation=None, noise=0.1, learning_rate=1e-2
@@ -151,7 +151,7 @@ def test_a_training_step_leaves_norms_that_belong_to_its_kernels():
 
 
 def test_the_line_of_learning_rates_ends_at_its_part():
-    rates = training.linear(0.01)(jnp.float32(2.0), 10)
+    rates = learning.linear(0.01)(jnp.float32(2.0), 10)
     np.testing.assert_allclose([rates(0), rates(5), rates(10)], [2, 1.01, 0.02], rtol=1e-6)
 
 
@@ -185,7 +185,7 @@ def test_the_stencil_is_the_jacobian(rows, columns, tied):
 @pytest.mark.parametrize(("size", "boundary"), [(6, "zero"), (3, "circular"), (3, "reflecting")])
 def test_in_its_factors_it_is_the_jacobian(size, boundary):
     """That of kernels with many taps, or of another boundary."""
-    N = normalised.normalised_bank(SHAPE, boundary)
+    N = normalised.bank_of(SHAPE, boundary)
     u, symmetric = 0.02 * normal(2, 2, PIXELS), N.init(normal(0, 3, size, size))
     untied = N.init(normal(0, 3, size, size), normal(1, 3, size, size))
     for params in (symmetric, untied):
@@ -207,7 +207,7 @@ def test_in_its_factors_it_is_the_jacobian(size, boundary):
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_symbol_of_the_factors_is_that_of_the_convolution_that_they_are(tied):
     """Where all slopes are the same, around the border, with a constant scale."""
-    N = normalised.normalised_bank(SHAPE, "circular")
+    N = normalised.bank_of(SHAPE, "circular")
     params = N.init(kernels(0), None if tied else kernels(1), eps=1e6)
     _, factored = N.linearised(normal(2, 1, PIXELS), params)
     symbol = factored.symbol(jnp.full((1, PIXELS), 2.0), SHAPE)
@@ -263,7 +263,7 @@ def test_what_preconditions_transposes_with_the_jacobian_and_is_positive_with_it
 def test_what_preconditions_saves_products():
     """Beside the diagonal alone, on a smooth picture with an edge."""
     shape = 48, 40
-    N, K = normalised.normalised_bank(shape), operators.diagonal_blur(shape, 7, "zero")
+    N, K = normalised.bank_of(shape), operators.diagonal_blur(shape, 7, "zero")
     scalars = models.hyperparameters(tau=1 / 800, gamma=1.0, lam=18.0, activation=None)
     picture = 0.01 * np.add.outer(np.arange(48), np.arange(40)) / 40 + (np.arange(40) > 20)
     u = jnp.asarray(picture.reshape(1, -1), jnp.float32)

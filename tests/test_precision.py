@@ -21,11 +21,11 @@ from deqbilevel import (
     data,
     hypergradients,
     lanes,
+    learning,
     models,
     operators,
     potentials,
     precision,
-    training,
 )
 from deqbilevel.regularizers import convolutional
 from deqbilevel.settings import SETTINGS, converged
@@ -70,39 +70,39 @@ def products(function: Callable, *arguments: Any) -> list[Any]:
     return found
 
 
-def trainings() -> dict[str, Callable[[], tuple[training.Trainer, Any, str]]]:
+def trainings() -> dict[str, Callable[[], tuple[learning.Trainer, Any, str]]]:
     """Trainers, the params that they start from, and the precision that was asked for."""
 
-    def dense(name: str, setting: Any, **options: Any) -> tuple[training.Trainer, Any, str]:
+    def dense(name: str, setting: Any, **options: Any) -> tuple[learning.Trainer, Any, str]:
         model = models.build("deblurring", name, SHAPE)
         params = model.init(jax.random.key(0)) | models.hyperparameters(**SCALARS)
-        trainer = training.trainer(model, setting, total_steps=2, batch_size=2, **options)
+        trainer = learning.trainer(model, setting, total_steps=2, batch_size=2, **options)
         return trainer, params, setting.precision
 
-    def many() -> tuple[training.Trainer, Any, str]:
+    def many() -> tuple[learning.Trainer, Any, str]:
         over = lanes.lanes(1)
         trainer, params, asked = dense("bilevel", SETTINGS["fast"], lanes=over)
         return trainer, over.put(jax.tree.map(lambda x: np.stack([x] * over.count), params)), asked
 
-    def of_faces(setting: str, kernel: int) -> tuple[training.Trainer, Any, str]:
+    def of_faces(setting: str, kernel: int) -> tuple[learning.Trainer, Any, str]:
         config = faces.Faces(setting=setting, kernels=(2, kernel))
         model = faces.build(config, "deq", SHAPE)
         lane = {"start": "random", "learning_rate": 1e-2, "seed": 0}
         params = faces.initial(config, {"noise": 0.1}, model, None, lane)
         setting = faces.setting(config, "deq")
-        return training.trainer(model, setting, total_steps=2, batch_size=2), params, "highest"
+        return learning.trainer(model, setting, total_steps=2, batch_size=2), params, "highest"
 
-    def of_networks(name: str) -> tuple[training.Trainer, Any, str]:
+    def of_networks(name: str) -> tuple[learning.Trainer, Any, str]:
         config = networks.Networks(channels=2, layers=2)
         images = data.Images(np.asarray(IMAGES), np.asarray(IMAGES), SHAPE, "")
         run = networks.build(config, "inpainting", name, images)
         setting = SETTINGS[config.setting]
-        trainer = training.trainer(
+        trainer = learning.trainer(
             run.taught, setting, total_steps=2, batch_size=2, learned=run.learned
         )
         return trainer, run.params, setting.precision
 
-    def replaced(way: str) -> tuple[training.Trainer, Any, str]:
+    def replaced(way: str) -> tuple[learning.Trainer, Any, str]:
         model = models.build("deblurring", "bilevel", SHAPE)
         setting = SETTINGS["fast" if way == "naive" else "paper"]
         trainer, params, asked = dense("bilevel", setting)
@@ -252,7 +252,7 @@ def test_everything_has_the_dtype_of_the_weights(name, dtype):
     weights = jax.tree.map(lambda x: x.astype(dtype), model.init(jax.random.key(0)))
     params = weights | models.hyperparameters(**SCALARS)
     for setting in SETTINGS.values():
-        trainer = training.trainer(model, setting, total_steps=2, batch_size=2)
+        trainer = learning.trainer(model, setting, total_steps=2, batch_size=2)
         state = trainer.init(params)
         after, metrics = jax.eval_shape(trainer.steps, state, IMAGES, ORDER, KEYS)
         evaluated = jax.eval_shape(trainer.evaluate, state.params, IMAGES, jax.random.key(0))

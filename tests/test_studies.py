@@ -16,7 +16,7 @@ import pytest
 import xarray as xr
 from test_training import TEST, TRAIN
 
-from deqbilevel import archives, lanes, loop, models, results, studies, training
+from deqbilevel import archives, lanes, learning, models, results, studies
 from deqbilevel.settings import SETTINGS, Budget
 from deqbilevel.studies import grids, keeping, plans, running
 from deqbilevel.studies.storage import Progress, Storage
@@ -49,7 +49,7 @@ def optimised() -> Iterator[None]:
 def compiled_once() -> Iterator[None]:
     """Equal trainers are one trainer, whose programs all tests share."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(training, "trainer", cache(training.trainer))
+        patched.setattr(learning, "trainer", cache(learning.trainer))
         yield
 
 
@@ -58,7 +58,7 @@ def study_in(
 ) -> tuple[Study, Storage]:
     study = Study(SETTINGS["fast"], 2, 10, 1e-3, 0, over, 2, **options)
     pictures = dict.fromkeys(results.PICTURES, (2, 64))
-    store = Storage(folder, axes, study.epochs, loop.RECORDS, pictures)
+    store = Storage(folder, axes, study.epochs, learning.RECORDS, pictures)
     folder.mkdir(exist_ok=True)
     if not store.results.exists():
         store.create(xr.Dataset())
@@ -95,7 +95,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> xr.Dataset:
 
 
 def assert_same(found: xr.Dataset, expected: xr.Dataset) -> None:
-    for name in set(expected.variables) - set(loop.EXECUTION):
+    for name in set(expected.variables) - set(learning.EXECUTION):
         np.testing.assert_array_equal(found[name].values, expected[name].values, err_msg=str(name))
 
 
@@ -123,7 +123,7 @@ def test_a_vmapped_lane_is_the_same_whatever_trains_beside_it(tmp_path: Path) ->
     run(*study_in(tmp_path / "few", over, few))
     one, all_of_them = results.read(tmp_path / "few").load(), results.read(tmp_path / "several")
     same = all_of_them.sel(tau=[0.5], gamma=[1.0]).load()
-    for name in set(loop.RECORDS) - set(loop.EXECUTION):
+    for name in set(learning.RECORDS) - set(learning.EXECUTION):
         np.testing.assert_array_equal(one[name], same[name], err_msg=name)
     lost = all_of_them.sel(tau=1e30)
     assert bool(lost.diverged.isel(epoch=-1).all())
@@ -135,14 +135,14 @@ def test_a_run_ends_when_its_time_is_used_and_goes_on_with_more(
 ) -> None:
     """Every epoch counts as an hour: with one the runs end after epoch 1, kept and drawn; with
     more the same study ends as one without a limit, bit for bit."""
-    epoch = loop.epoch
+    epoch = learning.epoch
 
-    def slow(*args: Any, **options: Any) -> loop.Epoch:
+    def slow(*args: Any, **options: Any) -> learning.Epoch:
         done = epoch(*args, **options)
         hour = 3600.0 * done.record["epoch"]
         return done._replace(record=done.record | {"seconds": hour, "evaluation_seconds": 0.0})
 
-    monkeypatch.setattr(loop, "epoch", slow)
+    monkeypatch.setattr(learning, "epoch", slow)
     study, store = study_in(tmp_path / "s", lanes.lanes(each=2, width=1), keep="best")
     hour = study._replace(hours=1.0 / study.lanes.count)
     progress = run(hour, store)
@@ -176,10 +176,15 @@ def test_lanes_wait_for_lanes_like_them(tmp_path: Path) -> None:
 def test_work_counts_what_the_slowest_lane_of_each_vmap_makes() -> None:
     spent = np.array([[10.0, 1.0], [4.0, 3.0], [2.0, 2.0], [2.0, 5.0]])
     one = jax.sharding.Mesh(jax.devices()[:1], ("lane",))
-    work = loop._work(spent, lanes.Lanes(one, 4, 2))
+    work = learning._work(spent, lanes.Lanes(one, 4, 2))
     assert work["needed_evaluations"].tolist() == [11, 7, 4, 7]
     assert work["made_evaluations"].tolist() == [13, 13, 7, 7]
-    assert loop._work(spent, lanes.Lanes(one, 4, 1))["made_evaluations"].tolist() == [11, 7, 4, 7]
+    assert learning._work(spent, lanes.Lanes(one, 4, 1))["made_evaluations"].tolist() == [
+        11,
+        7,
+        4,
+        7,
+    ]
 
 
 def test_stored_parameters_give_the_stored_reconstructions(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deqbilevel import checkpoints, models, settings, training
-from deqbilevel.training import State, Trainer
+from deqbilevel import checkpoints, learning, models, settings
+from deqbilevel.learning import State, Trainer
 from experiments import common, train, train_algorithms
 
 SMALL = {"train_size": 60, "test_size": 20, "batch_size": 20, "epochs": 2}
@@ -67,7 +67,7 @@ def test_what_an_algorithm_cannot_have(options: dict, message: str, tmp_path: Pa
 def small(name: str, total_steps: int, **scalars: float) -> tuple[Trainer, State]:
     """A trainer of a method for 24 images of 4x4 pixels in batches of 8, and its start."""
     model = models.build("denoising", "bilevel", (4, 4))
-    base = training.trainer(
+    base = learning.trainer(
         model, settings.SETTINGS["accurate"], total_steps=total_steps, batch_size=8
     )
     trainer = train_algorithms.trainer(base, model, name, count=24, total_steps=total_steps)

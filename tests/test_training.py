@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deqbilevel import checkpoints, lanes, loop, losses, models, settings, training
-from deqbilevel.evaluation import evaluation
+from deqbilevel import checkpoints, lanes, learning, losses, models, settings
+from deqbilevel.learning import evaluation
 from deqbilevel.settings import SETTINGS, Budget, grow
 
 SHAPE = (8, 8)
@@ -32,13 +32,13 @@ TRAIN, TEST = images(40), images(20, seed=1)
 
 
 def outcome(
-    trainer: training.Trainer, setting: settings.Setting, params: dict, epochs: int = 1
-) -> list[loop.Epoch]:
+    trainer: learning.Trainer, setting: settings.Setting, params: dict, epochs: int = 1
+) -> list[learning.Epoch]:
     key, train, test, over = jax.random.key(1), TRAIN, TEST, trainer.lanes
     if over:
         key, train, test = over.keys([key] * over.count), over.share(train), over.share(test)
     state = trainer.init(params)
-    return list(loop.run(trainer, setting, state, train, test, epochs=epochs, key=key))
+    return list(learning.run(trainer, setting, state, train, test, epochs=epochs, key=key))
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ def model() -> models.Model:
 
 
 @pytest.fixture(scope="module")
-def paper(model: models.Model) -> training.Trainer:
+def paper(model: models.Model) -> learning.Trainer:
     """For two steps in all, compiled for one at a time."""
-    return training.trainer(model, SETTINGS["paper"], total_steps=2, batch_size=10)
+    return learning.trainer(model, SETTINGS["paper"], total_steps=2, batch_size=10)
 
 
 def params_of(model: models.Model, lane: dict, learning_rate: float = 1e-2) -> dict:
@@ -64,7 +64,7 @@ def test_training_lowers_the_test_loss_after_an_epoch_0_without_steps(
 ) -> None:
     params = params_of(model, LANES[1])
     before = np.asarray(params["A"])
-    trainer = training.trainer(model, SETTINGS[name], total_steps=12, batch_size=10)
+    trainer = learning.trainer(model, SETTINGS[name], total_steps=12, batch_size=10)
     epochs = outcome(trainer, SETTINGS[name], params, epochs=3)
     assert [e.record["epoch"] for e in epochs] == [0, 1, 2, 3]
     assert np.isnan(epochs[0].record["step_loss"]) and np.isfinite(epochs[0].record["train_loss"])
@@ -75,7 +75,7 @@ def test_training_lowers_the_test_loss_after_an_epoch_0_without_steps(
 
 
 def test_one_step_is_adam_with_the_cosine_schedule(
-    model: models.Model, paper: training.Trainer
+    model: models.Model, paper: learning.Trainer
 ) -> None:
     """The first step of Adam moves every learned entry by the learning rate, whatever the
     gradient; the last step's rate is almost 1e-6."""
@@ -94,7 +94,7 @@ def test_one_step_is_adam_with_the_cosine_schedule(
 
 
 def test_any_scalar_can_be_learned(model: models.Model) -> None:
-    trainer = training.trainer(
+    trainer = learning.trainer(
         model, SETTINGS["paper"], total_steps=2, batch_size=10, learned=("A", "b", "gamma")
     )
     state = trainer.init(params_of(model, LANES[1]))
@@ -109,7 +109,7 @@ def test_a_guarded_step_goes_halfway_back_where_a_solve_fails(model: models.Mode
     order, keys = jnp.arange(10)[None], jax.random.split(jax.random.key(3), 1)
 
     def trained(setting: settings.Setting, params: dict) -> tuple:
-        trainer = training.trainer(model, setting, total_steps=8, batch_size=10)
+        trainer = learning.trainer(model, setting, total_steps=8, batch_size=10)
         first, metrics = trainer.steps(trainer.init(params), TRAIN, order, keys)
         return trainer, first, metrics.solved[0]
 
@@ -141,7 +141,7 @@ def test_a_lane_of_a_sharded_run_equals_it_alone(name: str, each: int, width: in
     stacked = over.put(jax.tree.map(lambda *x: np.stack(x), *several))
     setting = SETTINGS["paper"]
     one, all_of_them = (
-        training.trainer(model, setting, total_steps=4, batch_size=10, lanes=way)
+        learning.trainer(model, setting, total_steps=4, batch_size=10, lanes=way)
         for way in (None, over)
     )
     together = outcome(all_of_them, setting, stacked)[-1]
@@ -158,7 +158,7 @@ def test_a_lane_of_a_sharded_run_equals_it_alone(name: str, each: int, width: in
 
 
 def test_a_lane_whose_loss_is_not_finite_keeps_its_last_weights(
-    model: models.Model, paper: training.Trainer
+    model: models.Model, paper: learning.Trainer
 ) -> None:
     params = params_of(model, LANES[1])
     params["A"] = 1e25 * params["A"]
@@ -192,7 +192,7 @@ def test_evaluation_weighs_every_image_once() -> None:
 
 
 def test_a_checkpoint_round_trips_a_training_state(model: models.Model, tmp_path) -> None:
-    trainer = training.trainer(model, SETTINGS["fast"], total_steps=2, batch_size=10)
+    trainer = learning.trainer(model, SETTINGS["fast"], total_steps=2, batch_size=10)
     state = trainer.init(params_of(model, LANES[2]))
     assert checkpoints.latest_step(tmp_path / "none") is None
     checkpoints.save(tmp_path / "latest", 3, state)
@@ -210,7 +210,7 @@ def test_a_checkpoint_round_trips_a_training_state(model: models.Model, tmp_path
 
 
 def test_the_loss_that_is_learned_by_is_the_one_that_is_reported(model: models.Model) -> None:
-    """Above `loop.DIVERGED` as well: what says that a run diverged is the mean squared error."""
+    """Above `epochs.DIVERGED` as well: what says that a run diverged is the mean squared error."""
 
     def scaled(u: jax.Array, truth: jax.Array) -> jax.Array:
         return 1e4 * jnp.mean((u - truth) ** 2)
@@ -219,16 +219,16 @@ def test_the_loss_that_is_learned_by_is_the_one_that_is_reported(model: models.M
     params = params_of(model, LANES[1])
     records = []
     for loss in (scaled, losses.mean_squared_error):
-        trainer = training.trainer(model, setting, total_steps=4, batch_size=10, loss_function=loss)
+        trainer = learning.trainer(model, setting, total_steps=4, batch_size=10, loss_function=loss)
         records.append(outcome(trainer, setting, params, epochs=0)[0].record)
     found, expected = records
     for column in ("test_loss", "train_loss"):
         np.testing.assert_allclose(found[column], 1e4 * expected[column], rtol=1e-5)
-    assert found["test_loss"] > loop.DIVERGED and not found["diverged"]
+    assert found["test_loss"] > learning.DIVERGED and not found["diverged"]
     np.testing.assert_allclose(found["test_mean_squared_error"], expected["test_loss"], rtol=1e-5)
-    assert set(expected) == {"epoch", *loop.RECORDS}
+    assert set(expected) == {"epoch", *learning.RECORDS}
     with pytest.raises(ValueError, match=r"loss_function: of shape \(10,\); expected one number"):
-        vector = training.trainer(
+        vector = learning.trainer(
             model,
             setting,
             total_steps=4,
@@ -246,7 +246,7 @@ def test_budgets_grow_by_a_negative_loss_as_well() -> None:
 
 def test_the_learning_rate_is_the_settings_unless_params_have_one(model: models.Model) -> None:
     setting = SETTINGS["paper"]._replace(learning_rate=0.0625)
-    trainer = training.trainer(model, setting, total_steps=2, batch_size=10)
+    trainer = learning.trainer(model, setting, total_steps=2, batch_size=10)
     weights = model.init(jax.random.key(0))
     given = models.hyperparameters(**LANES[1])
     assert "learning_rate" not in given
@@ -281,7 +281,7 @@ PAPER = SETTINGS["paper"]
 )
 def test_a_setting_that_cannot_be_used_is_refused(model: models.Model, setting, message) -> None:
     with pytest.raises(ValueError, match=message):
-        training.trainer(model, PAPER._replace(**setting), total_steps=2)
+        learning.trainer(model, PAPER._replace(**setting), total_steps=2)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_a_setting_that_cannot_be_used_is_refused(model: models.Model, setting, 
 )
 def test_numbers_that_are_no_counts_are_refused(model: models.Model, options, message) -> None:
     with pytest.raises(ValueError, match=message):
-        training.trainer(model, PAPER, **{"total_steps": 2} | options)
+        learning.trainer(model, PAPER, **{"total_steps": 2} | options)
     with pytest.raises(ValueError, match="setting 'papper': expected one of paper"):
         SETTINGS["papper"]
 
@@ -313,23 +313,23 @@ def test_numbers_that_are_no_counts_are_refused(model: models.Model, options, me
     ],
 )
 def test_images_that_cannot_be_trained_on_are_refused(
-    model: models.Model, paper: training.Trainer, images, message
+    model: models.Model, paper: learning.Trainer, images, message
 ) -> None:
     state = paper.init(params_of(model, LANES[1]))
     given = {"train": TRAIN, "test": TEST, "epochs": 1, "key": jax.random.key(0)} | images
     with pytest.raises(ValueError, match=message):
-        next(iter(loop.run(paper, PAPER, state, **given)))
+        next(iter(learning.run(paper, PAPER, state, **given)))
 
 
 def test_what_is_learned_and_what_a_model_has_must_be_there(model: models.Model) -> None:
     params = params_of(model, LANES[1])
     for learned in (("A", "threshold"), ("C",), ()):
-        trainer = training.trainer(model, PAPER, total_steps=2, learned=learned)
+        trainer = learning.trainer(model, PAPER, total_steps=2, learned=learned)
         with pytest.raises(ValueError, match="learned="):
             trainer.init(params)
     deq = models.build("inpainting", "deq", SHAPE)
     for use in (
-        training.trainer(deq, PAPER, total_steps=2).init,
+        learning.trainer(deq, PAPER, total_steps=2).init,
         lambda params: deq.reconstruct(settings.converged(), params, TEST),
         lambda params: deq.solve(params, PAPER.differentiable(PAPER.budget)),
     ):

@@ -16,7 +16,7 @@ from deqbilevel.algorithms.ba import accelerated_ba, ba
 from deqbilevel.algorithms.base import Algorithm, Calls, Info, Posed, Problem, from_cost
 from deqbilevel.algorithms.bsa import bsa
 from deqbilevel.algorithms.hoag import hoag
-from deqbilevel.algorithms.imaging import dense, filters
+from deqbilevel.algorithms.imaging import posed
 from deqbilevel.algorithms.itd import itd
 from deqbilevel.algorithms.lagrangian import lagrangian
 from deqbilevel.algorithms.maid import maid
@@ -58,9 +58,7 @@ __all__ = [
     "bsa",
     "cleaning",
     "coupled",
-    "dense",
     "enlarging",
-    "filters",
     "from_cost",
     "growing",
     "guarded",
@@ -71,6 +69,7 @@ __all__ = [
     "minibatches",
     "mrbo",
     "penalty",
+    "posed",
     "quadratic",
     "run",
     "scheduled",

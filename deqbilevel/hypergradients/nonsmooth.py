@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from deqbilevel import operators
 from deqbilevel.operators import Operator
 from deqbilevel.types import FixedPointMap, Images, Params
 
@@ -48,7 +49,7 @@ def primal_dual_step(K: Operator, analysis: Analysis) -> FixedPointMap:
         tau, lam, gamma = params["tau"], params["lam"], params["gamma"]
         _, adjoint = jax.vjp(lambda x: analysis(x, params), x)
         z = x - tau * (gamma * adjoint(d)[0] - lam * back)
-        moved = K.resolvent(z, tau * lam)
+        moved = operators.resolvent(K, z, tau * lam)
         return jnp.concatenate((moved, _mirror(d, moved + (moved - x), analysis, params)), axis=1)
 
     return G

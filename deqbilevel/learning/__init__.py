@@ -20,7 +20,7 @@ from deqbilevel.learning.epochs import (
     measures_compiled,
     run,
 )
-from deqbilevel.learning.evaluation import BATCH, evaluation
+from deqbilevel.learning.evaluation import BATCH, HUGE, evaluation, finite, mean_loss
 from deqbilevel.learning.rates import (
     SEARCHING,
     Optimiser,
@@ -40,6 +40,7 @@ from deqbilevel.learning.training import Trainer, steps_per_epoch, trainer
 __all__ = [
     "BATCH",
     "BETA_0",
+    "HUGE",
     "RECORDS",
     "SEARCHING",
     "Epoch",
@@ -60,11 +61,13 @@ __all__ = [
     "cosine",
     "epoch",
     "evaluation",
+    "finite",
     "fixed",
     "gradient_descent",
     "keys",
     "lbfgs",
     "linear",
+    "mean_loss",
     "measures_compiled",
     "run",
     "search",

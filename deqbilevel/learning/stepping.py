@@ -109,8 +109,8 @@ def _step(learner: Learner, state: State, truths: Any, fs: Any, key: Any) -> tup
     images = _measured(learner, old, truths, fs, key)
     us, vs = (x if x is not None else [None] * len(images) for x in (state.u, state.v))
     found = [
-        hypergradient(learner, model, setting, old, state.budget, *each)
-        for model, *each in zip(learner.models, images, us, vs, strict=True)
+        hypergradient(learner, model, setting, old, state.budget, each, u, v)
+        for model, each, u, v in zip(learner.models, images, us, vs, strict=True)
     ]
     parts = shares(learner.loss, [len(x) for x in truths])
     loss = _total(parts, [x.loss for x in found])

@@ -1,8 +1,8 @@
 """Learned filters as small files: those that ship with the package, and those of your own runs.
 
 learned = pretrained.load("natural")
-problem = bilevel.Problem(operators.Identity(), 1.0, learned.regularizer(shape))
-u, info = bilevel.solve(problem, learned.params, f, f, solver)
+model = models.assemble(operators.Identity(), learned.regularizer(shape))
+u, info = model.reconstruct(solver, learned.params, f)
 """
 
 import json
@@ -18,7 +18,8 @@ from deqbilevel.arrays import Array
 from deqbilevel.checks import Registry, known
 from deqbilevel.convolutions import PAD
 from deqbilevel.potentials import POTENTIALS
-from deqbilevel.regularizers.convolutional import BASES, Convolutional, convolutional, require
+from deqbilevel.regularizers import Regularizer
+from deqbilevel.regularizers.convolutional import BASES, bank_of, require
 from deqbilevel.types import Params
 
 SHIPPED = {
@@ -55,9 +56,9 @@ class Learned(NamedTuple):
     about: dict[str, Any]
     """How it was made and what it reached."""
 
-    def regularizer(self, shape: tuple[int, int]) -> Convolutional:
-        """The regulariser of images of a shape; `params` are its parameters."""
-        return convolutional(shape, self.boundary)
+    def regularizer(self, shape: tuple[int, int]) -> Regularizer:
+        """The regulariser of images of a shape, which starts with `params`."""
+        return bank_of(shape, self.boundary).regularizer(lambda key: self.params)
 
 
 def load(name: str | Path = "natural") -> Learned:

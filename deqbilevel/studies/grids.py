@@ -50,7 +50,7 @@ OWN_AXES: dict[str, Own] = {
     "adam_eps": Own(float, 0),
 }
 """Every one but the seed and the window is an entry of `params`, and so may differ within a
-program. See `settings.Setting.of` and `training.optimiser` for those of solver and Adam."""
+program. See `settings.Setting.of` and `learning.adam_direction` for those of solver and Adam."""
 
 MOST = 100_000
 """Points, and lanes of a grid: of more, their files alone would fill a disk."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deqbilevel import archives, arrays, checks, results, training
+from deqbilevel import archives, arrays, checks, learning, results
 from deqbilevel.lanes import mine
 from deqbilevel.studies import grids
 from deqbilevel.studies.cubes import CELL
@@ -31,7 +31,7 @@ def store_epoch(
     progress: Progress,
     chunk: list[Lane],
     epoch: int,
-    state: training.State,
+    state: learning.State,
     record: Mapping[str, np.ndarray],
     pictures: Mapping[str, np.ndarray] | None,
     ends: Sequence[bool],
@@ -78,7 +78,7 @@ def _keep(
             and record["test_loss"][index] <= _best_loss(study, store, progress, lane)
         )
         if better:
-            learned = {name: params[name][i, ...] for name in training.LEARNED if name in params}
+            learned = {name: params[name][i, ...] for name in _learned(lane["model"])}
             archives.write_arrays(store.path("parameters", lane), learned)
 
 

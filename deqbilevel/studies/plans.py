@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import psutil
 
-from deqbilevel import checks, loop, training
+from deqbilevel import checks, learning
 from deqbilevel.lanes import everything
 from deqbilevel.models import Model
 from deqbilevel.studies import running
@@ -62,7 +62,7 @@ def plan(
         state = running.initial_state(trainer, study, weights, own)
         keys = study.lanes.keys([study.keys(lane)[1] for lane in own])
         if not first:
-            trainer = loop.compiled(trainer, state, train, keys)
+            trainer = learning.compiled(trainer, state, train, keys)
             memory = step_memory(trainer)
             jax.block_until_ready(trainer.evaluate(state.params, test, keys))
         costs.append(_cost(trainer, study, state, train, test, keys))
@@ -82,9 +82,9 @@ def plan(
 
 
 def _cost(
-    trainer: training.Trainer,
+    trainer: learning.Trainer,
     study: Study,
-    state: training.State,
+    state: learning.State,
     train: Any,
     test: Any,
     keys: Any,
@@ -96,7 +96,7 @@ def _cost(
     evaluated = float(tested["spent"].sum(axis=-1).mean()), time.perf_counter() - begin
     order, noise, _, _ = trainer.draw(keys, 1, train)
     begin = time.perf_counter()
-    _, metrics = trainer.steps(state, train, *loop.block(trainer, order, noise, 0))
+    _, metrics = trainer.steps(state, train, *learning.block(trainer, order, noise, 0))
     spent = everything(metrics.forward_evaluations + metrics.adjoint_evaluations)
     blocks = order.shape[-3]
     seconds = (time.perf_counter() - begin) * blocks
@@ -109,7 +109,7 @@ def total(plans: Sequence[Plan]) -> Plan:
     return Plan(sum(lanes), sum(chunks), sum(evaluations), max(memory), sum(seconds))
 
 
-def step_memory(trainer: training.Trainer) -> int:
+def step_memory(trainer: learning.Trainer) -> int:
     """Bytes that the compiled steps of a `trainer` need on each device: state (donated), images and
     temporary arrays."""
     sizes: Any = trainer.steps.memory_analysis()
@@ -147,7 +147,7 @@ def lanes_that_fit(
         own = running.filled([lane], some)[some.lanes.local]
         state = running.initial_state(trainer, some, running.initial_weights(model, some, own), own)
         keys = some.lanes.keys([some.keys(lane)[1] for lane in own])
-        trainer = loop.compiled(trainer, state, some.lanes.share(train), keys)
+        trainer = learning.compiled(trainer, state, some.lanes.share(train), keys)
         needed.append(step_memory(trainer))
     one, two = needed
     if one > memory:

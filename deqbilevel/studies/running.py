@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from deqbilevel import loop, models, results, training
+from deqbilevel import learning, models, results
 from deqbilevel.lanes import everything
 from deqbilevel.models import Model
 from deqbilevel.studies.keeping import store_epoch, stored_leaves
@@ -80,8 +80,8 @@ def run_group(
             )
             keys = study.lanes.keys([study.keys(lane)[1] for lane in own])
             if epoch and not prepared:
-                trainer, prepared = loop.compiled(trainer, state, train, keys), True
-            state, record = loop.epoch(
+                trainer, prepared = learning.compiled(trainer, state, train, keys), True
+            state, record = learning.epoch(
                 trainer,
                 study.setting,
                 state,
@@ -113,10 +113,10 @@ def run_group(
             on_chunk(chunk, record)
 
 
-def group_trainer(model: Model, study: Study, images: int) -> training.Trainer:
+def group_trainer(model: Model, study: Study, images: int) -> learning.Trainer:
     """The program of a group, for so many training images."""
-    steps = training.steps_per_epoch(images, study.batch_size)
-    return training.trainer(
+    steps = learning.steps_per_epoch(images, study.batch_size)
+    return learning.trainer(
         model,
         study.setting,
         total_steps=max(study.epochs, 1) * steps,
@@ -153,8 +153,8 @@ def initial_weights(model: Model, study: Study, lanes: Sequence[Lane]) -> dict[i
 
 
 def initial_state(
-    trainer: training.Trainer, study: Study, weights: dict[int, Any], own: Sequence[Lane]
-) -> training.State:
+    trainer: learning.Trainer, study: Study, weights: dict[int, Any], own: Sequence[Lane]
+) -> learning.State:
     """The state in which these lanes, those of this process, start training."""
     params = [
         weights[lane.get("seed", study.seed)]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from deqbilevel import loop
+from deqbilevel import learning
 from deqbilevel.lanes import Lanes
 from deqbilevel.settings import Setting
 from deqbilevel.studies import grids
@@ -47,4 +47,4 @@ class Study(NamedTuple):
     def keys(self, lane: Lane) -> Any:
         """The random keys of a lane: initial weights, order and noise of training, pictures (whose
         noise `run_group` takes from the study's own seed, so that all runs show the same)."""
-        return loop.keys(lane.get("seed", self.seed))
+        return learning.keys(lane.get("seed", self.seed))

@@ -14,6 +14,7 @@ from deqbilevel import algorithms, data, losses, models
 from deqbilevel.algorithms import Algorithm, Posed, cleaning
 from deqbilevel.algorithms.base import Gamma
 from deqbilevel.algorithms.judging import Accuracy, Scores
+from deqbilevel.losses import half_squared_error
 from deqbilevel.types import Params
 from experiments import algorithm_options, filter_lanes, filter_tasks, filters, folders
 from experiments.schema import ANY
@@ -112,10 +113,10 @@ def _filters(name: Literal["vertical-bars", "cameraman"]) -> Callable[[dict[str,
         if settings["beta_0"] is None:
             found = filter_lanes.searched(settings, lanes)
             lanes = lanes._replace(params=lanes.params | {"beta_0": found})
-        problem, truth = lanes.problems[0], lanes.truth[0]
+        (model,), truth = lanes.learner.models, lanes.truth[0]
 
         def pose(lane: Any) -> Posed:
-            return algorithms.filters(problem, lane[0], truth, lane[1])
+            return algorithms.posed(model, lane[0], truth, lane[1], loss=half_squared_error)
 
         def scores(gamma: Gamma, x: Array, posed: Posed) -> dict[str, Array]:
             return {"snr_db": jnp.mean(losses.snr(x, truth))}
@@ -137,10 +138,10 @@ def _deblurring(options: dict[str, Any]) -> Case:
 
     def lane(seed: Array) -> tuple[Params, Array]:
         keys = jax.random.split(jax.random.key(seed))
-        return model.init(keys[0]), models.measure(model.K, truth, scalars["noise"], keys[1])
+        return model.init(keys[0]), model.measure(scalars, truth, keys[1])
 
     def pose(lane: tuple[Params, Array]) -> Posed:
-        return algorithms.dense(model, lane[0] | scalars, truth, lane[1])
+        return algorithms.posed(model, lane[0] | scalars, truth, lane[1], smooth=False)
 
     def scores(gamma: Gamma, x: Array, posed: Posed) -> dict[str, Array]:
         return {"psnr_db": jnp.mean(losses.psnr(x, truth, data_range=2.0))}

@@ -24,9 +24,9 @@ import numpy as np
 from jaxtyping import Array
 from tqdm import tqdm
 
-from deqbilevel import data, loop, models
+from deqbilevel import data, learning, models
+from deqbilevel.learning import steps_per_epoch, trainer
 from deqbilevel.settings import SETTINGS, Budget, Setting
-from deqbilevel.training import steps_per_epoch, trainer
 from experiments import command, common, folders, listing, options
 from experiments.benchmark import peers
 from experiments.benchmark.peers import Evaluations, Problem, Step
@@ -195,7 +195,7 @@ def main(config: Benchmark) -> dict[str, Any]:
     """Time everything, print the table, and return the numbers."""
     with common.clear_errors():
         check(config)
-        loop.measures_compiled()
+        learning.measures_compiled()
         images = data.load("sample", train_size=config.train_size, test_size=1)
         if config.out:
             listing.will_write(config.out, ["benchmark.json"])

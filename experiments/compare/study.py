@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from jax.experimental import multihost_utils
 
-from deqbilevel import baselines, data, lanes, loop, models, results, settings
+from deqbilevel import baselines, data, lanes, learning, models, results, settings
 from deqbilevel.data import Images
 from deqbilevel.files import marked
 from deqbilevel.studies import grids, plans, running
@@ -91,7 +91,7 @@ def prepare(config: Compare, stack: contextlib.ExitStack) -> Work:
     pictures: dict[str, tuple[int, int]] = dict.fromkeys(results.PICTURES, size)
     inputs = data.fingerprint(images)
     stack.enter_context(marked(folders.mark(options, inputs)))
-    store = Storage(out, axes, study.epochs, loop.RECORDS, pictures)
+    store = Storage(out, axes, study.epochs, learning.RECORDS, pictures)
     if config.dry_run or jax.process_index() > 0:
         folders.agree(out, options, inputs, fresh=config.fresh)
     else:

@@ -25,7 +25,7 @@ from jaxtyping import Array
 from scipy.optimize import brentq
 from tqdm import tqdm
 
-from deqbilevel import hypergradients, loop, plots
+from deqbilevel import hypergradients, learning, plots
 from deqbilevel.solvers import DESCENTS, SOLVERS
 from experiments import command, common, folders, options, sizes
 from experiments.drawing import draw
@@ -113,7 +113,7 @@ def main(config: Hypergradients) -> dict[str, Any]:
         with contextlib.ExitStack() as stack:
             with common.clear_errors():
                 _check(config)
-                loop.measures_compiled()
+                learning.measures_compiled()
                 options = common.options_of(config)
                 name = f"hypergradients-{common.digest(options)}"
                 names = ("size", "images", "features", "seed")

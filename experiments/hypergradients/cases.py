@@ -14,10 +14,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from deqbilevel import (
-    bilevel,
     data,
     hypergradients,
-    maps,
     models,
     operators,
     potentials,
@@ -54,15 +52,13 @@ def case(name: str, *, size: int, images: int, features: int, seed: int) -> Case
     if name == "filters":
         truth = (truth + 1) / 2
         f = truth + 25 / 255 * jax.random.normal(keys[0], truth.shape)
-        regularizer = convolutional.convolutional(shape)
         c = convolutional.random(keys[1], 4, 3, 3)
         params = convolutional.init(c, beta_0=-3.0, phi=potentials.CornerRounded(0.05))
         params = params | {"lam": jnp.ones(()), "gamma": jnp.ones(())}
-        problem = bilevel.Problem(operators.Identity(), 1.0, regularizer)
+        R = convolutional.bank_of(shape).regularizer(lambda key: params)
+        model = models.assemble(operators.Identity(), R)
         # The step is a constant: what is differentiated is the minimiser, not how it is reached.
-        params["tau"] = 1 / problem.lipschitz(params)
-        G = maps.gradient_step(problem.K, regularizer.gradient)
-        return Case(G, params, ("filters", "beta"), f, truth, symmetric=True)
+        return Case(model.G, model.completed(params), R.learned, f, truth, symmetric=True)
     tied = name == "dense-bilevel"
     model = models.build("deblurring", "bilevel" if tied else "deq", shape, features)
     scalars = models.hyperparameters(tau=0.9, gamma=0.5, activation="relu", noise=0.1)
@@ -70,9 +66,8 @@ def case(name: str, *, size: int, images: int, features: int, seed: int) -> Case
     if not tied:
         # As after some training; of two random factors a fixed point need not exist.
         params["C"] = params["A"] + 0.2 * params["C"]
-    f = models.measure(model.K, truth, params["noise"], keys[0])
-    learned = ("A", "b") if tied else ("A", "b", "C")
-    return Case(model.G, params, learned, f, truth, symmetric=tied)
+    f = model.measure(params, truth, keys[0])
+    return Case(model.G, params, model.R.learned, f, truth, symmetric=tied)
 
 
 def quadratic() -> Case:
