@@ -278,7 +278,7 @@ def init(
     numbers = {"filters": c, "beta": np.broadcast_to(beta, len(c)), "beta_0": beta_0}
     for name, value in (numbers | ({} if basis is None else {"basis": basis})).items():
         with np.errstate(over="ignore"):  # a number beyond float32 is infinite there
-            if not bool(jnp.isfinite(jnp.asarray(value, float)).all()):
+            if not checks.traced(value) and not np.isfinite(_rounded(value)).all():
                 raise ValueError(f"{name}: expected finite numbers, found {np.asarray(value)}")
     params: dict[str, Any] = {name: jnp.asarray(x, float) for name, x in numbers.items()}
     constants = {"phi": phi, "basis": basis, "mask": mask}
@@ -287,6 +287,11 @@ def init(
         for name, x in constants.items()
         if x is not None
     }
+
+
+def _rounded(value: Any) -> np.ndarray:
+    """In the default precision."""
+    return np.asarray(value).astype(jnp.result_type(float))
 
 
 def _shaped(name: str, x: Any, expected: tuple[int | str, ...]) -> None:
