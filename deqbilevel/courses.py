@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from deqbilevel import loop
+from deqbilevel import learning
 from deqbilevel.algorithms import Algorithm, Posed, guarded
 from deqbilevel.algorithms.judging import Accuracy, Scores, judge
 
@@ -100,7 +100,9 @@ def points(
 
     zero = jnp.array(0)
     over = jax.vmap if setup.together else _one_by_one
-    run = loop.ahead(jax.jit(over(advance, in_axes=(0, 0, None, None))), lanes, state, zero, zero)
+    run = learning.ahead(
+        jax.jit(over(advance, in_axes=(0, 0, None, None))), lanes, state, zero, zero
+    )
     judge_all = jax.jit(over(judged, in_axes=(0, 0, 0, 0)))
     x, v = state.x, jnp.zeros_like(state.x)
     while last is None or not last["last"]:

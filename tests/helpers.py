@@ -11,7 +11,7 @@ import jaxtyping
 import numpy as np
 from jax.experimental import io_callback
 
-from deqbilevel import models, operators, potentials
+from deqbilevel import models, operators, potentials, regularizers
 
 SHAPE = (6, 6)
 PIXELS = SHAPE[0] * SHAPE[1]
@@ -110,11 +110,17 @@ def model_params(model: models.Model, phi: Any = None, **scalars: float) -> dict
     params = default_precision(
         {"tau": 0.6, "gamma": 0.9, "lam": 1.3, "phi": phi, **scalars} | weights
     )
-    return params | {"inverse": models.preconditioner(model.K, params)}
+    return params | {"inverse": models.inverse(model.K, model.R, params)}
 
 
 def small_model(operator: str, name: str, step: Any = None) -> models.Model:
     """A model on 6x6 images with a named operator, tied or untied by its name."""
     K = operators.OPERATORS[operator](SHAPE)
     options = {} if step is None else {"step": step}
-    return models.assemble(K, tied=models.MODELS[name], shape=SHAPE, **options)
+    R = regularizers.dense.dense(SHAPE, tied=models.MODELS[name])
+    return models.assemble(K, R, start=zeros, **options)
+
+
+def zeros(f: jax.Array) -> jax.Array:
+    """Images of `SHAPE`, black, for measurements f."""
+    return jnp.zeros((len(f), PIXELS), jnp.finfo(f.dtype).dtype)

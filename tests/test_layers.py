@@ -20,18 +20,21 @@ LAYERS = [
         "results",
         "checkpoints",
         "pictures",
+        "fidelities",
     ],
     ["stencils", "linearised", "adjoints"],
     ["maps", "regularizers", "hypergradients", "data", "plots"],
     ["jacobians"],
-    ["settings", "models", "bilevel", "pretrained"],
-    ["evaluation"],
-    ["training", "algorithms", "conditions", "baselines"],
-    ["loop", "contraction"],
-    ["studies", "courses"],
+    ["settings", "models", "pretrained"],
+    ["learning", "algorithms", "conditions", "baselines"],
+    ["contraction", "studies", "courses"],
 ]
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 INSIDE = {
+    "learning": [
+        *("evaluation", "base", "rates", "gradients", "stepping", "searching", "training"),
+        "epochs",
+    ],
     "studies": ["logs", "cubes", "storage", "grids", "study", "keeping", "running", "plans"],
 }
 """The modules of a package whose imports run downwards among themselves, from the bottom up; in

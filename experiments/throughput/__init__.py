@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from deqbilevel import data, loop, models, settings
+from deqbilevel import data, learning, models, settings
 from experiments import command, common, folders, listing
 from experiments.throughput.measuring import in_turns, matrix_rate, memory_of
 from experiments.throughput.options import Throughput, check, lanes_of
@@ -28,7 +28,7 @@ def main(config: Throughput) -> dict[str, Any]:
     """Time every group; returns the numbers."""
     with common.clear_errors():
         check(config)
-        loop.measures_compiled()
+        learning.measures_compiled()
         images = data.load("sample", train_size=config.train_size, test_size=config.batch_size)
         grid = lanes_of(config)
         if config.out:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from deqbilevel import lanes, settings, training
+from deqbilevel import lanes, learning, settings
 from deqbilevel.lanes import Lanes
 from deqbilevel.models import Model
 from deqbilevel.studies import running
@@ -47,7 +47,7 @@ def alone(
     """Each lane a run of its own, as `experiments.train` trains it."""
     study = _study(setting, lanes.lanes(), config)
     total = FULL["epochs"] * FULL["images"] // config.batch_size
-    trainer = training.trainer(model, setting, total_steps=total, batch_size=config.batch_size)
+    trainer = learning.trainer(model, setting, total_steps=total, batch_size=config.batch_size)
     weights = model.init(study.keys({})[0])
     states = [trainer.init(weights | study.hyperparameters(lane)) for lane in grid]
     images = jnp.asarray(train)
@@ -65,7 +65,7 @@ def alone(
 
 def program(
     model: Model, setting: settings.Setting, grid: list[Lane], width: int, config: Throughput
-) -> tuple[Study, training.Trainer, list[Lane], Callable[[], training.State]]:
+) -> tuple[Study, learning.Trainer, list[Lane], Callable[[], learning.State]]:
     """All lanes as one program: study, trainer, its lanes, and what makes their first state."""
     each = -(-len(grid) // jax.device_count())
     over = lanes.lanes(-(-each // width) * width, width)
@@ -97,7 +97,7 @@ def together(
     return Way(advance, width)
 
 
-def _solves(metrics: training.Metrics) -> np.ndarray:
+def _solves(metrics: learning.Metrics) -> np.ndarray:
     """The evaluations of each solve, forward and adjoint apart: [..., 2 steps]."""
     both = (metrics.forward_evaluations, metrics.adjoint_evaluations)
     return np.concatenate([np.asarray(x) for x in both], axis=-1)
