@@ -214,7 +214,7 @@ class ZeroPaddedConvolution(Convolution):
 
     def bound(self) -> Float[Array, ""]:
         """That of the circular convolution on a grid with a margin, of which this is a part."""
-        reach = 2 * np.abs(np.array(self.offsets)).max()
+        reach = 2 * int(np.abs(np.array(self.offsets)).max())
         grid = (self.shape[0] + reach, self.shape[1] + reach)
         return jnp.max(jnp.abs(self.transfer(grid, self.weights.dtype)))
 

@@ -62,8 +62,23 @@ def normal(seed: int, *shape: int) -> jax.Array:
 
 
 def default_precision(tree: Any) -> Any:
-    """Every leaf as an array in the default precision."""
-    return jax.tree.map(lambda x: jnp.asarray(x, float), tree)
+    """Every leaf as an array in the default precision, complex ones as complex ones."""
+    return jax.tree.map(lambda x: jnp.asarray(x, complex if jnp.iscomplexobj(x) else float), tree)
+
+
+def complex_matrix(shape: tuple[int, int]) -> operators.Matrix:
+    """An operator whose data is complex, and of another size than its images."""
+    rows, pixels = shape[0] * shape[1] // 2 + 1, shape[0] * shape[1]
+    rng = np.random.default_rng(5)
+    parts = rng.standard_normal((2, rows, pixels)) / rows**0.5
+    return operators.Matrix(jnp.asarray(parts[0] + 1j * parts[1]))
+
+
+ALL_OPERATORS: dict[str, Callable[..., operators.Operator]] = {
+    **operators.OPERATORS,
+    "complex_matrix": complex_matrix,
+}
+"""Every operator of the table, and one of complex data."""
 
 
 def dense(apply: Callable[[jax.Array], jax.Array], pixels: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,60 +8,90 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import scipy.signal
-from helpers import default_precision, dense, float64, normal, untyped
+from helpers import ALL_OPERATORS, default_precision, dense, float64, normal, untyped
 
 from deqbilevel.adjoints import check
 from deqbilevel.operators import (
     CONVOLUTIONS,
     OPERATORS,
     CircularConvolution,
+    Identity,
+    Matrix,
     Operator,
+    ZeroPaddedConvolution,
     circular_convolution,
     diagonal_blur,
     norm,
+    of,
+    random_matrix,
+    resolvent,
     row_mask,
     zero_padded_convolution,
 )
 
 SHAPES = [(6, 6), (6, 9)]
-METHODS = ("apply", "adjoint", "resolvent")
 
 
 class Case(NamedTuple):
-    """An operator in double precision and its methods, each compiled once."""
+    """An operator in double precision and what is known of it, each compiled once."""
 
     K: Operator
     pixels: int
+    data: jax.ShapeDtypeStruct
+    """Of four images."""
     apply: Callable
     adjoint: Callable
     resolvent: Callable
 
+    def measurements(self, seed: int) -> jax.Array:
+        """Random data of four images."""
+        v = normal(seed, *self.data.shape)
+        if not jnp.issubdtype(self.data.dtype, jnp.complexfloating):
+            return v
+        return v + 1j * normal(seed + 100, *self.data.shape)
+
 
 @pytest.fixture(
-    scope="module", params=[(name, shape) for name in OPERATORS for shape in SHAPES], ids=str
+    scope="module", params=[(name, shape) for name in ALL_OPERATORS for shape in SHAPES], ids=str
 )
 def case(request):
     name, shape = request.param
-    K = OPERATORS[name](shape)
+    pixels = shape[0] * shape[1]
+    K = ALL_OPERATORS[name](shape)
     with jax.enable_x64(True):
         K = default_precision(K)
-    methods = [jax.jit(lambda *x, name=name: getattr(K, name)(*x)) for name in METHODS]
-    return Case(K, shape[0] * shape[1], *methods)
+        data = jax.eval_shape(K.apply, jax.ShapeDtypeStruct((4, pixels), float))
+    methods = (lambda u: K.apply(u), lambda v: K.adjoint(v), lambda z, a: resolvent(K, z, a))
+    return Case(K, pixels, data, *map(jax.jit, methods))
+
+
+def test_data_may_have_another_size_and_be_complex():
+    sizes = {name: make((6, 6)).apply(jnp.ones((1, 36))) for name, make in ALL_OPERATORS.items()}
+    assert sizes["random_matrix"].shape == (1, 18)
+    assert sizes["complex_matrix"].shape == (1, 19)
+    assert sizes["complex_matrix"].dtype == jnp.complex64
 
 
 @float64
 def test_adjoint_is_the_transpose(case):
-    u, v = normal(0, 4, case.pixels), normal(1, 4, case.pixels)
-    np.testing.assert_allclose(np.vdot(case.apply(u), v), np.vdot(u, case.adjoint(v)), rtol=1e-12)
-    (transposed,) = jax.jit(jax.linear_transpose(case.apply, u))(v)
+    u, v = normal(0, 4, case.pixels), case.measurements(1)
+    left, right = np.vdot(case.apply(u), v).real, np.vdot(u, case.adjoint(v))
+    np.testing.assert_allclose(left, right, rtol=1e-12)
+    # JAX transposes without conjugation.
+    (transposed,) = jax.jit(jax.linear_transpose(case.apply, u))(jnp.conj(v))
     np.testing.assert_allclose(case.adjoint(v), transposed, rtol=1e-12, atol=1e-14)
 
 
 @float64
 def test_linear(case):
     u, v = normal(0, 4, case.pixels), normal(1, 4, case.pixels)
-    for map_ in (case.apply, case.adjoint):
-        np.testing.assert_allclose(map_(2 * u - 3 * v), 2 * map_(u) - 3 * map_(v), atol=1e-13)
+    np.testing.assert_allclose(
+        case.apply(2 * u - 3 * v), 2 * case.apply(u) - 3 * case.apply(v), atol=1e-13
+    )
+    u, v = case.measurements(2), case.measurements(3)
+    np.testing.assert_allclose(
+        case.adjoint(2 * u - 3 * v), 2 * case.adjoint(u) - 3 * case.adjoint(v), atol=1e-13
+    )
 
 
 @float64
@@ -72,35 +102,83 @@ def test_resolvent_solves_the_proximal_equation(case):
         np.testing.assert_allclose(x + a * case.adjoint(case.apply(x)), z, atol=1e-12)
 
 
+class Bare(NamedTuple):
+    """An operator without what it knows in closed form."""
+
+    K: Any
+
+    def apply(self, u: jax.Array) -> jax.Array:
+        return self.K.apply(u)
+
+    def adjoint(self, v: jax.Array) -> jax.Array:
+        return self.K.adjoint(v)
+
+
+def true_norm(case: Case) -> float:
+    """||K|| of real images: the real and the imaginary part of complex data are data."""
+    matrix = dense(case.apply, case.pixels)
+    return float(np.linalg.norm(np.concatenate([matrix.real, matrix.imag]), 2))
+
+
 @float64
 def test_norm_approaches_the_largest_singular_value_from_below(case):
-    true = np.linalg.norm(dense(case.apply, case.pixels), 2)
-    both = jax.jit(lambda K, key: [norm(K, case.pixels, key, n) for n in (2, 100)])
-    short, long = both(case.K, jax.random.key(0))
+    both = jax.jit(lambda K: [norm(Bare(K), case.pixels, iterations=n) for n in (2, 5000)])
+    (short, long), true = both(case.K), true_norm(case)
     assert max(short, long) <= true * (1 + 1e-14)
     np.testing.assert_allclose(long, true, rtol=1e-9)
 
 
+@float64
+def test_norm_in_closed_form_is_a_bound_and_attained_but_for_zero_padding(case):
+    found, true = float(norm(case.K, case.pixels)), true_norm(case)
+    assert found >= true * (1 - 1e-14)
+    if isinstance(case.K, ZeroPaddedConvolution):
+        assert found <= 1.2 * true
+    elif jnp.issubdtype(case.data.dtype, jnp.complexfloating):
+        assert found <= 2**0.5 * true  # of complex images
+    else:
+        np.testing.assert_allclose(found, true, rtol=1e-12)
+
+
+@pytest.mark.parametrize("boundary", CONVOLUTIONS)
+@float64
+def test_norm_of_convolutions_with_any_kernel(boundary):
+    for seed, size in enumerate([(3, 3), (2, 4), (1, 5), (6, 6)]):
+        kernel = np.random.default_rng(seed).standard_normal(size)
+        K = default_precision(CONVOLUTIONS[boundary](kernel, (6, 6)))
+        true = np.linalg.norm(dense(K.apply, 36), 2)
+        found = float(norm(K, 36))
+        assert found >= true * (1 - 1e-14)
+        if boundary == "circular":
+            np.testing.assert_allclose(found, true, rtol=1e-12)
+        assert found <= np.abs(kernel).sum() * (1 + 1e-6)  # float32 weights
+
+
 def test_float32_images_of_any_rank_keep_shape_and_dtype(case):
     u = np.zeros((2, 3, case.pixels), np.float32)
-    single = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), case.K)
-    for name, more in (("apply", ()), ("adjoint", ()), ("resolvent", (0.5,))):
-        for image in (u, u[0, 0]):
-            out = jax.eval_shape(lambda K, u, n=name, m=more: getattr(K, n)(u, *m), single, image)
-            assert (out.shape, out.dtype) == (image.shape, image.dtype)
+    complex_data = jnp.issubdtype(case.data.dtype, jnp.complexfloating)
+    dtype = jnp.complex64 if complex_data else jnp.float32
+    single = jax.tree.map(lambda x: jnp.asarray(x, dtype), case.K)
+    for image in (u, u[0, 0]):
+        data = jax.eval_shape(lambda K, u: K.apply(u), single, image)
+        assert (data.shape, data.dtype) == ((*image.shape[:-1], case.data.shape[1]), dtype)
+        back = jax.eval_shape(lambda K, v: K.adjoint(v), single, data)
+        assert (back.shape, back.dtype) == (image.shape, image.dtype)
+        out = jax.eval_shape(lambda K, u: resolvent(K, u, 0.5), single, image)
+        assert (out.shape, out.dtype) == (image.shape, image.dtype)
 
 
 @float64
 def test_jit_and_vmap_over_leaves(case):
     lanes = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf, leaf - 1]), case.K)
-    u = normal(0, 3, 2, case.pixels)
+    u, v = normal(0, 3, 2, case.pixels), jnp.stack([case.measurements(i)[:2] for i in range(3)])
 
-    def all_methods(K, u):
-        return K.apply(u), K.adjoint(u), K.resolvent(u, 0.7)
+    def everything(K, u, v):
+        return K.apply(u), K.adjoint(v), resolvent(K, u, 0.7), norm(K, case.pixels)
 
-    together, one = jax.jit(jax.vmap(all_methods))(lanes, u), jax.jit(all_methods)
+    together, one = jax.jit(jax.vmap(everything))(lanes, u, v), jax.jit(everything)
     for i in range(3):
-        alone = one(jax.tree.map(lambda leaf, i=i: leaf[i], lanes), u[i])
+        alone = one(jax.tree.map(lambda leaf, i=i: leaf[i], lanes), u[i], v[i])
         for x, y in zip(together, alone, strict=True):
             np.testing.assert_allclose(x[i], y, rtol=1e-12, atol=1e-13)
 
@@ -124,7 +202,7 @@ def test_convolution_is_that_of_scipy(boundary, size):
     )
 
     def left_side(u):
-        z = K.resolvent(u, 0.8)
+        z = resolvent(K, u, 0.8)
         return z + 0.8 * K.adjoint(K.apply(z))
 
     np.testing.assert_allclose(jax.jit(left_side)(u), u, atol=1e-12)
@@ -185,9 +263,10 @@ def test_convolution_weights_can_be_learned():
 
 
 @float64
-def test_zero_padded_resolvent_has_the_derivatives_of_a_dense_solve():
+def test_resolvent_by_iterations_has_the_derivatives_of_a_dense_solve():
     kernel = np.arange(1.0, 7.0).reshape(2, 3) / 10
     K = default_precision(zero_padded_convolution(kernel, (3, 4)))
+    assert not hasattr(K, "resolvent")
     u, z = normal(0, 2, 12), normal(1, 2, 12).at[1].mul(1e6)
 
     def dense_resolvent(K, z, a):
@@ -196,22 +275,22 @@ def test_zero_padded_resolvent_has_the_derivatives_of_a_dense_solve():
 
     @jax.jit
     def both(K, z, a):
-        def derivatives(resolvent):
+        def derivatives(solve):
             # Divided by its size, a small image shows whether its neighbour's error reaches it.
-            loss = lambda *x: jnp.sum(u * resolvent(*x) / jnp.array([[1], [1e6]]))  # noqa: E731
+            loss = lambda *x: jnp.sum(u * solve(*x) / jnp.array([[1], [1e6]]))  # noqa: E731
             return jax.grad(loss, (0, 1, 2))(K, z, a)
 
-        return derivatives(type(K).resolvent), derivatives(dense_resolvent)
+        return derivatives(resolvent), derivatives(dense_resolvent)
 
     for a in (0.7, 30.0):
         for x, y in zip(*map(jax.tree.leaves, both(K, z, a)), strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-13)
 
 
-def test_zero_padded_resolvent_of_nothing_is_nothing():
+def test_resolvent_by_iterations_of_nothing_is_nothing():
     K = OPERATORS["diagonal_blur_zero"]((6, 6))
     z = jnp.zeros((2, 36)).at[0].set(1.0)
-    x = np.asarray(jax.jit(K.resolvent)(z, 3.0))
+    x = np.asarray(jax.jit(lambda z: resolvent(K, z, 3.0))(z))
     assert np.isfinite(x).all() and (x[1] == 0).all() and (x[0] > 0).all()
 
 
@@ -228,6 +307,53 @@ def test_diagonal_blur_averages_five_pixels_of_a_diagonal():
     for i in range(-2, 3):
         expected[4 + i, 3 + i] = 0.2
     np.testing.assert_allclose(image, expected, atol=1e-7)
+
+
+def test_random_matrix_is_normal_with_the_norm_of_an_image_kept_on_average():
+    K = random_matrix((20, 20), rate=0.3, seed=3)
+    M = np.asarray(K.M)
+    assert M.shape == (120, 400)
+    # Standard errors of the mean and the deviation of n numbers; five of them.
+    assert abs(M.mean() * 120**0.5) < 5 / M.size**0.5
+    assert abs(M.std() * 120**0.5 - 1) < 5 / (2 * M.size) ** 0.5
+    np.testing.assert_array_equal(M, random_matrix((20, 20), rate=0.3, seed=3).M)
+    assert not np.isclose(M, random_matrix((20, 20), rate=0.3, seed=4).M).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: random_matrix((6, 6), rate=0.0), "rate=0.0: expected a finite number, above 0"),
+        (lambda: random_matrix((6, 6), rate=1.5), "rate=1.5: expected a finite number"),
+        (lambda: random_matrix((6, 6), rate=0.01), "rate=0.01: no row for 36 pixels"),
+        (lambda: random_matrix((6, 6), seed=-1), "seed=-1: expected a whole number"),
+        (lambda: random_matrix((6, 6)).apply(jnp.ones((2, 35))), "u of shape .*images of 36"),
+        (lambda: random_matrix((6, 6)).adjoint(jnp.ones((2, 36))), "v of shape .*of 18"),
+        (lambda: resolvent(random_matrix((6, 6)), jnp.ones((2, 36)), -1.0), "a=-1.0: expected"),
+        (lambda: resolvent(Identity(), jnp.ones((2, 36)), -1.0), "a=-1.0: expected"),
+        (lambda: norm(SimpleNamespace(apply=abs), 36), "K.adjoint: a NoneType"),  # type: ignore[arg-type]
+        (lambda: norm(Identity(), 0), "pixels=0: expected a whole number, 1 or more"),
+        (lambda: norm(Identity(), 36, iterations=-1), "iterations=-1: expected a whole number"),
+        (lambda: of(Identity(), {"K": random_matrix((6, 6))}), "K is a Matrix; expected a Ident"),
+    ],
+)
+def test_what_is_no_operator_or_does_not_fit_is_refused(make, message):
+    with untyped(), pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_the_operator_of_params_is_theirs_or_the_given_one():
+    K, other = random_matrix((6, 6)), random_matrix((6, 6), seed=1)
+    assert of(K, {}) is K and of(K, {"K": other}) is other
+
+
+@float64
+def test_a_matrix_can_be_learned():
+    K = default_precision(random_matrix((2, 3)))
+    u, v = normal(0, 2, 6), normal(1, 2, 3)
+    gradient = jax.grad(lambda K: jnp.vdot(K.apply(u), v))(K)
+    assert isinstance(gradient, Matrix)
+    np.testing.assert_allclose(gradient.M, v.T @ u, rtol=1e-12)
 
 
 @pytest.mark.parametrize("missing", [-1, 0, 6, 7, 2.5])
