@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
-from deqbilevel import adjoints, checks, fidelities, maps, operators, potentials, precision
+from deqbilevel import adjoints, checks, fidelities, maps, operators, precision
 from deqbilevel.checks import Registry
 from deqbilevel.fidelities import Fidelity
 from deqbilevel.jacobians import ConvolutionalStep
 from deqbilevel.operators import Identity, Operator
 from deqbilevel.regularizers import Regularizer, dense
+from deqbilevel.regularizers.dense import ACTIVATIONS
 from deqbilevel.solvers import as_solver
 from deqbilevel.types import At, FixedPointMap, Images, Info, Params, Solve, Solver
 
@@ -43,17 +44,6 @@ MODELS: Registry[bool] = Registry(
     },
 )
 """The models and whether their regulariser is tied."""
-
-ACTIVATIONS: Registry[Callable[[float], potentials.PiecewiseQuadratic]] = Registry(
-    "activation",
-    {
-        "identity": lambda threshold: potentials.identity(),
-        "relu": lambda threshold: potentials.relu(),
-        "softshrink": potentials.softshrink,
-        "clipping": potentials.clipping,
-    },
-)
-"""The activations of [REB] 3.2, built for a threshold (the study takes tau for it)."""
 
 DAMPING = 0.3
 """Added to the diagonal of the P of `Model.solve`."""
@@ -295,7 +285,7 @@ def build(task: str, model: str, shape: tuple[int, int], features: int | None = 
     """
     checks.pixels(shape)
     K = operators.OPERATORS[TASKS[task]](shape)
-    R = dense.dense(shape, tied=MODELS[model], features=features)
+    R = dense.dense(shape, tied=MODELS[model], features=features, activation=None)
     return assemble(K, R, start=jnp.zeros_like)
 
 

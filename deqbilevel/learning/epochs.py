@@ -37,7 +37,7 @@ def keys(seed: int) -> Key[Array, "3"]:
 
 
 def compiled(
-    trainer: Trainer, state: State, train: TrainImages, key: Key[Array, "*lanes"]
+    trainer: Trainer, state: State, train: TrainImages, key: Key[Array, "*lanes"], f: Any = None
 ) -> Trainer:
     """The trainer with its steps compiled for these shapes, so that no epoch times a compilation.
 
@@ -46,7 +46,8 @@ def compiled(
     train = train if trainer.lanes else jnp.asarray(train)
     order, noise, _, _ = trainer.draw(key, 0, train)
     first = block(trainer, order, noise, 0)
-    return trainer._replace(steps=ahead(trainer.steps, state, train, *first))
+    kept = () if f is None else (f,)
+    return trainer._replace(steps=ahead(trainer.steps, state, train, *first, *kept))
 
 
 def compiles() -> bool:
@@ -113,11 +114,13 @@ def epoch(
     *,
     key: Key[Array, "*lanes"],
     train_evaluation_size: int = 1000,
+    f: Any = None,
     on_steps: Callable[[int, Metrics, float], None] = lambda steps, metrics, seconds: None,
 ) -> Epoch:
     """One pass over the images, in an order and with noise that follow from key and number alone.
 
-    Epoch 0 evaluates the initial parameters and takes no step. Images that fill no batch are left
+    f: the measurements of all training images, where they stay the same. Epoch 0 evaluates the
+    initial parameters and takes no step. Images that fill no batch are left
     out. `on_steps(steps, metrics, seconds)` is called after every few steps.
 
     The record's `train_loss` is the mean over the steps of the epoch; where the setting adapts its
@@ -128,9 +131,10 @@ def epoch(
     """
     order, noise, test_key, train_key = trainer.draw(key, number, train)
     metrics, spent, times = [], [], []
+    kept = () if f is None else (f,)
     for index in range(order.shape[-3] if number else 0):
         begin = time.perf_counter()
-        state, values = trainer.steps(state, train, *block(trainer, order, noise, index))
+        state, values = trainer.steps(state, train, *block(trainer, order, noise, index), *kept)
         metrics.append(everything(values))
         times.append(time.perf_counter() - begin)
         spent += [metrics[-1].forward_evaluations, metrics[-1].adjoint_evaluations]
@@ -185,6 +189,7 @@ def run(
     key: Key[Array, "*lanes"],
     start: int = 0,
     train_evaluation_size: int = 1000,
+    f: Any = None,
     on_steps: Callable[[int, Metrics, float], None] = lambda steps, metrics, seconds: None,
 ) -> Iterator[Epoch]:
     """Epochs `start` to `epochs`, see `epoch`. A run that starts again from a stored state repeats
@@ -209,6 +214,7 @@ def run(
         range(start, epochs + 1),
         key,
         train_evaluation_size,
+        f,
         on_steps,
     )
 
@@ -222,6 +228,7 @@ def _epochs(
     numbers: range,
     key: Key[Array, "*lanes"],
     train_evaluation_size: int,
+    f: Any,
     on_steps: Callable[[int, Metrics, float], None],
 ) -> Iterator[Epoch]:
     for number in numbers:
@@ -234,6 +241,7 @@ def _epochs(
             test,
             key=key,
             train_evaluation_size=train_evaluation_size,
+            f=f,
             on_steps=on_steps,
         )
         state = done.state

@@ -28,11 +28,12 @@ from deqbilevel.types import Images, Params
 class Trainer(NamedTuple):
     """The functions of a model under a setting, jitted; with lanes, over all but the images."""
 
-    init: Callable[[Params], State]
-    """params -> state."""
+    init: Callable[..., State]
+    """(params, f) -> state; f: the measurements of all images where a run keeps them."""
     steps: Any
-    """(state, images [n, pixels], order [steps, batch], keys [steps]) -> (state, metrics). The
-    state's buffers are donated: use the one that comes back."""
+    """(state, images [n, pixels], order [steps, batch], keys [steps], f) -> (state, metrics), with
+    fresh measurements without f: [n, data]. The state's buffers are donated: use the one that comes
+    back."""
     evaluate: Callable[..., dict[str, Array]]
     """(params, images, key) -> what `evaluation` returns."""
     draw: Callable[..., tuple[Array, ...]]
@@ -52,6 +53,8 @@ def trainer(
     learned: tuple[str, ...] | None = None,
     schedule: Schedule = cosine,
     optimiser: Optimiser | None = None,
+    sampling: bool = False,
+    evaluations: int = 0,
     passes: int = 1,
 ) -> Trainer:
     """Jitted functions for `total_steps` steps in all; with `lanes`, over a leading lane axis.
@@ -60,7 +63,9 @@ def trainer(
     is learned by and reported, a mean over the images of a batch. learned: the
     entries of `params` that are; None: those that the regulariser names. optimiser: None: Adam,
     whose rate is that of `params`, or of the setting where `params` has none, and falls along the
-    schedule. passes: over the training images in an epoch, each in an order of its own.
+    schedule. sampling: see `Learner`. evaluations: of the lower level of each image before the
+    first step of a warm run. passes: over the training images in an epoch, each in an order of its
+    own.
     Raises: ValueError for a setting or a number that cannot be used (`settings.check`), and from
     the functions where params lack what is learned or what the model has, or where images are
     none, fewer than a batch, of other pixels than the model's, or not floating.
@@ -80,14 +85,17 @@ def trainer(
         adam(total_steps, schedule) if optimiser is None else optimiser,
         model.R.learned if learned is None else learned,
         loss_function,
+        sampling,
     )
 
-    def init(params: Params) -> State:
-        return stepping.start(learner, params)
+    def init(params: Params, f: Any = None) -> State:
+        return stepping.start(learner, params, f, evaluations=0 if f is None else evaluations)
 
-    def steps(state: State, images: Images, order: Array, keys: Array) -> tuple[State, Metrics]:
+    def steps(
+        state: State, images: Images, order: Array, keys: Array, f: Any = None
+    ) -> tuple[State, Metrics]:
         checks.rows("images", images, math.prod(model.shape))
-        return stepping.steps(learner, state, images, order, keys=keys)
+        return stepping.steps(learner, state, images, order, f=f, keys=keys)
 
     def evaluate(params: Params, images: Images, key: PRNGKeyArray) -> dict[str, Array]:
         solver = setting.of(params).evaluation()
@@ -113,8 +121,10 @@ def trainer(
         draw = lanes.over(draw, (0, None, None))
     beginning, donating = jax.jit(init), jax.jit(steps, donate_argnums=0)
 
-    def begin(params: Params) -> State:
-        return beginning(params if lanes else checks.finite("params", params))
+    def begin(params: Params, *f: Any) -> State:
+        if f and lanes:
+            raise ValueError("f: measurements that stay are for one run, and this one has lanes")
+        return beginning(params if lanes else checks.finite("params", params), *f)
 
     return Trainer(begin, donating, jax.jit(evaluate), jax.jit(draw), lanes)
 

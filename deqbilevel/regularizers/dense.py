@@ -7,36 +7,69 @@ composed with an affine map, and gives bilevel learning (14); untied it is not a
 general, and gives a DEQ (18).
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from deqbilevel import checks
+from deqbilevel import checks, potentials
+from deqbilevel.checks import Registry
 from deqbilevel.regularizers.base import Regularizer, require_tied
 from deqbilevel.types import Params
 
+ACTIVATIONS: Registry[Callable[[float], potentials.PiecewiseQuadratic]] = Registry(
+    "activation",
+    {
+        "identity": lambda threshold: potentials.identity(),
+        "relu": lambda threshold: potentials.relu(),
+        "softshrink": potentials.softshrink,
+        "clipping": potentials.clipping,
+    },
+)
+"""The activations of [REB] 3.2, built for a threshold (the study takes tau for it)."""
 
-def dense(shape: tuple[int, int], *, tied: bool = True, features: int | None = None) -> Regularizer:
-    """The regulariser of images of a shape; `features` is the number of rows of A, None: as many as
-    pixels, as in the paper.
 
-    Raises: ValueError for a shape without pixels, and fewer than one feature.
+def dense(
+    shape: tuple[int, int],
+    *,
+    tied: bool = True,
+    features: int | None = None,
+    activation: Literal["identity", "relu", "softshrink", "clipping"] | None = "identity",
+    threshold: float = 0.1,
+) -> Regularizer:
+    """The regulariser of images of a shape.
+
+    features: the number of rows of A; None: as many as pixels, as in the paper. activation: sigma,
+    which bends at the threshold; None: it comes with the hyperparameters.
+    Raises: ValueError for a shape without pixels, fewer than one feature, an unknown activation and
+    a negative threshold.
     """
     pixels = checks.pixels(shape)
     if features is not None:
         checks.whole("features", features)
     checks.switch("tied", tied)
+    start = partial(init, pixels=pixels, tied=tied, features=features)
+    if activation is not None:
+        phi = ACTIVATIONS[activation](checks.number("threshold", threshold, least=0))
+        start = partial(_with, start, phi)
     return Regularizer(
         shape,
-        partial(init, pixels=pixels, tied=tied, features=features),
+        start,
         gradient,
         ("A", "b") if tied else ("A", "b", "C"),
         energy=energy if tied else None,
         lipschitz=lipschitz,
         matrix=matrix,
     )
+
+
+def _with(
+    weights: Callable[[PRNGKeyArray], dict[str, Any]], phi: Any, key: PRNGKeyArray
+) -> dict[str, Any]:
+    return weights(key) | {"phi": jax.tree.map(partial(jnp.asarray, dtype=float), phi)}
 
 
 def init(

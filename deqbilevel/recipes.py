@@ -1,0 +1,173 @@
+"""Models by the words that they are assembled from, and trained ones as files.
+
+recipe = Recipe("diagonal_blur", {"size": 9}, "convolutional", {"filters": (24, 5, 5)})
+model = recipe.model((64, 64))
+learned = load("runs/learn-0123abcd")            # what any command has trained
+u, info = learned.model((481, 321)).reconstruct(solver, learned.params, f)
+"""
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deqbilevel import archives, arrays, checks, fidelities, maps, models, operators, regularizers
+from deqbilevel.models import Model
+from deqbilevel.types import Params
+
+FILE = "learned.npz"
+"""What a command calls the file of what it learned, in the folder of its run."""
+
+STEPS: checks.Registry[Any] = checks.Registry(
+    "step", {**maps.MAPS, "plug_and_play_step": maps.plug_and_play_step}
+)
+"""The maps that a recipe may name."""
+
+STARTS: checks.Registry[Any] = checks.Registry(
+    "start",
+    {
+        "adjoint": lambda K: K.adjoint,
+        "zero": lambda K: lambda f: jnp.zeros_like(K.adjoint(f)),
+        "measurement": lambda K: lambda f: f,
+    },
+)
+"""Where the lower level is solved from: K^T f, zero, or f itself."""
+
+
+class Recipe(NamedTuple):
+    """The parts of a model by name, each with its options; all of it is JSON."""
+
+    operator: str = "identity"
+    operator_options: Mapping[str, Any] = {}
+    regularizer: str = "convolutional"
+    regularizer_options: Mapping[str, Any] = {}
+    fidelity: str = "squares"
+    step: str = "gradient_step"
+    start: str = "adjoint"
+    learns_operator: bool = False
+    """Whether `params["K"]` is learned too."""
+
+    def model(self, shape: tuple[int, int]) -> Model:
+        """The model of images of a shape. Raises: ValueError for what the parts refuse."""
+        checks.pixels(shape)
+        K = built(operators.OPERATORS, self.operator, shape, self.operator_options)
+        R = built(regularizers.REGULARIZERS, self.regularizer, shape, self.regularizer_options)
+        D = fidelities.FIDELITIES[self.fidelity]
+        return models.assemble(K, R, D=D, step=STEPS[self.step], start=STARTS[self.start](K))
+
+    def init(self, model: Model, key: Any) -> dict[str, Any]:
+        """The params that learning starts from, with the operator where it is learned."""
+        params = model.init(key)
+        return params | {"K": model.K} if self.learns_operator else params
+
+
+def built(
+    registry: checks.Registry[Any], name: str, shape: tuple[int, int], options: Mapping[str, Any]
+) -> Any:
+    """A part by name. Raises: ValueError for an option that it does not have."""
+    build = registry[name]
+    for option in options:
+        known = [p for p in list(inspect.signature(build).parameters)[1:]]
+        if option not in known:
+            have = ", ".join(known) or "none"
+            raise ValueError(f"{registry.what} {name}: has no option {option}; expected {have}")
+    return build(shape, **{k: tuple(x) if isinstance(x, list) else x for k, x in options.items()})
+
+
+class Learned(NamedTuple):
+    """A model that was trained."""
+
+    recipe: Recipe
+    shape: tuple[int, int]
+    """Of the images that it was trained on."""
+    range: tuple[float, float]
+    """Of the values of these images."""
+    params: Params
+    about: dict[str, Any]
+    """How it was made and what it reached."""
+
+    def model(self, shape: tuple[int, int] | None = None) -> Model:
+        """The model, of images of another shape if one is given.
+
+        Raises: ValueError where params have another form there, as dense ones have.
+        """
+        model = self.recipe.model(self.shape if shape is None else shape)
+        try:
+            model.require(self.params)
+        except ValueError as error:
+            raise ValueError(
+                f"shape {shape}: {self.recipe.regularizer} was learned on images of {self.shape} "
+                f"and has other weights there ({error}); cut them to that shape"
+            ) from error
+        return model
+
+
+def save(path: Path, learned: Learned) -> None:
+    """Write what was learned, whole or not at all; `load` reads it.
+
+    Raises: ValueError for params that are not finite.
+    """
+    checks.finite("params", learned.params)
+    leaves = _named(learned.params)
+    header = {
+        "recipe": learned.recipe._asdict(),
+        "shape": learned.shape,
+        "range": learned.range,
+        "scalars": sorted(_scalars(learned.params, learned.recipe, learned.shape)),
+        "about": learned.about,
+    }
+    stored = {name: np.asarray(x) for name, x in leaves.items()}
+    archives.write_arrays(path, stored | {"about": np.array(json.dumps(header))})
+
+
+def load(path: str | Path) -> Learned:
+    """What a command of ours learned: of the folder of a run, or of its file.
+
+    Raises: ValueError for a folder without such a file, and for a file that holds anything else,
+    naming it and what is wrong there.
+    """
+    path = Path(path)
+    path = path / FILE if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(f"{path}: not there; expected the folder of a run that has ended")
+    try:
+        found = arrays.headers(path)
+        header = json.loads(str(arrays.read(path, _only(found, "about"))["about"]))
+        recipe = Recipe(**header["recipe"])
+        shape, limits = tuple(header["shape"]), tuple(header["range"])
+        model = recipe.model(shape)
+        template = jax.eval_shape(lambda key: recipe.init(model, key), jax.random.key(0))
+        template |= {name: jax.ShapeDtypeStruct((), float) for name in header["scalars"]}
+        about = header["about"]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: not what deqbilevel wrote ({error})") from error
+    schema = {name: arrays.Array(x.shape) for name, x in _named(template).items()}
+    stored = arrays.read(path, schema | {"about": arrays.Array((), np.str_)})
+    leaves = [jnp.asarray(stored[name]) for name in _named(template)]
+    params = jax.tree.unflatten(jax.tree.structure(template), leaves)
+    return Learned(recipe, shape, limits, params, about)
+
+
+def _named(params: Params) -> dict[str, Any]:
+    """The leaves by where they stand."""
+    return {
+        jax.tree_util.keystr(path).replace("/", "|"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+
+
+def _scalars(params: Params, recipe: Recipe, shape: tuple[int, int]) -> set[str]:
+    """The entries that the model's own init does not make."""
+    own = jax.eval_shape(lambda key: recipe.init(recipe.model(shape), key), jax.random.key(0))
+    return set(params) - set(own)
+
+
+def _only(found: Mapping[str, arrays.Header], name: str) -> arrays.Schema:
+    """A schema of whatever a file holds, of which one entry is a text."""
+    like = {key: arrays.Array(x.shape, x.dtype, finite=False) for key, x in found.items()}
+    return like | {name: arrays.Array((), np.str_)}
