@@ -152,6 +152,8 @@ def least_singular_value(K: Operator, shape: tuple[int, int]) -> Scalar:
         response = K.apply(jnp.zeros(pixels).at[0].set(1))
         return jnp.min(jnp.abs(jnp.fft.rfft2(response.reshape(shape))))
     matrix = K.apply(jnp.eye(pixels))
+    if jnp.iscomplexobj(matrix):  # of real images
+        matrix = jnp.concatenate([matrix.real, matrix.imag], axis=1)
     if matrix.shape[1] < pixels:
         return jnp.zeros(())
     return jnp.linalg.svd(matrix, compute_uv=False)[-1]

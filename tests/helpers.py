@@ -114,7 +114,8 @@ def residual(new: Any, old: Any) -> float:
 
 
 def model_params(model: models.Model, phi: Any = None, **scalars: float) -> dict[str, Any]:
-    """Params of a strongly monotone model, whose fixed point is unique, in the default precision.
+    """Params of a strongly monotone model, whose fixed point is unique, in the default precision,
+    with a step size for the norm of its K.
 
     An untied C is near A; a preconditioner is always there, and only its own map reads it.
     """
@@ -122,18 +123,28 @@ def model_params(model: models.Model, phi: Any = None, **scalars: float) -> dict
     if "C" in weights:
         weights["C"] = weights["A"] + 0.2 * weights["C"]
     phi = potentials.CornerRounded(0.5) if phi is None else phi
+    tau = 0.6 / max(1.0, float(operators.norm(model.K, PIXELS)) ** 2)
     params = default_precision(
-        {"tau": 0.6, "gamma": 0.9, "lam": 1.3, "phi": phi, **scalars} | weights
+        {"tau": tau, "gamma": 0.9, "lam": 1.3, "phi": phi, **scalars} | weights
     )
     return params | {"inverse": models.inverse(model.K, model.R, params)}
 
 
 def small_model(operator: str, name: str, step: Any = None) -> models.Model:
     """A model on 6x6 images with a named operator, tied or untied by its name."""
-    K = operators.OPERATORS[operator](SHAPE)
+    K = ALL_OPERATORS[operator](SHAPE)
     options = {} if step is None else {"step": step}
     R = regularizers.dense.dense(SHAPE, tied=models.MODELS[name])
     return models.assemble(K, R, start=zeros, **options)
+
+
+def measurements(K: operators.Operator, seed: int, batch: int = 2) -> jax.Array:
+    """Standard normal data of images of `SHAPE`, complex where that of K is."""
+    data = jax.eval_shape(K.apply, jax.ShapeDtypeStruct((batch, PIXELS), float))
+    f = normal(seed, *data.shape)
+    if not jnp.issubdtype(data.dtype, jnp.complexfloating):
+        return f
+    return f + 1j * normal(seed + 100, *data.shape)
 
 
 def zeros(f: jax.Array) -> jax.Array:

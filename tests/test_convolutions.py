@@ -50,7 +50,7 @@ def params(count=3, rows=3, columns=2, phi=None):
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 @float64
 def test_gradient_is_that_of_the_energy(boundary):
-    R, u, p = convolutional.convolutional(SHAPE, boundary), normal(1, 2, 72), params()
+    R, u, p = convolutional.bank_of(SHAPE, boundary), normal(1, 2, 72), params()
     expected = jax.grad(lambda u: jnp.sum(R.energy(u, p)))(u)
     np.testing.assert_allclose(R.gradient(u, p), expected, rtol=1e-10, atol=1e-12)
     z = [ndimage.convolve(np.asarray(u[0]).reshape(SHAPE), k, mode=BOUNDARIES[boundary])
@@ -63,7 +63,7 @@ def test_gradient_is_that_of_the_energy(boundary):
 @float64
 def test_lipschitz_bounds_hold_and_the_one_by_transfer_functions_is_met(boundary):
     """With phi'' = 1 everywhere N is linear, and its norm is known."""
-    R, p = convolutional.convolutional(SHAPE, boundary), params(phi=Quadratic())
+    R, p = convolutional.bank_of(SHAPE, boundary), params(phi=Quadratic())
     matrix = np.asarray(R.gradient(jnp.eye(72), p))
     norm, bound = np.linalg.norm(matrix, 2), float(R.lipschitz(p))
     by_norms = float(R.lipschitz_by_norms(p))
@@ -71,7 +71,7 @@ def test_lipschitz_bounds_hold_and_the_one_by_transfer_functions_is_met(boundary
     if boundary == "circular":
         assert bound == pytest.approx(norm, rel=1e-10)
     cosines = convolutional.init(convolutional.cosines(7, 7) / 7, beta_0=0.0, phi=Quadratic())
-    R = convolutional.convolutional((50, 50), boundary)
+    R = convolutional.bank_of((50, 50), boundary)
     assert float(R.lipschitz_by_norms(cosines)) > 15 * float(R.lipschitz(cosines))
 
 
@@ -101,7 +101,7 @@ def test_bases():
 def test_filters_of_several_sizes_keep_them():
     own = [normal(0, 3, 3), normal(1, 1, 2)]
     p = convolutional.init(own, beta_0=0.5, phi=Quadratic())
-    R, u = convolutional.convolutional(SHAPE), normal(2, 1, 72)
+    R, u = convolutional.bank_of(SHAPE), normal(2, 1, 72)
     slope = jax.grad(lambda c: jnp.sum(R.energy(u, p | {"filters": c})))(p["filters"])
     assert np.count_nonzero(np.asarray(slope[1])) == 2 and np.count_nonzero(slope[0]) == 9
     np.testing.assert_array_equal(convolutional.filters(p)[1, 0, :2], own[1][0])
@@ -139,7 +139,7 @@ def test_filters_that_do_not_fit_are_refused(options, message):
 
 
 def test_sizes_boundaries_and_methods_that_are_none_are_refused():
-    for build in (convolutions.bank, convolutional.convolutional, normalised.bank_of):
+    for build in (convolutions.bank, convolutional.bank_of, normalised.bank_of):
         with untyped(), pytest.raises(ValueError, match="boundary 'moebius': expected one"):
             build(SHAPE, "moebius")
         with (
@@ -160,7 +160,7 @@ def test_sizes_boundaries_and_methods_that_are_none_are_refused():
 @float64
 def test_the_preconditioner_is_the_inverse_for_a_quadratic_potential():
     """Its phi'' is constant, and the Hessian on a circular image is a convolution."""
-    R = convolutional.convolutional(SHAPE)
+    R = convolutional.bank_of(SHAPE)
     p = convolutional.init(normal(0, 3, 3, 2), beta_0=-1.0, beta=normal(3, 3), phi=Quadratic(0.7))
     u, r = normal(1, 2, 72), normal(2, 2, 72)
     inverse = R.preconditioner(u, p, 0.3)

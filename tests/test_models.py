@@ -5,22 +5,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import (
+    ALL_OPERATORS,
     PIXELS,
     SHAPE,
     WrongAdjoint,
     default_precision,
     float64,
+    measurements,
     model_params,
     normal,
     small_model,
     untyped,
 )
 
-from deqbilevel import models, operators
+from deqbilevel import losses, maps, models, operators, solvers
 from deqbilevel.hypergradients import fixed_point
 from deqbilevel.models import ACTIVATIONS, MODELS, TASKS
 from deqbilevel.operators import OPERATORS
-from deqbilevel.regularizers import dense, normalised
+from deqbilevel.regularizers import convolutional, dense, function, networks, normalised
 from deqbilevel.solvers import ADJOINTS, anderson, gmres
 
 GOOD = {"tau": 0.9, "gamma": 0.1, "activation": "relu"}
@@ -64,19 +66,22 @@ def test_build_refuses_sizes(shape, features, message):
     with pytest.raises(ValueError, match=message):
         models.build("denoising", "deq", shape, features)
     with pytest.raises(ValueError, match=message):
-        models.assemble(operators.Identity(), tied=True, shape=shape, features=features)
+        dense.dense(shape, features=features)
 
 
 def test_an_operator_with_the_adjoint_of_another_is_refused():
-    bank = normalised.bank_of(SHAPE)
-    with pytest.raises(ValueError, match=r"WrongAdjoint: <K u, v> = .* has to be the transpose"):
-        models.assemble(WrongAdjoint(), tied=True, shape=SHAPE)
-    with pytest.raises(ValueError, match=r"WrongAdjoint: <K u, v>"):
-        models.convolutional(WrongAdjoint(), bank, tied=True)
+    for R in (dense.dense(SHAPE), normalised.normalised(SHAPE)):
+        with pytest.raises(ValueError, match=r"WrongAdjoint: <K u, v> = .* has to be the transp"):
+            models.assemble(WrongAdjoint(), R)
+
+
+def test_kernels_and_filters_that_images_do_not_hold_are_refused():
     with pytest.raises(ValueError, match="kernels of 7x7 pixels are larger than the image of 6x6"):
-        models.convolutional(operators.Identity(), bank, tied=True, kernels=(2, 7))
+        normalised.normalised(SHAPE, kernels=(2, 7))
     with pytest.raises(ValueError, match="kernels=0: expected a whole number, 1 or more"):
-        models.convolutional(operators.Identity(), bank, tied=True, kernels=(0, 3))
+        normalised.normalised(SHAPE, kernels=(0, 3))
+    with pytest.raises(ValueError, match="filters of 7x1 pixels are larger than the image of 6x6"):
+        convolutional.convolutional(SHAPE, filters=(3, 7, 1))
 
 
 def test_reconstruct_refuses_measurements_of_other_images():
@@ -99,7 +104,7 @@ BILEVEL = model_params(small_model("identity", "bilevel"))
     ("change", "message"),
     [
         ({"A": None}, "params: no A, which the weights of this model have"),
-        ({"tau": None}, "params: no tau"),
+        ({"tau": None}, None),
         ({"phi": None}, "params: no phi"),
         ({"C": jnp.ones((PIXELS, PIXELS))}, "params: C, which a tied model has not; take a deq"),
         (
@@ -138,11 +143,11 @@ def test_params_that_are_none_of_the_model(change, message):
         (lambda: _reconstruct(anderson), "solver anderson: .*made as a call"),
         (lambda: _reconstruct(None), "solver None: expected one of"),
         (
-            lambda: models.assemble(operators.Identity(), tied="yes", shape=SHAPE),
+            lambda: dense.dense(SHAPE, tied="yes"),
             "tied='yes': expected True or False",
         ),
         (
-            lambda: models.assemble(operators.Identity(), tied=True, shape=SHAPE, step=None),
+            lambda: models.assemble(operators.Identity(), dense.dense(SHAPE), step=None),
             "step: a NoneType; expected a function",
         ),
         (lambda: small_model("identity", "deq").init(3), "key: .*expected a random key"),
@@ -154,9 +159,28 @@ def test_params_that_are_none_of_the_model(change, message):
         (lambda: _measure(u=jnp.full((2, PIXELS), jnp.nan)), "u: holds values that are not finite"),
         (lambda: _measure(u=jnp.ones((2, 3))), rf"expected images of {PIXELS} pixels"),
         (lambda: _measure(K=None), "K.apply: a NoneType"),
-        (lambda: models.preconditioner(operators.Identity(), {}), "params: no A, gamma, lam"),
         (
-            lambda: models.energy(operators.Identity())(F, BILEVEL, F[:1]),
+            lambda: models.assemble(operators.Identity(), dense.dense),
+            "R: a function; expected a Regularizer, such as one of",
+        ),
+        (
+            lambda: models.inverse(operators.Identity(), dense.dense(SHAPE), {}),
+            "params: no gamma, lam",
+        ),
+        (
+            lambda: models.inverse(
+                operators.Identity(), dense.dense(SHAPE), {"gamma": 1.0, "lam": 1.0}
+            ),
+            "params: no A",
+        ),
+        (
+            lambda: models.inverse(
+                operators.Identity(), networks.affine(SHAPE), {"gamma": 1.0, "lam": 1.0}
+            ),
+            "P: this regulariser has no matrix; take a gradient step instead",
+        ),
+        (
+            lambda: small_model("identity", "bilevel").energy(F, BILEVEL, F[:1]),
             r"K u \[2, .*and f \[1, .*expected arrays of one shape",
         ),
         (
@@ -272,14 +296,17 @@ def test_hyperparameters_refuse_an_unknown_activation():
 # ---- measurements
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", ALL_OPERATORS)
 @float64
 def test_measure_adds_the_same_noise_to_every_pixel_also_where_k_is_zero(operator):
-    K = default_precision(OPERATORS[operator]((20, 20)))
+    K = default_precision(ALL_OPERATORS[operator]((20, 20)))
     u, key = normal(0, 10, 400), jax.random.key(0)
     np.testing.assert_array_equal(models.measure(K, u, jnp.asarray(0.0), key), K.apply(u))
     noise = np.asarray(models.measure(K, u, jnp.asarray(0.3), key) - K.apply(u))
-    for part in (noise[:, :140], noise[:, 140:]):  # the masked rows are the first 140 pixels
+    parts = [noise[:, :140], noise[:, 140:]]  # the masked rows are the first 140 pixels
+    if np.iscomplexobj(noise):
+        parts = [y for x in parts for y in (x.real, x.imag)]
+    for part in parts:
         # Standard errors of the deviation and the mean of n numbers; five of them.
         assert abs(part.std() / 0.3 - 1) < 5 / np.sqrt(2 * part.size)
         assert abs(part.mean() / 0.3) < 5 / np.sqrt(part.size)
@@ -294,18 +321,19 @@ def test_an_untied_model_has_no_energy():
     model = small_model("identity", "deq")
     params = model.init(jax.random.key(0)) | models.hyperparameters(**GOOD)
     u = jnp.zeros((1, PIXELS))
-    with pytest.raises(ValueError, match=r"an untied regulariser .* is not the gradient"):
-        models.energy(model.K)(u, params, u)
+    with pytest.raises(ValueError, match="energy: this model is a DEQ, whose fixed p"):
+        model.energy(u, params, u)
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", ALL_OPERATORS)
 @float64
 def test_preconditioner_is_the_inverse_of_its_matrix(operator):
     model = small_model(operator, "deq")
     params = model_params(model)
     K = np.asarray(model.K.apply(jnp.eye(PIXELS))).T
-    P = params["lam"] * K.T @ K + 0.45 * params["C"].T @ params["A"] + 0.1 * np.eye(PIXELS)
-    inverse = models.preconditioner(model.K, params, damping=0.1)  # 0.45 is gamma / 2
+    M = 0.45 * params["C"].T @ params["A"] + 0.1 * np.eye(PIXELS)
+    P = params["lam"] * (K.conj().T @ K).real + M
+    inverse = models.inverse(model.K, model.R, params, damping=0.1)  # 0.45 is gamma / 2
     np.testing.assert_allclose(inverse @ P, np.eye(PIXELS), atol=1e-11)
 
 
@@ -341,3 +369,89 @@ def test_reconstruct_solves_from_zero(name):
     np.testing.assert_allclose(model.G(u, params, f), u, atol=1e-10)
     first, _ = model.reconstruct(anderson(max_evaluations=1), params, f)
     np.testing.assert_allclose(first, model.G(jnp.zeros_like(f), params, f), rtol=1e-12)
+
+
+@pytest.mark.parametrize("operator", ALL_OPERATORS)
+@float64
+def test_any_parts_assembled_start_at_the_adjoint_and_reach_the_minimiser(operator):
+    """Of data of any kind, with a step size that follows from the norms."""
+    K = default_precision(ALL_OPERATORS[operator](SHAPE))
+    R = convolutional.convolutional(SHAPE, filters=(3, 2, 2), eps=0.5, beta_0=-1.0)
+    model, f = models.assemble(K, R), measurements(K, 2)
+    params = default_precision(model.init(jax.random.key(0)))
+    np.testing.assert_array_equal(model.start(f), K.adjoint(f))
+    assert "tau" not in params and "lam" not in params
+    solver = solvers.DESCENTS["optimized_gradient"](tolerance=1e-11, max_evaluations=20000)
+    u, info = jax.jit(lambda f: model.reconstruct(solver, params, f))(f)
+    assert info.converged
+    F = model.stationarity()
+    np.testing.assert_allclose(F(u, params, f), 0, atol=1e-8)
+    slope = jax.grad(lambda u: jnp.sum(model.energy(u, params, f)))
+    moved = u + 0.1 * normal(5, 2, PIXELS)
+    np.testing.assert_allclose(F(moved, params, f), slope(moved), rtol=1e-9, atol=1e-12)
+    assert (model.energy(u, params, f) < model.energy(moved, params, f)).all()
+
+
+@pytest.mark.parametrize("operator", ALL_OPERATORS)
+@float64
+def test_the_step_size_of_params_without_one_is_that_of_the_norms(operator):
+    model = small_model(operator, "bilevel")
+    params = model_params(model)
+    given = float(params.pop("tau"))
+    F = model.stationarity()
+    L = 1 / float(model.completed(params)["tau"])
+    u, v = normal(4, 20, PIXELS), normal(5, 20, PIXELS)
+    f = model.K.apply(normal(3, 20, PIXELS))
+    change = F(u, params, f) - F(v, params, f)
+    assert (jnp.linalg.norm(change, axis=1) <= L * jnp.linalg.norm(u - v, axis=1)).all()
+    kept = model.completed(params | {"tau": given})
+    assert kept["tau"] == given
+    assert model.completed({x: params[x] for x in ("A", "b", "phi")})["lam"] == 1
+    slope = jax.grad(lambda A: model.completed(params | {"A": A})["tau"])(params["A"])
+    assert not slope.any()  # a constant of differentiation
+
+
+def test_without_a_lipschitz_constant_params_need_a_step_size():
+    own = function(SHAPE, lambda u, w: w * u, lambda key: jnp.ones(()))
+    model, f = models.assemble(operators.Identity(), own), jnp.ones((2, PIXELS))
+    params = own.init(jax.random.key(0))
+    with pytest.raises(ValueError, match="no tau, and of this regulariser no Lipschitz constant"):
+        model.reconstruct(anderson(), params, f)
+    u, info = model.reconstruct(anderson(tolerance=1e-5), params | {"tau": 0.5}, f)
+    assert info.converged
+    np.testing.assert_allclose(u, 0.5, rtol=1e-4)
+
+
+@float64
+def test_the_operator_can_be_learned_as_an_entry_of_params():
+    """Its derivative through the fixed point, against finite differences."""
+    model = small_model("random_matrix", "bilevel", maps.gradient_step)
+    K = default_precision(model.K)
+    params, truth = model_params(model), normal(7, 2, PIXELS)
+    solver = anderson(tolerance=1e-13, max_evaluations=3000, relative=True)
+    adjoint = ADJOINTS["anderson"](tolerance=1e-12, max_evaluations=3000, relative=True)
+    solve, params = model.solve(params, lambda G: fixed_point(G, solver, adjoint))
+    f, way = measurements(K, 3), normal(8, *K.M.shape)
+
+    @jax.jit
+    def loss(M):
+        u, _ = solve(params | {"K": operators.Matrix(M)}, f, model.start(f))
+        return losses.mean_squared_error(u, truth)
+
+    slope, h = jnp.vdot(jax.jit(jax.grad(loss))(K.M), way), 1e-5
+    difference = (loss(K.M + h * way) - loss(K.M - h * way)) / (2 * h)
+    np.testing.assert_allclose(slope, difference, rtol=1e-5)
+
+
+@float64
+def test_about_the_inverse_of_the_hessian_for_conjugate_gradients():
+    """Exact for a quadratic potential on a circular image, and the identity without one."""
+    R = convolutional.convolutional(SHAPE, filters=(3, 2, 2), potential="corner_rounded", eps=1e6)
+    model = models.assemble(operators.Identity(), R)
+    params = default_precision(model.init(jax.random.key(0)) | {"gamma": 1e6, "lam": 1.3})
+    r = normal(2, 2, PIXELS)
+    F = model.stationarity()
+    product = F(r, params, 0 * r)  # linear, but for 1e-12
+    np.testing.assert_allclose(model.preconditioner(r, params)(product), r, rtol=1e-6, atol=1e-8)
+    tied = small_model("identity", "bilevel")
+    np.testing.assert_array_equal(tied.preconditioner(r, model_params(tied))(r), r)

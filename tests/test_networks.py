@@ -11,7 +11,7 @@ import pytest
 from helpers import PIXELS, SHAPE, default_precision, dense, float64, normal
 from PIL import Image
 
-from deqbilevel import learning, maps, models, operators, settings
+from deqbilevel import learning, models, operators, settings
 from deqbilevel.regularizers import networks
 from deqbilevel.regularizers.networks import NETWORKS
 from experiments import networks as experiment
@@ -179,22 +179,19 @@ def test_what_cannot_be_built_is_refused(build, options, message):
 def test_training_keeps_a_network_nonexpansive():
     """Some large steps; the norms in `params` are those of the weights."""
     network = networks.denoiser(SHAPE, channels=2, layers=2)
-    K, N = operators.OPERATORS["row_mask"](SHAPE), network.gradient
-    G = maps.gradient_step(K, N)
-    model = models.Model(K, N, G, False, SHAPE, network.init, refresh=network.refresh)
+    model = models.assemble(operators.OPERATORS["row_mask"](SHAPE), network)
+    assert not model.tied and network.learned == ("network",)
     scalars = {"tau": 0.9, "gamma": 1.0, "noise": 0.1, "learning_rate": 0.1}
     params = network.init(jax.random.key(0)) | models.hyperparameters(activation="relu", **scalars)
     images = jnp.tile(jnp.linspace(-1, 1, PIXELS), (8, 1))
-    trainer = learning.trainer(
-        model, settings.SETTINGS["paper"], total_steps=8, batch_size=1, learned=("network",)
-    )
+    trainer = learning.trainer(model, settings.SETTINGS["paper"], total_steps=8, batch_size=1)
     order, noise, _, _ = trainer.draw(jax.random.key(1), 0, images)
     state, metrics = trainer.steps(trainer.init(params), images, order[0], noise[0])
     fresh = network.refresh(state.params)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), state.params, fresh)
     assert max(float(x) for x in state.params["spectral"].values()) > 1.2
     assert network.lipschitz(state.params) <= 1 + 1e-5
-    assert metrics.step_loss[-1] < 0.5 * metrics.step_loss[0]
+    assert metrics.loss[-1] < 0.5 * metrics.loss[0]
 
 
 @pytest.fixture
@@ -259,7 +256,7 @@ def test_plug_and_play_is_taught_to_remove_noise_alone(tiny):
     step = u - 0.9 * run.model.K.adjoint(run.model.K.apply(u) - f)
     expected = step - run.model.N(step, run.params)
     np.testing.assert_allclose(run.model.G(u, run.params, f), expected, rtol=1e-5, atol=1e-6)
-    assert run.taught_noise == 0.1 and run.learned == ("network",)
+    assert run.taught_noise == 0.1 and run.model.R.learned == ("network",)
 
 
 def test_deprox_is_the_map_of_the_paper_and_learned_through_its_fixed_point(tiny):

@@ -47,12 +47,12 @@ def kernels(seed):
 @float64
 def test_norms_are_those_of_the_banks_and_follow_their_kernels():
     N = regularizer()
-    params = N.init(kernels(0), kernels(1), iterations=2000)
+    params = N.start(kernels(0), kernels(1), iterations=2000)
     moved = N.refresh(params | {"A": 3 * params["C"]}, iterations=2000)
     for found, letter in ((params, "A"), (params, "C"), (moved, "A")):
         matrix = dense(lambda u, p=found, k=letter: _features(N, p[k], u), PIXELS)
         assert float(found[f"norm_{letter}"]) == pytest.approx(np.linalg.norm(matrix, 2), rel=1e-6)
-    A, C = normalised.normalised(params)
+    A, C = normalised.scaled(params)
     for bank in (A, C):
         matrix = dense(lambda u, bank=bank: _features(N, bank, u), PIXELS)
         assert np.linalg.norm(matrix, 2) == pytest.approx(normalised.SCALE, rel=1e-6)
@@ -65,10 +65,10 @@ def _features(N, bank, u):
 @float64
 def test_tied_it_is_the_gradient_of_its_energy_and_untied_it_has_none():
     N, u = regularizer(), 0.02 * normal(2, 2, PIXELS)
-    tied = N.init(kernels(0))
+    tied = N.start(kernels(0))
     slope = jax.grad(lambda u: jnp.sum(N.energy(u, tied)))(u)
     np.testing.assert_allclose(N.gradient(u, tied), slope, rtol=1e-10, atol=1e-12)
-    untied = N.init(kernels(0), kernels(0))
+    untied = N.start(kernels(0), kernels(0))
     np.testing.assert_allclose(N.gradient(u, untied), slope, rtol=1e-10, atol=1e-12)
     with pytest.raises(ValueError, match="drop 'C'"):
         N.energy(u, untied)
@@ -77,13 +77,13 @@ def test_tied_it_is_the_gradient_of_its_energy_and_untied_it_has_none():
 @float64
 def test_its_lipschitz_constant_holds_and_is_attained():
     N = regularizer()
-    params = N.init(kernels(0), kernels(1), iterations=2000)
+    params = N.start(kernels(0), kernels(1), iterations=2000)
     bound = float(N.lipschitz(params))
     u = 0.01 * normal(3, 1, PIXELS)
     jacobian = jax.jacobian(lambda u: N.gradient(u[None], params)[0])(u[0])
     assert np.linalg.norm(jacobian, 2) <= bound
     # Tied, at zero every curvature is its largest.
-    tied = N.init(kernels(0), iterations=2000)
+    tied = N.start(kernels(0), iterations=2000)
     jacobian = jax.jacobian(lambda u: N.gradient(u[None], tied)[0])(jnp.zeros(PIXELS))
     assert np.linalg.norm(jacobian, 2) == pytest.approx(bound, rel=1e-6)
 
@@ -104,8 +104,8 @@ def test_differences_are_differences():
 
 @float64
 def test_the_hypergradient_of_the_kernels_is_that_of_finite_differences():
-    N = regularizer()
-    model = models.convolutional(operators.diagonal_blur(SHAPE, 3), N, tied=True, kernels=(2, 3))
+    R = normalised.normalised(SHAPE, kernels=(2, 3))
+    model = models.assemble(operators.diagonal_blur(SHAPE, 3), R)
     scalars = models.hyperparameters(tau=1 / 800, gamma=1.0, lam=18.0, activation=None)
     params = model.init(jax.random.key(0)) | scalars
     params = jax.tree.map(lambda x: jnp.asarray(x, float), params)
@@ -128,7 +128,8 @@ def test_the_hypergradient_of_the_kernels_is_that_of_finite_differences():
 
 
 def test_a_training_step_leaves_norms_that_belong_to_its_kernels():
-    model = models.convolutional(operators.Identity(), regularizer(), tied=False, kernels=(2, 3))
+    R = normalised.normalised(SHAPE, tied=False, kernels=(2, 3))
+    model = models.assemble(operators.Identity(), R)
     setting = settings.SETTINGS["accurate"]._replace(solver="broyden", hypergradient="gmres")
     trainer = learning.trainer(
         model, setting, total_steps=20, batch_size=2, schedule=learning.linear(0.01), passes=4
@@ -146,7 +147,7 @@ def test_a_training_step_leaves_norms_that_belong_to_its_kernels():
     assert not bool(state.diverged) and np.all(metrics.forward_residual < 1e-4)
     assert float(jnp.abs(state.params["A"] - start["A"]).max()) > 1e-3
     for letter in ("A", "C"):
-        exact = regularizer().init(state.params[letter], iterations=2000)["norm_A"]
+        exact = regularizer().start(state.params[letter], iterations=2000)["norm_A"]
         assert float(state.params[f"norm_{letter}"]) == pytest.approx(float(exact), rel=1e-2)
 
 
@@ -169,7 +170,7 @@ def matrix(product, image=0):
 def test_the_stencil_is_the_jacobian(rows, columns, tied):
     N, u = regularizer(), 0.02 * normal(2, 2, PIXELS)
     A, C = normal(0, 3, rows, columns), normal(1, 3, rows, columns)
-    params = N.init(A, None if tied else C)
+    params = N.start(A, None if tied else C)
     image, stencil = jax.jit(N.linearised)(u, params)
     np.testing.assert_allclose(image, N.gradient(u, params), rtol=1e-12, atol=1e-12)
     assert len(stencil.values) == (2 * rows - 1) * (2 * columns - 1) // (1 + tied) + tied
@@ -186,8 +187,8 @@ def test_the_stencil_is_the_jacobian(rows, columns, tied):
 def test_in_its_factors_it_is_the_jacobian(size, boundary):
     """That of kernels with many taps, or of another boundary."""
     N = normalised.bank_of(SHAPE, boundary)
-    u, symmetric = 0.02 * normal(2, 2, PIXELS), N.init(normal(0, 3, size, size))
-    untied = N.init(normal(0, 3, size, size), normal(1, 3, size, size))
+    u, symmetric = 0.02 * normal(2, 2, PIXELS), N.start(normal(0, 3, size, size))
+    untied = N.start(normal(0, 3, size, size), normal(1, 3, size, size))
     for params in (symmetric, untied):
         image, factored = jax.jit(N.linearised)(u, params)
         assert factored.symmetric == ("C" not in params) and factored.shape == SHAPE
@@ -208,7 +209,7 @@ def test_in_its_factors_it_is_the_jacobian(size, boundary):
 def test_the_symbol_of_the_factors_is_that_of_the_convolution_that_they_are(tied):
     """Where all slopes are the same, around the border, with a constant scale."""
     N = normalised.bank_of(SHAPE, "circular")
-    params = N.init(kernels(0), None if tied else kernels(1), eps=1e6)
+    params = N.start(kernels(0), None if tied else kernels(1), eps=1e6)
     _, factored = N.linearised(normal(2, 1, PIXELS), params)
     symbol = factored.symbol(jnp.full((1, PIXELS), 2.0), SHAPE)
     v = normal(3, 1, PIXELS)
@@ -222,8 +223,9 @@ def test_the_symbol_of_the_factors_is_that_of_the_convolution_that_they_are(tied
 def problem(*, tied, K=None):
     """A model, its parameters in the default precision, f and the true images."""
     K = operators.Identity() if K is None else K
-    model = models.convolutional(K, regularizer(), tied=tied, kernels=(3, 3))
-    weights = regularizer().init(kernels(0), None if tied else kernels(0) + 0.1 * kernels(1))
+    R = normalised.normalised(SHAPE, tied=tied, kernels=(3, 3))
+    model = models.assemble(K, R, start=lambda f: f)
+    weights = regularizer().start(kernels(0), None if tied else kernels(0) + 0.1 * kernels(1))
     scalars = models.hyperparameters(tau=1 / 800, gamma=1.0, lam=18.0, activation=None)
     params = jax.tree.map(lambda x: jnp.asarray(x, float), weights | scalars)
     truth = jnp.tanh(normal(5, 2, PIXELS))
@@ -234,7 +236,7 @@ def problem(*, tied, K=None):
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_symbol_is_the_rayleigh_quotient_of_each_plane_wave(tied):
     N, u, grid = regularizer(), 0.02 * normal(2, 2, PIXELS), (9, 10)
-    _, stencil = N.linearised(u, N.init(kernels(0), None if tied else kernels(1)))
+    _, stencil = N.linearised(u, N.start(kernels(0), None if tied else kernels(1)))
     scale = 1 + normal(3, 2, PIXELS) ** 2
     symbol = np.asarray(stencil.symbol(scale, grid))
     place = np.stack(np.mgrid[: SHAPE[0], : SHAPE[1]]).reshape(2, -1)
@@ -264,11 +266,12 @@ def test_what_preconditions_saves_products():
     """Beside the diagonal alone, on a smooth picture with an edge."""
     shape = 48, 40
     N, K = normalised.bank_of(shape), operators.diagonal_blur(shape, 7, "zero")
+    model = models.assemble(K, normalised.normalised(shape))
     scalars = models.hyperparameters(tau=1 / 800, gamma=1.0, lam=18.0, activation=None)
     picture = 0.01 * np.add.outer(np.arange(48), np.arange(40)) / 40 + (np.arange(40) > 20)
     u = jnp.asarray(picture.reshape(1, -1), jnp.float32)
-    params = N.init(normalised.first_differences(3, 3)) | scalars
-    A = jacobians.ConvolutionalStep(K, N).linearised(u, params, u)[1]
+    params = N.start(normalised.first_differences(3, 3)) | scalars
+    A = model.G.linearised(u, params, u)[1]
     b = normal(0, 1, u.size)
     diagonal = A.tau * (A.lam / 7 + A.N.diagonal)
     limits = {"tolerance": 1e-4, "max_evaluations": 500}
@@ -282,9 +285,9 @@ def test_what_preconditions_saves_products():
 @pytest.mark.parametrize("K", [operators.Identity(), operators.diagonal_blur(SHAPE, 1)])
 def test_what_preconditions_is_the_inverse_where_pixels_do_not_mix(K):
     """One kernel of 1x1 in its linear range, and a K^T K that is the identity."""
-    params = regularizer().init(jnp.ones((1, 1, 1)), eps=1e6)
+    params = regularizer().start(jnp.ones((1, 1, 1)), eps=1e6)
     scalars = models.hyperparameters(tau=0.01, gamma=2.0, lam=3.0, activation=None)
-    model = models.convolutional(K, regularizer(), tied=True)
+    model = models.assemble(K, normalised.normalised(SHAPE))
     r = normal(1, 2, PIXELS)
     A = model.G.linearised(0 * r, params | scalars, r)[1]
     np.testing.assert_allclose(A.preconditioner()(A.apply(r)), r, rtol=1e-6)
