@@ -77,7 +77,8 @@ def described(kind: type) -> type:
         hint, names = option.hint, option.get(options.Among)
         if names:
             hint = _narrowed(hint, Literal[names.names])
-        hint = Annotated[hint, tyro.conf.arg(help_behavior_hint=functools.partial(_hint, option))]
+        said = functools.partial(_hint, option)
+        hint = Annotated[hint, tyro.conf.arg(name=option.words, help_behavior_hint=said)]
         missing = option.default is dataclasses.MISSING
         field = dataclasses.field() if missing else dataclasses.field(default=option.default)
         fields.append((option.name, hint, field))

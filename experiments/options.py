@@ -173,7 +173,12 @@ class Option(NamedTuple):
     @property
     def flag(self) -> str:
         positional = tyro.conf.Positional in getattr(self.hint, "__metadata__", ())
-        return self.name if positional else "--" + self.name.replace("_", "-")
+        return self.name if positional else f"--{self.words}"
+
+    @property
+    def words(self) -> str:
+        """The name on a command line; the option of a part, `part__option`, as part.option."""
+        return self.name.replace("__", ".").replace("_", "-")
 
     def get(self, kind: type) -> Any:
         """The declaration of that kind, if there is one."""

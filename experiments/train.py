@@ -15,33 +15,29 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from deqbilevel import (
     algorithms,
     baselines,
-    checkpoints,
     data,
     hypergradients,
     learning,
     models,
     plots,
+    recipes,
     settings,
     solvers,
 )
 from deqbilevel.data import Images
 from deqbilevel.learning import evaluation
 from deqbilevel.models import Model
-from experiments import command, common, folders, options, sizes, train_algorithms
+from deqbilevel.recipes import Learned, Recipe
+from experiments import command, common, folders, options, running, sizes, train_algorithms
 from experiments.drawing import draw
-from experiments.records import Log
-from experiments.schema import ANY
 
-FILES = ("metrics.jsonl", "latest/<checkpoint>", "best/<checkpoint>", "result.json")
+FILES = (*running.FILES, recipes.FILE, "result.json")
 """What a run writes beside its figures, see `folders`."""
 
-RECORD = {"epoch": 0} | dict.fromkeys(learning.RECORDS, ANY)
-RECORD |= {"test_loss": 0.0, "diverged": False}
 OF_TASK: dict[str, dict[str, Any]] = {
     "denoising": {"activation": "identity", "gamma": 1.0, "noise": 0.5},
     "inpainting": {"activation": "relu", "gamma": 0.1, "noise": 0.1},
@@ -153,54 +149,26 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
             trainer, model, config.algorithm, count=len(train), total_steps=total_steps
         )
     state = trainer.init(model.init(params_key) | hyperparameters)
-    done = checkpoints.latest_step(out / "latest")
-    log = Log.of(out / "metrics.jsonl", RECORD)
-    course = [] if done is None else log.course("epoch", range(done + 1))
-    if done is not None:
-        state = checkpoints.restore(out / "latest", state)
-    if (done or 0) < config.epochs:
-        trainer = learning.compiled(trainer, state, train, run_key)
-
-    with tqdm(total=config.epochs * steps, initial=(done or 0) * steps, unit="step") as bar:
-
-        def on_steps(count: int, metrics: learning.Metrics, seconds: float) -> None:
-            spent = np.sum(metrics.forward_evaluations + metrics.adjoint_evaluations)
-            loss = float(metrics.loss[-1])
-            bar.set_postfix_str(f"loss {loss:.4f}, {spent / seconds:.0f} evaluations/s")
-            bar.update(count)
-
-        epochs = learning.run(
-            trainer,
-            setting,
-            state,
-            train,
-            test,
-            epochs=config.epochs,
-            key=run_key,
-            start=0 if done is None else done + 1,
-            on_steps=on_steps,
-        )
-        for state, values in epochs:
-            record = common.plain(values)
-            losses = [r["test_loss"] for r in course]
-            if not losses or record["test_loss"] < min(losses):
-                checkpoints.save(out / "best", record["epoch"], state.params)
-            course.append(record)
-            # The record first: a checkpoint says that everything before it is on disk.
-            log.keep(course)
-            checkpoints.save(out / "latest", record["epoch"], state)
-            bar.write(
-                f"epoch {record['epoch']}: train loss {record['train_loss']:.4f}, "
-                f"test loss {record['test_loss']:.4f}",
-                file=sys.stderr,
-            )
-
-    caption = _caption(config, images, course[-1], known)
-    numbers = _headline(model, state, course, known, test, picture_key, out)
+    state, records = running.course(
+        out,
+        trainer,
+        setting,
+        state,
+        (train, test),
+        epochs=config.epochs,
+        steps=steps,
+        key=run_key,
+    )
+    caption = _caption(config, images, records[-1], known)
+    numbers = _headline(model, state, records, known, test, picture_key, out)
+    recipes.save(
+        out / recipes.FILE,
+        Learned(_recipe(config), model.shape, images.range, state.params, {"command": "train"}),
+    )
     folders.write(out / "result.json", json.dumps(common.plain(numbers), indent=1))
     _draw(out, model, setting, state.params, test[:6], picture_key, caption)
-    draw(out / "losses.png", plots.loss_curves, course, caption, baselines.levels(known))
-    if said := baselines.warning(course[-1]["test_loss"], known):
+    draw(out / "losses.png", plots.loss_curves, records, caption, baselines.levels(known))
+    if said := baselines.warning(records[-1]["test_loss"], known):
         print(f"warning: {said}: nothing useful was learned", file=sys.stderr)
     return numbers
 
@@ -235,6 +203,13 @@ def _setting(config: Train) -> settings.Setting:
             "nor a preconditioned map (setting accurate) has; take gmres or bicgstab"
         )
     return settings.check(setting)
+
+
+def _recipe(config: Train) -> Recipe:
+    """The dense model, with the activation that came with the hyperparameters."""
+    dense = {"tied": models.MODELS[config.model], "activation": config.activation}
+    dense |= {"threshold": config.tau}
+    return Recipe(models.TASKS[config.task], {}, "dense", dense, start="zero")
 
 
 def _caption(config: Train, images: Images, record: dict[str, Any], known: dict[str, float]) -> str:

@@ -59,25 +59,26 @@ def trainer(base: Trainer, model: Model, name: str, *, count: int, total_steps: 
     """
 
     def posed(params: Params, truth: Images, f: Images) -> tuple[algorithms.Posed, Algorithm]:
-        found = algorithms.posed(model, params, truth, f, smooth=False)
+        loss, learned = base.learner.loss, base.learner.learned
+        found = algorithms.posed(model, params, truth, f, loss=loss, learned=learned, smooth=False)
         return found, method(name, found.problem, params, total_steps)
 
     def fields(own: Algorithm, inner: Any) -> dict[str, Array]:
         return {name: getattr(inner, name) for name in own.rows}
 
     @precision.highest
-    def init(params: Params) -> State:
-        state = base.init(params)
+    def init(params: Params, f: Any = None) -> State:
+        state = base.init(params) if f is None else base.init(params, f)
         dark = jnp.zeros((count, math.prod(model.shape)), precision.dtype_of(state.params))
         problem, own = posed(state.params, dark, model.K.apply(dark))
         guarded = algorithms.guarded(own).init(problem.gamma, problem.x)
         # Every leaf in memory of its own: steps are given all of it to write in.
         return state._replace(optimiser=jax.tree.map(jnp.copy, guarded))
 
-    def step(state: State, images: Images, batch: Array, key: PRNGKeyArray) -> Any:
+    def step(state: State, images: Images, batch: Array, key: PRNGKeyArray, kept: Any) -> Any:
         """The state and the metrics after a batch."""
         params, truth = precision.as_weights(state.params, images[batch])
-        f = model.measure(params, truth, key)
+        f = model.measure(params, truth, key) if kept is None else kept[batch]
         problem, own = posed(params, truth, f)
         known = cast(Guarded, state.optimiser)
         rows = fields(own, known.inner)
@@ -94,7 +95,7 @@ def trainer(base: Trainer, model: Model, name: str, *, count: int, total_steps: 
             gradient_norm=finite(info.gradient_norm / entries**0.5),
             forward_evaluations=info.calls.lower_gradients,
             adjoint_evaluations=info.calls.hessian_products,
-            forward_residual=finite(params["tau"] * info.lower_residual / size),
+            forward_residual=finite(model.completed(params)["tau"] * info.lower_residual / size),
             adjoint_residual=jnp.minimum(info.adjoint_residual, HUGE),  # NaN where never known
             solved=unknown,
             adjoint_converged=unknown,
@@ -111,7 +112,9 @@ def trainer(base: Trainer, model: Model, name: str, *, count: int, total_steps: 
         return following, metrics
 
     @precision.highest
-    def steps(state: State, images: Images, order: Array, keys: Array) -> tuple[State, Metrics]:
-        return jax.lax.scan(lambda s, x: step(s, images, *x), state, (order, keys))
+    def steps(
+        state: State, images: Images, order: Array, keys: Array, f: Any = None
+    ) -> tuple[State, Metrics]:
+        return jax.lax.scan(lambda s, x: step(s, images, *x, f), state, (order, keys))
 
     return base._replace(init=jax.jit(init), steps=jax.jit(steps, donate_argnums=0))

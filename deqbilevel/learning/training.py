@@ -40,6 +40,7 @@ class Trainer(NamedTuple):
     """(key, epoch, images) -> order [blocks, steps, batch], keys [blocks, steps] of an epoch, and a
     key each for the evaluation on test and training images."""
     lanes: Lanes | None
+    learner: Learner
 
 
 def trainer(
@@ -126,7 +127,7 @@ def trainer(
             raise ValueError("f: measurements that stay are for one run, and this one has lanes")
         return beginning(params if lanes else checks.finite("params", params), *f)
 
-    return Trainer(begin, donating, jax.jit(evaluate), jax.jit(draw), lanes)
+    return Trainer(begin, donating, jax.jit(evaluate), jax.jit(draw), lanes, learner)
 
 
 def steps_per_epoch(images: int, batch_size: int | None = None, passes: int = 1) -> int:

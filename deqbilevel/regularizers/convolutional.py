@@ -10,7 +10,7 @@ of zeros and ones, [filters, rows, columns], filters keep sizes of their own.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +108,7 @@ def convolutional(
     shape: tuple[int, int],
     *,
     filters: tuple[int, int, int] = (24, 5, 5),
-    basis: str | None = None,
+    basis: Literal["cosines", "cosines_and_constant", "differences"] | None = None,
     potential: str = "corner_rounded",
     eps: float = 0.01,
     beta_0: float = -4.0,

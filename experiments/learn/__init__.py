@@ -1,0 +1,257 @@
+"""Learn any regulariser for any operator on any images, and apply what was learned.
+
+python -m experiments.learn --operator diagonal_blur --regularizer convolutional --noise 0.02
+python -m experiments.learn --operator row_mask --regularizer denoiser --regularizer.channels 16
+python -m experiments.learn --apply runs/learn-0123abcd --data images:DIR
+
+Options of the chosen parts are there by their names: `--operator diagonal_blur --help` shows
+`--operator.size`. Repeating the same command goes on after an interruption, or shows the finished
+run again; `--epochs` may grow where the learning rate stays constant.
+"""
+
+import contextlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from deqbilevel import (
+    algorithms,
+    baselines,
+    data,
+    fidelities,
+    learning,
+    losses,
+    operators,
+    precision,
+    recipes,
+    regularizers,
+)
+from deqbilevel.recipes import Learned
+from experiments import common, folders, options, running, sizes, train_algorithms
+from experiments.learn import applying, parts, report
+
+FILES = (*running.FILES, recipes.FILE, "result.json")
+"""What a run writes beside its figures, see `folders`."""
+
+RANGES = {"-1..1": (-1.0, 1.0), "0..1": (0.0, 1.0)}
+
+BY_MODEL = options.default("by the model")
+CONSTANT = options.only("with --optimiser adam", lambda c: c.optimiser == "adam")
+
+
+@dataclass(frozen=True)
+class Learn:
+    """Learn a regulariser, or with --apply reconstruct pictures by what a run learned."""
+
+    operator: Annotated[str, options.among(operators.OPERATORS)] = "identity"
+    """K: identity is denoising, row_mask inpainting, a blur deblurring."""
+    fidelity: Annotated[str, options.among(fidelities.FIDELITIES)] = "squares"
+    """D, and the noise that it stands for."""
+    regularizer: Annotated[str, options.among(regularizers.REGULARIZERS)] = "convolutional"
+    """R, whose gradient is N; without an energy (dense and normalised untied, affine, denoiser) a
+    deep equilibrium model."""
+    step: Annotated[str, options.among(recipes.STEPS)] = "gradient_step"
+    """The map, whose fixed point is the reconstruction."""
+    start: Annotated[str, options.among(recipes.STARTS)] = "adjoint"
+    """Where the lower level is solved from."""
+    loss: Annotated[str, options.among(losses.LOSSES)] = "mean_squared_error"
+    """Of the upper level."""
+    noise: Annotated[float, options.noise] = 0.1
+    """Standard deviation, of images in --range."""
+    fresh_noise: bool = False
+    """Draw the noise anew in every step, instead of once for each image."""
+    tau: Annotated[float | None, options.tau, options.default("1/L")] = None
+    """Step size."""
+    gamma: Annotated[float, options.weight] = 1.0
+    """Weight of the regulariser."""
+    lam: Annotated[float, options.weight] = 1.0
+    """Weight of the data fidelity."""
+    learn: Annotated[tuple[str, ...] | None, options.default("what the regulariser names")] = None
+    """Entries of params; K: the operator too, gamma, lam and tau: scalars."""
+    sampling: bool = False
+    """Take the measurements by the K that is learned, as when a mask is learned."""
+    lower: Annotated[str | None, options.among(parts.LOWER), BY_MODEL] = None
+    """Solver of the lower level: optimized_gradient of an energy, else anderson."""
+    lower_evaluations: Annotated[int, options.whole(1, 100_000)] = 50
+    """In each step, at most."""
+    lower_tolerance: Annotated[float, options.number(0, 1)] = 1e-4
+    """Relative residual at which it stops before."""
+    warm: Annotated[bool | None, options.default("with an energy and noise that stays")] = None
+    """Go on with the lower level of an image where the last step left it."""
+    hypergradient: Annotated[str | None, options.among(parts.HYPERGRADIENTS), BY_MODEL] = None
+    """minimiser of a smooth energy, conjugate_gradient of another, else anderson."""
+    adjoint_evaluations: Annotated[int, options.whole(1, 100_000)] = 100
+    """Products of the backward pass in each step, at most."""
+    adjoint_tolerance: Annotated[float, options.number(0, 1)] = 1e-3
+    """Relative residual at which a hypergradient is accepted."""
+    final_evaluations: Annotated[int, options.whole(1, 100_000)] = 500
+    """Of a reconstruction that is judged, at most."""
+    final_tolerance: Annotated[float, options.number(0, 1)] = 1e-5
+    """Where it stops before."""
+    optimiser: Literal["adam", "lbfgs", "gradient_descent"] = "adam"
+    """The last two search along their direction, and need the whole batch."""
+    algorithm: Annotated[str | None, options.among(algorithms.METHODS), options.default("none")] = (
+        None
+    )
+    """An upper-level algorithm in place of hypergradient and solves of its own."""
+    learning_rate: Annotated[float, options.rate, CONSTANT] = 2e-3
+    schedule: Annotated[Literal["constant", "cosine"], CONSTANT] = "constant"
+    """Of the learning rate."""
+    data: Annotated[str, options.data] = "sample"
+    """sample, faces, photographs, idx:DIR, tfds, images:DIR, arrays:FILE."""
+    patch: Annotated[int, options.side, options.patches] = 28
+    """Height and width of the patches of images:DIR."""
+    range: Literal["-1..1", "0..1"] = "-1..1"
+    """Of the values of the images."""
+    train_size: Annotated[int | None, options.size, options.default("all")] = None
+    test_size: Annotated[int | None, options.size, options.default("all")] = None
+    batch_size: Annotated[int | None, options.size, options.default("100, or all")] = None
+    epochs: Annotated[int, options.whole(0)] = 10
+    initial: Annotated[
+        Path | None, options.folder("a run that has ended"), options.default("none")
+    ] = None
+    """Start with what another run learned; with --epochs 0 it is judged as it is."""
+    apply: Annotated[
+        Path | None, options.folder("a run that has ended"), options.default("none")
+    ] = None
+    """Reconstruct the pictures of --data images:DIR by what this run learned."""
+    measured: Annotated[bool, options.only("with --apply", lambda c: c.apply is not None)] = False
+    """The pictures are measurements, and not true ones that are measured first."""
+    seed: Annotated[int, options.seed] = 0
+    out: Annotated[Path | None, options.output, options.runs] = None
+    """Folder of the results."""
+    fresh: bool = False
+    """Start anew instead of going on."""
+
+
+def main(config: Any) -> dict[str, Any]:
+    """Learn, resuming where an earlier call stopped, or apply; returns the headline numbers."""
+    with common.clear_errors():
+        options.check(config)
+    run = applying.apply if config.apply is not None else _learn
+    return precision.highest(run)(config)
+
+
+def _learn(config: Any) -> dict[str, Any]:
+    with contextlib.ExitStack() as stack:
+        with common.clear_errors():
+            images = data.load(
+                config.data,
+                train_size=config.train_size,
+                test_size=config.test_size,
+                patch=config.patch,
+                seed=config.seed,
+                value_range=RANGES[config.range],
+            )
+            problem = _posed(config, images)
+            chosen = common.options_of(config)
+            if config.schedule == "constant":
+                chosen.pop("epochs")  # they may grow
+            chosen["initial"] = config.initial and str(config.initial)
+            name = f"learn-{config.operator}-{config.regularizer}-{common.digest(chosen)}"
+            claimed = folders.claim_over(
+                images, config, name, chosen, FILES, sources={"--initial": config.initial}
+            )
+            out = stack.enter_context(claimed)
+        return _run(config, images, problem, out)
+
+
+def _run(config: Any, images: data.Images, problem: Any, out: Path) -> dict[str, Any]:
+    recipe, model, setting, params, trainer = problem
+    _, run_key, picture_key = learning.keys(config.seed)
+    train, test = jnp.asarray(images.train), jnp.asarray(images.test)
+    known = baselines.baselines(model.K, train, test, config.noise, picture_key)
+    print(f"test loss without learning: {baselines.text(known)}", file=sys.stderr)
+    measured = model.measure(params, train, jax.random.fold_in(picture_key, 1))
+    state = trainer.init(params, measured) if setting.warm else trainer.init(params)
+    f = None if config.fresh_noise or config.sampling else measured
+    steps = learning.steps_per_epoch(len(train), config.batch_size)
+    done = running.course(
+        out,
+        trainer,
+        setting,
+        state,
+        (train, test),
+        epochs=config.epochs,
+        steps=steps,
+        key=run_key,
+        f=f,
+    )
+    found = report.report(config, images, model, setting, params, done, known, out)
+    chosen = json.loads(json.dumps(common.options_of(config), default=str))
+    about = {"command": "learn", "options": chosen, "result": found}
+    recipes.save(
+        out / recipes.FILE, Learned(recipe, model.shape, images.range, done.state.params, about)
+    )
+    folders.write(out / "result.json", json.dumps(common.plain(found), indent=1))
+    return found | {"out": str(out)}
+
+
+def _posed(config: Any, images: data.Images) -> Any:
+    """The recipe, the model, the setting, the params to start from and the trainer.
+
+    Raises: ValueError for parts and options that do not go together, before anything runs.
+    """
+    if config.regularizer == "dense":
+        sizes.dense(config, ["bilevel"], images)
+    if config.batch_size is not None and config.optimiser != "adam":
+        raise ValueError(
+            f"--optimiser {config.optimiser} --batch-size {config.batch_size}: a line search needs "
+            "the same images at every trial; leave --batch-size out, or take adam"
+        )
+    recipe = parts.recipe_of(config)
+    model = recipe.model(images.shape)
+    params = recipe.init(model, learning.keys(config.seed)[0]) | _scalars(config)
+    if config.initial is not None:
+        params |= _initial(config, model)
+    setting = parts.setting_of(config, model, params)
+    count = len(images.train)
+    whole = config.optimiser != "adam"
+    batch_size = count if whole else config.batch_size
+    total_steps = max(config.epochs, 1) * learning.steps_per_epoch(count, batch_size)
+    schedule = learning.cosine if config.schedule == "cosine" else learning.linear(1.0)
+    trainer = learning.trainer(
+        model,
+        setting,
+        total_steps=total_steps,
+        batch_size=batch_size,
+        loss_function=losses.LOSSES[config.loss],
+        learned=config.learn,
+        optimiser=learning.SEARCHING[config.optimiser]() if whole else None,
+        schedule=schedule,
+        sampling=config.sampling,
+    )
+    if config.algorithm is not None:
+        train_algorithms.check("bilevel" if model.tied else "deq", config.algorithm)
+        trainer = train_algorithms.trainer(
+            trainer, model, config.algorithm, count=count, total_steps=total_steps
+        )
+    learning.check(trainer.learner, params)
+    model.require(params)
+    return recipe, model, setting, params, trainer
+
+
+def _scalars(config: Any) -> dict[str, Any]:
+    scalars = {"gamma": config.gamma, "lam": config.lam, "noise": config.noise}
+    scalars |= {"learning_rate": config.learning_rate}
+    scalars |= {} if config.tau is None else {"tau": config.tau}
+    return {name: jnp.asarray(value, float) for name, value in scalars.items()}
+
+
+def _initial(config: Any, model: Any) -> dict[str, Any]:
+    """What another run learned of the regulariser. Raises: ValueError for one of another kind."""
+    learned = recipes.load(config.initial)
+    if learned.recipe.regularizer != config.regularizer:
+        raise ValueError(
+            f"--initial {config.initial}: learned {learned.recipe.regularizer}, and --regularizer "
+            f"is {config.regularizer}; choose one"
+        )
+    own = model.init(learning.keys(0)[0])
+    found = {name: learned.params[name] for name in own}
+    model.require(found | _scalars(config))
+    return found

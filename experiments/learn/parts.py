@@ -1,0 +1,127 @@
+"""The words of a learning problem, and the options that the chosen parts bring.
+
+What an operator or a regulariser takes beside an image shape is an option of the command by the
+name of the part, `--operator.size 9`, with the type and the default that its function declares. So
+an entry of a registry is an entry of this command.
+"""
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deqbilevel import checks, hypergradients, operators, regularizers, settings, solvers
+from deqbilevel.linearised import SOLVERS as TOGETHER
+from deqbilevel.losses import LOSSES
+from deqbilevel.models import Model
+from deqbilevel.recipes import Recipe
+from deqbilevel.settings import MINIMISER, PUT_TOGETHER, Budget, Setting
+
+PARTS: dict[str, checks.Registry[Any]] = {
+    "operator": operators.OPERATORS,
+    "regularizer": regularizers.REGULARIZERS,
+}
+"""The parts with options of their own."""
+
+LOWER = [*solvers.SOLVERS, *solvers.DESCENTS, *TOGETHER]
+"""Solvers of the lower level."""
+
+SEPARATOR = "__"
+"""Between a part and its option in the name of a field."""
+
+HIDDEN = ("method",)
+"""Options that change how a part is computed, not what it is."""
+
+
+def options_of(part: str, name: str) -> list[tuple[str, Any, Any]]:
+    """The options of a part as fields of a dataclass: names, types and defaults."""
+    build: Any = PARTS[part][name]
+    hints = typing.get_type_hints(getattr(build, "func", build))
+    bound = getattr(build, "keywords", {})
+    return [
+        (f"{part}{SEPARATOR}{option}", hints[option], parameter.default)
+        for option, parameter in list(inspect.signature(build).parameters.items())[1:]
+        if option not in bound and option not in HIDDEN
+    ]
+
+
+def with_options(kind: type, arguments: Sequence[str]) -> type:
+    """The dataclass of the command with the options of the parts that a command line chooses."""
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    fields: list[Any] = []
+    for part, registry in PARTS.items():
+        name = _chosen(part, arguments) or defaults[part]
+        if name in registry:
+            fields += [
+                (field, hint, dataclasses.field(default=default))
+                for field, hint, default in options_of(part, name)
+            ]
+    # Its documentation is that of the fields before it, where tyro looks for it.
+    made = dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True)
+    made.__doc__ = kind.__doc__
+    return made
+
+
+def _chosen(part: str, arguments: Sequence[str]) -> str | None:
+    """What a command line says of a part, in either form of an option with a value."""
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        if flag == f"--{part}":
+            return value
+        if flag.startswith(f"--{part}="):
+            return flag.partition("=")[2]
+    return None
+
+
+def recipe_of(config: Any) -> Recipe:
+    """The recipe that the options name."""
+    return Recipe(
+        operator=config.operator,
+        operator_options=_given(config, "operator"),
+        regularizer=config.regularizer,
+        regularizer_options=_given(config, "regularizer"),
+        fidelity=config.fidelity,
+        step=config.step,
+        start=config.start,
+        learns_operator="K" in (config.learn or ()),
+    )
+
+
+def _given(config: Any, part: str) -> Mapping[str, Any]:
+    own = options_of(part, getattr(config, part))
+    return {
+        field.partition(SEPARATOR)[2]: getattr(config, field, default) for field, _, default in own
+    }
+
+
+def setting_of(config: Any, model: Model, params: Mapping[str, Any]) -> Setting:
+    """How the lower level and its adjoint are solved; what is not said follows from the model.
+
+    Raises: ValueError for values that cannot be used.
+    """
+    phi: Any = params.get("phi")
+    smooth = model.tied and getattr(phi, "twice_differentiable", True)
+    lower = config.lower or ("optimized_gradient" if model.tied else "anderson")
+    default = MINIMISER if smooth else "conjugate_gradient" if model.tied else "anderson"
+    budget = Budget(config.lower_evaluations, config.adjoint_evaluations)
+    return settings.check(
+        Setting(
+            forward_tolerance=config.lower_tolerance,
+            adjoint_tolerance=config.adjoint_tolerance,
+            budget=budget,
+            limit=budget,
+            evaluation_tolerance=config.final_tolerance,
+            evaluation_budget=config.final_evaluations,
+            ridge=1e-4,
+            relative_ridge=True,
+            preconditioned=False,
+            learning_rate=config.learning_rate,
+            solver=lower,
+            hypergradient=config.hypergradient or default,
+            warm=model.tied and not config.fresh_noise if config.warm is None else config.warm,
+        )
+    )
+
+
+HYPERGRADIENTS = [MINIMISER, *hypergradients.METHODS, PUT_TOGETHER]
+LOSS_NAMES = list(LOSSES)

@@ -1,0 +1,113 @@
+"""What a run of `experiments.learn` shows: numbers beside doing nothing, pictures, filters."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from deqbilevel import baselines, learning, losses, plots
+from deqbilevel.data import Images
+from deqbilevel.models import Model
+from deqbilevel.settings import Setting
+from deqbilevel.types import Params
+from experiments.drawing import draw
+from experiments.running import Course
+
+SHOWN = 6
+"""Test images that are drawn."""
+
+JUDGED = 1000
+"""Test images that are judged at the end, at most."""
+
+TOGETHER = 100
+"""Of them reconstructed at once."""
+
+
+def report(
+    config: Any,
+    images: Images,
+    model: Model,
+    setting: Setting,
+    start: Params,
+    done: Course,
+    known: dict[str, float],
+    out: Path,
+) -> dict[str, Any]:
+    """Draw what was learned, and return its numbers on the test images."""
+    test = jnp.asarray(images.test[:JUDGED])
+    key = learning.keys(config.seed)[2]
+    f = model.measure(start, test, key)
+    before, _ = reconstructed(model, setting, start, f)
+    u, residual = reconstructed(model, setting, done.state.params, f)
+    nothing = {"adjoint": model.K.adjoint(f)}
+    if f.shape == test.shape:
+        nothing = {"measured": f} | nothing
+    pictures = {**nothing, "start": before, "learned": u}
+    scores = {name: _scores(images, x, test) for name, x in pictures.items()}
+    last = done.records[-1]
+    found: dict[str, Any] = {
+        f"{what}_{name}": values[what] for name, values in scores.items() for what in values
+    }
+    found |= {
+        "test_loss": last["test_loss"],
+        "test_loss_initial": done.records[0]["test_loss"],
+        **baselines.numbers(known),
+        "residual": residual,
+        "forward_evaluations": last["forward_evaluations"],
+        "adjoint_evaluations": last["adjoint_evaluations"],
+        "epochs": last["epoch"],
+        "diverged": bool(last["diverged"]),
+        "seconds": sum(record["seconds"] for record in done.records),
+        "step_ms": last["step_ms"],
+    }
+    best = max(values["psnr_db"] for name, values in scores.items() if name in nothing)
+    if not scores["learned"]["psnr_db"] > best:
+        print(
+            f"warning: the reconstructions have {scores['learned']['psnr_db']:.2f} dB, and doing "
+            f"nothing {best:.2f}: nothing useful was learned",
+            file=sys.stderr,
+        )
+    caption = _caption(config, images, last["epoch"])
+    rows = {"true u": test} | {
+        f"{name}\n{scores[name]['psnr_db']:.2f} dB": x for name, x in pictures.items()
+    }
+    low, high = images.range
+    grey = {name: np.asarray(2 * (x[:SHOWN] - low) / (high - low) - 1) for name, x in rows.items()}
+    draw(out / "reconstructions.png", plots.reconstructions, grey, model.shape, caption)
+    text = caption + f"; without learning: {baselines.text(known)}"
+    draw(out / "losses.png", plots.loss_curves, done.records, text, baselines.levels(known))
+    _draw_kernels(start, done.state.params, caption, out)
+    return found
+
+
+def reconstructed(model: Model, setting: Setting, params: Params, f: Array) -> tuple[Array, float]:
+    """The reconstructions of measurements, some at a time, and their largest residual."""
+    solve = jax.jit(lambda params, f: model.reconstruct(setting.evaluation(), params, f))
+    parts = [solve(params, f[i : i + TOGETHER]) for i in range(0, len(f), TOGETHER)]
+    residual = max(float(info.residual) for _, info in parts)
+    return jnp.concatenate([u for u, _ in parts]), residual
+
+
+def _scores(images: Images, u: Array, truth: Array) -> dict[str, float | None]:
+    psnr = losses.psnr(u, truth, data_range=images.peak)
+    similar = losses.ssim_or_nan(u, truth, images.shape, data_range=images.peak)
+    return {"psnr_db": float(jnp.mean(psnr)), "ssim": float(jnp.mean(similar))}
+
+
+def _caption(config: Any, images: Images, epochs: int) -> str:
+    return (
+        f"{config.operator}, {config.regularizer}, noise {config.noise:g} of values in "
+        f"{config.range}, {config.loss}, epochs: {epochs}; {images.source}"
+    )
+
+
+def _draw_kernels(start: Params, learned: Params, caption: str, out: Path) -> None:
+    """Kernels before and after, where the regulariser has some."""
+    for name in ("filters", "A"):
+        if name in learned and learned[name].ndim == 3:
+            stages = {"start": np.asarray(start[name]), "learned": np.asarray(learned[name])}
+            draw(out / "kernels.png", plots.kernel_figure, stages, caption)
