@@ -20,8 +20,12 @@ from deqbilevel import archives, arrays, checks, fidelities, maps, models, opera
 from deqbilevel.models import Model
 from deqbilevel.types import Params
 
-FILE = "learned.npz"
-"""What a command calls the file of what it learned, in the folder of its run."""
+
+def file(name: str | None = None) -> str:
+    """What a command calls the file of what it learned in the folder of its run; of several models,
+    by their names."""
+    return "learned.npz" if name is None else f"learned-{name}.npz"
+
 
 STEPS: checks.Registry[Any] = checks.Registry(
     "step", {**maps.MAPS, "plug_and_play_step": maps.plug_and_play_step}
@@ -64,6 +68,12 @@ class Recipe(NamedTuple):
         """The params that learning starts from, with the operator where it is learned."""
         params = model.init(key)
         return params | {"K": model.K} if self.learns_operator else params
+
+
+def dense(task: str, model: str, activation: str, threshold: float) -> Recipe:
+    """The dense model of [REB] 3.2, as `models.build` makes it, with an activation."""
+    options = {"tied": models.MODELS[model], "activation": activation, "threshold": threshold}
+    return Recipe(models.TASKS[task], {}, "dense", options, start="zero")
 
 
 def built(
@@ -110,29 +120,40 @@ class Learned(NamedTuple):
 def save(path: Path, learned: Learned) -> None:
     """Write what was learned, whole or not at all; `load` reads it.
 
-    Raises: ValueError for params that are not finite.
+    Raises: ValueError for params that are not finite, or not of the recipe and numbers beside.
     """
-    checks.finite("params", learned.params)
-    leaves = _named(learned.params)
+    params = checks.finite("params", learned.params)
+    own = _template(learned.recipe, learned.shape)
+    beside = {name: x for name, x in params.items() if name not in own}
+    structure = jax.tree.structure({name: params.get(name) for name in own})
+    numbers = jax.tree_util.all_leaves(beside.values()) and not any(map(jnp.ndim, beside.values()))
+    if structure != jax.tree.structure(own) or not numbers:
+        raise ValueError(f"params: {sorted(params)}; expected {sorted(own)} and single numbers")
+    leaves = _named(params)
     header = {
         "recipe": learned.recipe._asdict(),
         "shape": learned.shape,
         "range": learned.range,
-        "scalars": sorted(_scalars(learned.params, learned.recipe, learned.shape)),
+        "beside": sorted(beside),
         "about": learned.about,
     }
     stored = {name: np.asarray(x) for name, x in leaves.items()}
     archives.write_arrays(path, stored | {"about": np.array(json.dumps(header))})
 
 
-def load(path: str | Path) -> Learned:
+def load(path: str | Path, name: str | None = None) -> Learned:
     """What a command of ours learned: of the folder of a run, or of its file.
 
+    name: of the model, where a run has several.
     Raises: ValueError for a folder without such a file, and for a file that holds anything else,
     naming it and what is wrong there.
     """
     path = Path(path)
-    path = path / FILE if path.is_dir() else path
+    if path.is_dir():
+        there = sorted(x.stem.removeprefix("learned-") for x in path.glob(file("*")))
+        if name is None and there and not (path / file()).exists():
+            raise ValueError(f"{path}: several models; give the name of one: {', '.join(there)}")
+        path = path / file(name)
     if not path.is_file():
         raise ValueError(f"{path}: not there; expected the folder of a run that has ended")
     try:
@@ -140,9 +161,8 @@ def load(path: str | Path) -> Learned:
         header = json.loads(str(arrays.read(path, _only(found, "about"))["about"]))
         recipe = Recipe(**header["recipe"])
         shape, limits = tuple(header["shape"]), tuple(header["range"])
-        model = recipe.model(shape)
-        template = jax.eval_shape(lambda key: recipe.init(model, key), jax.random.key(0))
-        template |= {name: jax.ShapeDtypeStruct((), float) for name in header["scalars"]}
+        template = _template(recipe, shape)
+        template |= {name: jax.ShapeDtypeStruct((), float) for name in header["beside"]}
         about = header["about"]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: not what deqbilevel wrote ({error})") from error
@@ -161,10 +181,9 @@ def _named(params: Params) -> dict[str, Any]:
     }
 
 
-def _scalars(params: Params, recipe: Recipe, shape: tuple[int, int]) -> set[str]:
-    """The entries that the model's own init does not make."""
-    own = jax.eval_shape(lambda key: recipe.init(recipe.model(shape), key), jax.random.key(0))
-    return set(params) - set(own)
+def _template(recipe: Recipe, shape: tuple[int, int]) -> dict[str, Any]:
+    """The form of the params that the model starts from."""
+    return jax.eval_shape(lambda key: recipe.init(recipe.model(shape), key), jax.random.key(0))
 
 
 def _only(found: Mapping[str, arrays.Header], name: str) -> arrays.Schema:

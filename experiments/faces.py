@@ -35,11 +35,12 @@ from deqbilevel import (
     learning,
     losses,
     models,
-    operators,
     plots,
+    recipes,
 )
 from deqbilevel.data import Images
 from deqbilevel.models import Model
+from deqbilevel.recipes import Learned, Recipe
 from deqbilevel.regularizers import normalised
 from deqbilevel.settings import Budget, Setting
 from deqbilevel.types import Params
@@ -153,7 +154,7 @@ class Faces:
 def files_of(config: Faces) -> list[str]:
     """What a run writes beside its figures, see `folders`."""
     kinds = ("metrics-{}.jsonl", "states/{}/<checkpoint>", "best/{}/<checkpoint>")
-    kinds += ("kernels-{}.npz",)
+    kinds += ("kernels-{}.npz", recipes.file("{}"))
     own = [kind.format(name) for name in config.models for kind in kinds]
     return [*own, "summary.md", "result.json"]
 
@@ -284,16 +285,16 @@ def stored_kernels(config: Faces, name: str) -> Params | None:
 
 def build(config: Faces, name: str, shape: tuple[int, int]) -> Model:
     """Raises: ValueError for kernels that are larger than the pictures."""
-    K = operators.Identity()
-    if config.task == "deblurring":
-        K = operators.diagonal_blur(shape, config.blur, config.padding)
-    tied, kernels = models.MODELS[name], config.kernels
-    return models.assemble(K, normalised.normalised(shape, tied=tied, kernels=kernels), start=as_is)
+    return recipe_of(config, name).model(shape)
 
 
-def as_is(f: Array) -> Array:
-    """The lower level starts at what was measured."""
-    return f
+def recipe_of(config: Faces, name: str) -> Recipe:
+    """The model by its words; the lower level starts at what was measured."""
+    own = {"tied": models.MODELS[name], "kernels": config.kernels}
+    if config.task == "denoising":
+        return Recipe("identity", {}, "normalised", own, start="measurement")
+    blur = {"size": config.blur, "boundary": config.padding}
+    return Recipe("diagonal_blur", blur, "normalised", own, start="measurement")
 
 
 def setting(config: Faces, name: str) -> Setting:
@@ -547,6 +548,9 @@ def _show(
             f"| {found['psnr_db']:.2f} | {similar} | {solved:.0%} | {seconds:.0f} |"
         )
         _keep_kernels(out, name, run, caption)
+        about = {"command": "faces", "epoch": run.epoch, "lane": run.lane}
+        learned = Learned(recipe_of(config, name), images.shape, images.range, run.params, about)
+        recipes.save(out / recipes.file(name), learned)
     curves = {
         name: {s: [r[f"{s}_loss"][run.best] for r in run.records] for s in ("train", "test")}
         for name, run in runs.items()

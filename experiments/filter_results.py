@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array
 from tqdm import tqdm
 
-from deqbilevel import conditions, losses, operators, plots, pretrained
+from deqbilevel import conditions, losses, operators, plots, pretrained, recipes
 from deqbilevel.models import Model
 from deqbilevel.pretrained import Learned
 from deqbilevel.regularizers import convolutional
@@ -81,10 +81,22 @@ def report(
     result = {k: v for k, v in numbers.items() if k != "out"}
     about = {"options": options | names, "source": outcome.task.source, "result": result}
     pretrained.save(out / "filters.npz", Learned(params, options["boundary"], about))
+    recipes.save(out / recipes.file(), _learned(outcome, params, about))
     folders.write(out / "conditions.txt", _conditions(outcome, start, params))
     _draw(outcome, lambda lane, name: solve(lane, name)[0], best, out)
     folders.write(out / "result.json", json.dumps(numbers, indent=1))
     return numbers
+
+
+def _learned(outcome: Outcome, params: dict[str, Any], about: dict[str, Any]) -> recipes.Learned:
+    """The filters as they are, whatever they are combinations of, by a recipe."""
+    options, c = outcome.options, convolutional.filters(params)
+    own = {name: options[name] for name in ("potential", "eps", "boundary")}
+    recipe = recipes.Recipe(regularizer_options=own | {"filters": tuple(c.shape)})
+    plain = {"filters": c} | {name: params[name] for name in ("beta", "beta_0", "phi")}
+    plain |= {"noise": jnp.asarray(options["noise"], c.dtype)}
+    shape = outcome.task.held_out.shape
+    return recipes.Learned(recipe, shape, (0.0, 1.0), plain, about)
 
 
 # ---- judging

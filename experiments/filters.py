@@ -30,6 +30,7 @@ from deqbilevel import (
     losses,
     potentials,
     pretrained,
+    recipes,
     solvers,
 )
 from deqbilevel.files import FileError
@@ -123,7 +124,7 @@ SMOOTH = [
 
 FILES = (
     *("metrics.jsonl", "latest/<checkpoint>", "pictures.jsonl", "filters.npz", "conditions.txt"),
-    "result.json",
+    *(recipes.file(), "result.json"),
 )
 """What a run writes beside its figures, see `folders`."""
 

@@ -35,18 +35,17 @@ from deqbilevel import (
     data,
     learning,
     losses,
-    maps,
     models,
     operators,
     plots,
+    recipes,
     settings,
 )
 from deqbilevel.contraction import Finding
 from deqbilevel.data import Images
 from deqbilevel.files import FileError, whole
 from deqbilevel.models import Model
-from deqbilevel.regularizers import Regularizer
-from deqbilevel.regularizers.networks import convex, denoiser
+from deqbilevel.recipes import Learned, Recipe
 from deqbilevel.types import Info, Params, Solver
 from experiments import command, common, folders, options, sizes
 from experiments.drawing import draw
@@ -145,7 +144,7 @@ class Run(NamedTuple):
     model: Model
     taught: Model
     """The model that is trained: the same, but for plug-and-play a denoiser."""
-    network: Regularizer | None
+    recipe: Recipe
     params: Params
     """At the start."""
     taught_noise: float
@@ -183,6 +182,7 @@ def files_of(config: Networks) -> list[str]:
     """What a run writes beside its figures, see `folders`."""
     runs = [f"states/{task}-{name}" for task in config.tasks for name in config.models]
     own = [name + end for name in runs for end in ("/<checkpoint>", ".npy")]
+    own += [recipes.file(f"{task}-{name}") for task in config.tasks for name in config.models]
     return ["rows.jsonl", "metrics.jsonl", *own, "summary.md", "result.json"]
 
 
@@ -217,35 +217,27 @@ def build(config: Networks, task: str, name: str, images: Images) -> Run:
         tau=config.tau,
         gamma=case["gamma"] if config.gamma is None else config.gamma,
         lam=config.lam,
-        activation=case["activation"],
+        activation=case["activation"] if name in models.MODELS else None,
         noise=case["noise"] if config.noise is None else config.noise,
         learning_rate=settings.SETTINGS[config.setting].learning_rate if rate is None else rate,
     )
-    network = None
-    if name in models.MODELS:
-        model = taught = models.build(task, name, shape)
-    else:
-        network = (
-            convex(shape, channels=config.channels)
-            if name == "convex"
-            else denoiser(
-                shape,
-                channels=config.channels,
-                layers=config.layers,
-                normalised=config.normalise,
-            )
-        )
-        model = _assemble(task, STEPS.get(name, "gradient_step"), network, shape)
-        taught = _denoising(model) if name == "plug_and_play" else model
+    recipe = recipe_of(config, task, name)
+    model = recipe.model(shape)
+    taught = _denoising(model) if name == "plug_and_play" else model
     key, _, _ = learning.keys(config.seed)
     noise = config.denoiser_noise if name == "plug_and_play" else float(scalars["noise"])
-    return Run(task, name, model, taught, network, model.init(key) | scalars, noise)
+    return Run(task, name, model, taught, recipe, model.init(key) | scalars, noise)
 
 
-def _assemble(task: str, step: str, network: Regularizer, shape: tuple[int, int]) -> Model:
-    """The model with a network."""
-    K = operators.OPERATORS[models.TASKS[task]](shape)
-    return models.assemble(K, network, step=getattr(maps, step), start=jnp.zeros_like)
+def recipe_of(config: Networks, task: str, name: str) -> Recipe:
+    """The model by its words."""
+    if name in models.MODELS:
+        return recipes.dense(task, name, TASKS[task]["activation"], config.tau)
+    own: dict[str, Any] = {"channels": config.channels}
+    if name != "convex":
+        own |= {"layers": config.layers, "normalised": config.normalise}
+    network, step = "convex" if name == "convex" else "denoiser", STEPS.get(name, "gradient_step")
+    return Recipe(models.TASKS[task], {}, network, own, step=step, start="zero")
 
 
 def _denoising(model: Model) -> Model:
@@ -265,7 +257,7 @@ def _check(config: Networks, runs: list[Run], images: Images) -> None:
         truth = jnp.asarray(images.test[:4])
         found = findings(run, run.params, truth, truth)
         print(f"\n{run.task}, {run.name}, before training\n{contraction.text(found)}", flush=True)
-        names = ENFORCED if run.network else ENFORCED[:1]
+        names = ENFORCED[:1] if run.name in models.MODELS else ENFORCED
         failing = [x for x in found if x.name in names and not x.holds]
         broken += [
             f"{run.task}, {run.name}: {x.name} ({x.meaning}) is {x.value:.4g} of {x.bound:.4g}"
@@ -341,6 +333,8 @@ def learn(config: Networks, run: Run, images: Images, out: Path) -> dict[str, An
             "the file back, or start anew with --fresh"
         )
     params = state.params | {"noise": run.params["noise"]}
+    learned = Learned(run.recipe, images.shape, images.range, params, {"command": "networks"})
+    recipes.save(out / recipes.file(f"{run.task}-{run.name}"), learned)
     return {
         "task": run.task,
         "model": run.name,

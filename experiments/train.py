@@ -31,11 +31,11 @@ from deqbilevel import (
 from deqbilevel.data import Images
 from deqbilevel.learning import evaluation
 from deqbilevel.models import Model
-from deqbilevel.recipes import Learned, Recipe
+from deqbilevel.recipes import Learned
 from experiments import command, common, folders, options, running, sizes, train_algorithms
 from experiments.drawing import draw
 
-FILES = (*running.FILES, recipes.FILE, "result.json")
+FILES = (*running.FILES, recipes.file(), "result.json")
 """What a run writes beside its figures, see `folders`."""
 
 OF_TASK: dict[str, dict[str, Any]] = {
@@ -161,10 +161,9 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
     )
     caption = _caption(config, images, records[-1], known)
     numbers = _headline(model, state, records, known, test, picture_key, out)
-    recipes.save(
-        out / recipes.FILE,
-        Learned(_recipe(config), model.shape, images.range, state.params, {"command": "train"}),
-    )
+    recipe = recipes.dense(config.task, config.model, str(config.activation), config.tau)
+    learned = Learned(recipe, model.shape, images.range, state.params, {"command": "train"})
+    recipes.save(out / recipes.file(), learned)
     folders.write(out / "result.json", json.dumps(common.plain(numbers), indent=1))
     _draw(out, model, setting, state.params, test[:6], picture_key, caption)
     draw(out / "losses.png", plots.loss_curves, records, caption, baselines.levels(known))
@@ -203,13 +202,6 @@ def _setting(config: Train) -> settings.Setting:
             "nor a preconditioned map (setting accurate) has; take gmres or bicgstab"
         )
     return settings.check(setting)
-
-
-def _recipe(config: Train) -> Recipe:
-    """The dense model, with the activation that came with the hyperparameters."""
-    dense = {"tied": models.MODELS[config.model], "activation": config.activation}
-    dense |= {"threshold": config.tau}
-    return Recipe(models.TASKS[config.task], {}, "dense", dense, start="zero")
 
 
 def _caption(config: Train, images: Images, record: dict[str, Any], known: dict[str, float]) -> str:

@@ -35,7 +35,7 @@ from deqbilevel.recipes import Learned
 from experiments import common, folders, options, running, sizes, train_algorithms
 from experiments.learn import applying, parts, report
 
-FILES = (*running.FILES, recipes.FILE, "result.json")
+FILES = (*running.FILES, recipes.file(), "result.json")
 """What a run writes beside its figures, see `folders`."""
 
 RANGES = {"-1..1": (-1.0, 1.0), "0..1": (0.0, 1.0)}
@@ -186,7 +186,7 @@ def _run(config: Any, images: data.Images, problem: Any, out: Path) -> dict[str,
     chosen = json.loads(json.dumps(common.options_of(config), default=str))
     about = {"command": "learn", "options": chosen, "result": found}
     recipes.save(
-        out / recipes.FILE, Learned(recipe, model.shape, images.range, done.state.params, about)
+        out / recipes.file(), Learned(recipe, model.shape, images.range, done.state.params, about)
     )
     folders.write(out / "result.json", json.dumps(common.plain(found), indent=1))
     return found | {"out": str(out)}

@@ -48,7 +48,7 @@ def options_of(part: str, name: str) -> list[tuple[str, Any, Any]]:
 
 def with_options(kind: type, arguments: Sequence[str]) -> type:
     """The dataclass of the command with the options of the parts that a command line chooses."""
-    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(kind)}
     fields: list[Any] = []
     for part, registry in PARTS.items():
         name = _chosen(part, arguments) or defaults[part]

@@ -64,7 +64,7 @@ def report(
         "seconds": sum(record["seconds"] for record in done.records),
         "step_ms": last["step_ms"],
     }
-    best = max(values["psnr_db"] for name, values in scores.items() if name in nothing)
+    best = max(scores[name]["psnr_db"] for name in nothing)
     if not scores["learned"]["psnr_db"] > best:
         print(
             f"warning: the reconstructions have {scores['learned']['psnr_db']:.2f} dB, and doing "
@@ -92,7 +92,7 @@ def reconstructed(model: Model, setting: Setting, params: Params, f: Array) -> t
     return jnp.concatenate([u for u, _ in parts]), residual
 
 
-def _scores(images: Images, u: Array, truth: Array) -> dict[str, float | None]:
+def _scores(images: Images, u: Array, truth: Array) -> dict[str, float]:
     psnr = losses.psnr(u, truth, data_range=images.peak)
     similar = losses.ssim_or_nan(u, truth, images.shape, data_range=images.peak)
     return {"psnr_db": float(jnp.mean(psnr)), "ssim": float(jnp.mean(similar))}
