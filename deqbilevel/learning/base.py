@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from deqbilevel import checks, hypergradients, linearised, solvers
+from deqbilevel import checks, hypergradients, linearised, settings, solvers
 from deqbilevel.losses import Loss, mean_squared_error
 from deqbilevel.models import Model
 from deqbilevel.settings import MINIMISER, PUT_TOGETHER, Budget, Setting
@@ -79,7 +79,7 @@ def weights_of(learner: Learner, params: Params) -> Params:
 
 def check(learner: Learner, params: Params) -> None:
     """Raises ValueError for parts that do not go together, naming both and what to take instead."""
-    setting, (model, *_) = learner.setting, learner.models
+    setting, (model, *_) = settings.check(learner.setting), learner.models
     for one in learner.models:
         if not isinstance(one, Model):
             raise ValueError(f"model {one!r}: expected what models.build or models.assemble makes")
