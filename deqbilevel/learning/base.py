@@ -77,6 +77,12 @@ def weights_of(learner: Learner, params: Params) -> Params:
     return {name: params[name] for name in learner.learned}
 
 
+def check_names(learned: Any) -> None:
+    """Raises: ValueError for what is no tuple of names."""
+    if not isinstance(learned, tuple) or not all(isinstance(name, str) for name in learned):
+        raise ValueError(f"learned={learned!r}: expected names of params, such as ('A',)")
+
+
 def check(learner: Learner, params: Params) -> None:
     """Raises ValueError for parts that do not go together, naming both and what to take instead."""
     setting, (model, *_) = settings.check(learner.setting), learner.models
@@ -84,10 +90,7 @@ def check(learner: Learner, params: Params) -> None:
         if not isinstance(one, Model):
             raise ValueError(f"model {one!r}: expected what models.build or models.assemble makes")
     checks.function("loss_function", learner.loss)
-    if not isinstance(learner.learned, tuple) or not all(
-        isinstance(name, str) for name in learner.learned
-    ):
-        raise ValueError(f"learned={learner.learned!r}: expected names of params, such as ('A',)")
+    check_names(learner.learned)
     weights_of(learner, params)
     if learner.sampling and "K" not in learner.learned:
         raise ValueError("sampling: takes measurements by the learned K, and K is not learned")
