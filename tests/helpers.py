@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
+import optax
 from jax.experimental import io_callback
 
-from deqbilevel import models, operators, potentials, regularizers
+from deqbilevel import learning, losses, models, operators, potentials, regularizers
+from deqbilevel.regularizers import convolutional
+from deqbilevel.settings import SETTINGS, Budget
 
 SHAPE = (6, 6)
 PIXELS = SHAPE[0] * SHAPE[1]
@@ -145,6 +148,50 @@ def measurements(K: operators.Operator, seed: int, batch: int = 2) -> jax.Array:
     if not jnp.issubdtype(data.dtype, jnp.complexfloating):
         return f
     return f + 1j * normal(seed + 100, *data.shape)
+
+
+FILTERED = (6, 7)
+"""The shape of the images that filters are learned on."""
+
+
+def filter_model(phi: Any, K: Any = None, shape: tuple[int, int] = FILTERED) -> Any:
+    """A small model of three filters, its params, true images and measurements in the default
+    precision; blurred unless K says otherwise."""
+    K = default_precision(operators.diagonal_blur(shape, 3) if K is None else K)
+    c, beta = 0.5 * normal(0, 3, 3, 2), np.array([-0.5, 0.0, 0.3])
+    p = convolutional.init(c, beta_0=-2.0, beta=beta, phi=phi)
+    model = models.assemble(K, convolutional.bank_of(shape).regularizer(lambda key: p))
+    truth = normal(1, 2, shape[0] * shape[1])
+    f = K.apply(truth) + 0.1 * normal(2, 2, shape[0] * shape[1])
+    return model, p | {"lam": jnp.ones(()), "gamma": jnp.ones(())}, truth, f
+
+
+def filter_learner(
+    *of: models.Model,
+    learned: tuple[str, ...] = ("filters", "beta"),
+    optimiser: Any = None,
+    forward: Any = 50,
+    adjoint: Any = 1000,
+    **setting: Any,
+) -> learning.Learner:
+    """Learning filters by 1/2 ||u - truth||^2 with lower levels that go on warm, as in [CF] D."""
+    budget = Budget(forward, adjoint)
+    options = {
+        "forward_tolerance": 0.0,
+        "adjoint_tolerance": 1e-5,
+        "budget": budget,
+        "limit": budget,
+        "solver": "optimized_gradient",
+        "hypergradient": "minimiser",
+        "warm": True,
+    }
+    return learning.Learner(
+        of,
+        SETTINGS["paper"]._replace(**options | setting),
+        learning.fixed(optax.adam(1e-2)) if optimiser is None else optimiser,
+        learned,
+        losses.half_squared_error,
+    )
 
 
 def zeros(f: jax.Array) -> jax.Array:

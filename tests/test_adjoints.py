@@ -31,7 +31,7 @@ TRUNCATED = ("neumann", "jacobian_free")
 
 def convolutional_step():
     """A gradient step of the filter model on 6x6 images, with its params."""
-    regularizer = convolutional.convolutional((6, 6))
+    regularizer = convolutional.bank_of((6, 6))
     c = 0.5 * normal(0, 3, 3, 2)
     p = convolutional.init(c, beta_0=-1.0, beta=np.array([-0.5, 0.0, 0.3]), phi=CornerRounded(0.5))
     p = default_precision(p | {"lam": 1.0, "gamma": 1.0})

@@ -11,7 +11,7 @@ import optax
 import pytest
 from helpers import PIXELS, float64, model_params, small_model
 
-from deqbilevel import algorithms, bilevel, operators
+from deqbilevel import algorithms, models, operators
 from deqbilevel.algorithms import METHODS, aid, cleaning, guarded, minibatches, run
 from deqbilevel.algorithms.checked import RULES
 from deqbilevel.potentials import POTENTIALS, CornerRounded
@@ -281,18 +281,16 @@ def test_either_precision_is_kept_under_x64(name, double):
 
 
 def test_images_and_params_that_are_not_learned_from_are_named():
-    regularizer = convolutional.convolutional((4, 4))
-    problem = bilevel.Problem(operators.Identity(), 1.0, regularizer)
+    model = models.assemble(operators.Identity(), convolutional.convolutional((4, 4)))
     p = convolutional.init(np.ones((2, 2, 2)), beta_0=-1.0, phi=CornerRounded(0.1))
     u = jnp.ones((2, 16))
     for change, params, truth, f, named in (
-        ({"learned": ("x",)}, p, u, u, "learned 'x': expected one of"),
-        ({"learned": ()}, p, u, u, r"learned=\(\): expected a tuple"),
-        ({"K_norm": 0.0}, p, u, u, "K_norm=0.0: expected a finite number, above 0"),
+        ({"learned": ("x",)}, p, u, u, r"learned=\('x',\): \['x'\] of params"),
+        ({"learned": ()}, p, u, u, r"learned=\(\): none of params"),
         ({}, p | {"phi": POTENTIALS["clipping"]()}, u, u, "phi=.*: expected a smooth potential"),
         ({}, p | {"lam": -1.0}, u, u, "lam=-1.0"),
         ({}, p | {"filters": p["filters"] * jnp.nan}, u, u, "params.*filters.*: holds values"),
-        ({}, {"phi": p["phi"]}, u, u, "params: without filters, beta, beta_0; expected phi"),
+        ({}, {"phi": p["phi"]}, u, u, "params: no beta, beta_0, filters, which the weights"),
         ({}, p, u[0], u[0], r"truth: of shape \[16\]"),
         ({}, p, u[:, :9], u[:, :9], r"truth: of shape \[2, 9\]; expected images \[batch, 16\]"),
         ({}, p, u, u[:1], r"f \(1, 16\): expected \(2, 16\), as K gives it"),
@@ -300,11 +298,13 @@ def test_images_and_params_that_are_not_learned_from_are_named():
         ({}, p, u, u * jnp.inf, "f: holds values that are not finite"),
     ):
         with pytest.raises(ValueError, match=named):
-            algorithms.filters(problem._replace(**change), params, truth, f)
+            algorithms.posed(model, params, truth, f, **change)
     built = small_model("identity", "bilevel")
     params, u = model_params(built), jnp.ones((2, PIXELS))
     for name, value in (("tau", -1.0), ("A", None), ("b", jnp.full(PIXELS, jnp.nan))):
         other = {k: v for k, v in params.items() if k != name}
         other |= {} if value is None else {name: value}
-        with pytest.raises(ValueError, match=f"tau=-1.0|without {name}|params.*{name}.*: holds"):
-            algorithms.dense(built, other, u, u)
+        with pytest.raises(
+            ValueError, match=f"tau=-1.0|params: no {name}, which|params.*{name}.*: holds"
+        ):
+            algorithms.posed(built, other, u, u)

@@ -9,7 +9,7 @@ import optax
 import pytest
 from helpers import PIXELS, SHAPE, default_precision, float64, model_params, normal, small_model
 
-from deqbilevel import algorithms, bilevel, models, operators, potentials
+from deqbilevel import algorithms, losses, models, operators, potentials
 from deqbilevel.algorithms import aid, cleaning, problems
 from deqbilevel.algorithms.base import implicit, lower_level, upper_gradients
 from deqbilevel.algorithms.wrappers import guarded, minibatches, run
@@ -18,15 +18,18 @@ from deqbilevel.regularizers import convolutional
 KEY = jax.random.key(0)
 
 
-def learned_filters(K=None, phi=None, **options):
+def learned_filters(K=None, phi=None, learned=("filters", "beta")):
     """Two images of 6x6 and three filters."""
     K = default_precision(operators.Identity() if K is None else K)
-    problem = bilevel.Problem(K, 1.0, convolutional.convolutional(SHAPE), **options)
     phi = potentials.CornerRounded(0.3) if phi is None else phi
     params = convolutional.init(0.5 * normal(0, 3, 2, 2), beta_0=-1.0, beta=-0.5, phi=phi)
     truth = normal(1, 2, PIXELS)
     f = K.apply(truth) + 0.1 * normal(2, 2, PIXELS)
-    return algorithms.filters(problem, params, truth, f), problem, params
+    model = models.assemble(K, convolutional.convolutional(SHAPE))
+    posed = algorithms.posed(
+        model, params, truth, f, learned=learned, loss=losses.half_squared_error
+    )
+    return posed, model, params
 
 
 def dense(task="denoising"):
@@ -35,7 +38,7 @@ def dense(task="denoising"):
     params = model_params(model, tau=0.3)
     truth = normal(1, 2, PIXELS)
     f = model.K.apply(truth) + 0.1 * normal(2, 2, PIXELS)
-    return algorithms.dense(model, params, truth, f), model, params
+    return algorithms.posed(model, params, truth, f), model, params
 
 
 def corpus(train=12, validation=5, features=4, seed=0):
@@ -152,22 +155,22 @@ def test_the_probes_by_name():
 @float64
 def test_filters_have_the_lower_level_and_the_loss_of_the_bilevel_problem():
     K = operators.diagonal_blur(SHAPE, 3)
-    posed, problem, params = learned_filters(K, learned=("filters", "beta", "lam"))
+    posed, model, params = learned_filters(K, learned=("filters", "beta", "lam"))
     assert set(posed.gamma) == {"filters", "beta", "lam"}
     gamma, x = somewhere(posed), normal(7, 2, PIXELS)
     everything = params | {"gamma": jnp.ones(())} | gamma
 
     def energy(x):
-        return jnp.sum(problem.energy(x, everything, posed.data.f))
+        return jnp.sum(model.energy(x, everything, posed.data.f))
 
     mine = posed.problem.lower_gradient(x, gamma, posed.data)
     np.testing.assert_allclose(mine, jax.grad(energy)(x), rtol=1e-10, atol=1e-12)
     loss = posed.problem.upper(gamma, x, posed.data)
     np.testing.assert_allclose(loss, 0.5 * np.sum((x - posed.data.truth) ** 2), rtol=1e-12)
     np.testing.assert_allclose(
-        1 / posed.problem.lower_step(gamma), problem.lipschitz(everything), rtol=1e-12
+        1 / posed.problem.lower_step(gamma), model.lipschitz(everything), rtol=1e-12
     )
-    np.testing.assert_allclose(posed.x, problem.K.adjoint(posed.data.f), rtol=1e-12)
+    np.testing.assert_allclose(posed.x, model.K.adjoint(posed.data.f), rtol=1e-12)
 
 
 @float64
@@ -186,8 +189,7 @@ def test_strong_convexity_is_known_only_of_convex_denoising():
 def test_dense_has_the_energy_of_the_model_and_the_published_step():
     posed, model, params = dense()
     gamma, x = somewhere(posed), normal(7, 2, PIXELS)
-    cost = models.energy(model.K)
-    expected = jax.grad(lambda x: jnp.sum(cost(x, params | gamma, posed.data.f)))(x)
+    expected = jax.grad(lambda x: jnp.sum(model.energy(x, params | gamma, posed.data.f)))(x)
     mine = posed.problem.lower_gradient(x, gamma, posed.data)
     np.testing.assert_allclose(mine, expected, rtol=1e-10, atol=1e-12)
     loss = posed.problem.upper(gamma, x, posed.data)
@@ -210,7 +212,7 @@ def test_imaging_refuses_what_has_no_lower_level_cost():
     model = small_model("identity", "deq")
     f = jnp.zeros((2, PIXELS))
     with pytest.raises(ValueError, match="an untied model"):
-        algorithms.dense(model, model_params(model), f, f)
+        algorithms.posed(model, model_params(model), f, f)
 
 
 # ---- data cleaning

@@ -168,14 +168,14 @@ def sampled(low, high, **options):
         (lambda: convolutions.transfer(jnp.ones((1, 3, 3)), (2, 2)), "no larger than the grid"),
         (lambda: convolutional.filters({}), "params: no filters, beta, beta_0, phi"),
         (lambda: convolutional.random(3, 1, 2, 2), "key: .*expected a random key"),
-        (lambda: normalised.normalised({}), "params: no A, c, norm_A"),
+        (lambda: normalised.scaled({}), "params: no A, c, norm_A"),
         (lambda: operators.Identity().resolvent(F, -1.0), "a=-1.0: expected a finite number, 0 or"),
         (
             lambda: operators.OPERATORS["row_mask"]((2, 2)).apply(F[:, :1]),
             "images of 4 pi",
         ),
         (lambda: operators.circular_convolution(np.ones((1, 1)), (2, 2), 1), "centre=1: expected"),
-        (lambda: operators.norm(None, 4, KEY), "K.apply: a NoneType; expected a function"),
+        (lambda: operators.norm(None, 4), "K.apply: a NoneType; expected a function"),
         (lambda: maps.gradient_step(None, len), "K.apply: a NoneType; expected a function"),
         (lambda: maps.gradient_step(operators.Identity(), None), "N: a NoneType; expected"),
         (

@@ -258,9 +258,7 @@ def test_other_parameters_are_refused():
         ({}, Region(images=0), 1.0, "images=0: expected a whole number, 1 or more"),
     ],
 )
-def test_what_is_no_region_no_operator_and_no_singular_value_is_refused(
-    change, region, sigma, named
-):
+def test_what_is_no_region_and_no_operator_is_refused(change, region, sigma, named):
     problem, p = small(Quadratic())
     with pytest.raises(ValueError, match=named):
         conditions.report(problem._replace(**change), p, region, sigma)

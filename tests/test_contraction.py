@@ -67,12 +67,8 @@ def test_the_jacobian_is_that_at_the_image():
 
 
 def step(name, K, network):
-    """A map of the table and what it is made of; the network has a D for plug-and-play."""
-
-    def D(u, params):
-        return u - network.gradient(u, params)
-
-    return getattr(maps, name)(K, D if name == "plug_and_play_step" else network.gradient)
+    """A map of the table."""
+    return getattr(maps, name)(K, network.gradient)
 
 
 @functools.cache
@@ -119,9 +115,7 @@ def test_the_constants_of_a_scalar_are_attained():
 def network_report(operator, tau, **options):
     """All findings, and by name."""
     network = networks.denoiser(SHAPE, channels=2, layers=2)
-    K = operators.OPERATORS[operator](SHAPE)
-    G = maps.gradient_step(K, network.gradient)
-    model = models.Model(K, network.gradient, G, False, SHAPE, network.init)
+    model = models.assemble(operators.OPERATORS[operator](SHAPE), network)
     params = network.init(KEY) | models.hyperparameters(tau=tau, gamma=0.5, activation="relu")
     u = normal(1, 2, PIXELS)
     found = contraction.report(

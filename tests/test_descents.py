@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import affine, float64, normal, recorded, residual
-from test_bilevel import setup
+from helpers import affine, filter_model, float64, normal, recorded, residual
 
-from deqbilevel import bilevel, operators
+from deqbilevel import operators
 from deqbilevel.potentials import POTENTIALS
 from deqbilevel.solvers import (
     DESCENTS,
@@ -104,16 +103,16 @@ def test_a_wrong_step_of_the_map_costs_little(descent):
 @float64
 def test_a_cost_without_convexity(descent):
     """The first line may begin where the curvature is negative: d(a) > d(0)."""
-    problem, p, _, f = setup(POTENTIALS["log_sum"](), K=operators.Identity())
+    model, p, _, f = filter_model(POTENTIALS["log_sum"](), operators.Identity())
     p["beta_0"] = jnp.asarray(2.0)
-    F, h = jax.jit(problem.gradient()), 1e-6
+    F, h = jax.jit(model.stationarity()), 1e-6
     bend = (F(f[:1] + h * jnp.eye(f.shape[1]), p, f[:1]) - F(f[:1], p, f[:1])) / h
     assert np.linalg.eigvalsh(bend)[0] < -1, "the cost was to be bent down at the start"
     solver = descent(tolerance=1e-10, max_evaluations=500)
-    u, info = jax.jit(lambda f: bilevel.solve(problem, p, f, f, solver))(f)
+    u, info = jax.jit(lambda f: model.reconstruct(solver, p, f))(f)
     assert info.converged and info.evaluations < 100
     np.testing.assert_allclose(F(u, p, f), 0, atol=1e-8)
-    assert (problem.energy(u, p, f) < problem.energy(f, p, f)).all()
+    assert (model.energy(u, p, f) < model.energy(f, p, f)).all()
     # A double well sum (u^2 - 1)^2 / 4 from beside its top: to the well on the same side.
     u0 = jnp.array([[0.01, -0.02, 0.5], [1e-6, 1e-6, -1e-6]])
     u, info = solver(lambda u: u - 0.1 * (u**3 - u), u0)
@@ -176,13 +175,13 @@ def test_lanes_are_bit_for_bit_what_they_are_alone(descent):
 @float64
 def test_float32_reaches_a_small_gradient(descent):
     """Where differences of costs are rounding; float64 as the default changes nothing."""
-    problem, p, _, f = setup(POTENTIALS["corner_rounded"](), K=operators.Identity())
+    model, p, _, f = filter_model(POTENTIALS["corner_rounded"](), operators.Identity())
     p, f = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (p, f))
     solver = descent(tolerance=2e-6, max_evaluations=1000)
-    u, info = jax.jit(lambda f: bilevel.solve(problem, p, f, f, solver))(f)
+    u, info = jax.jit(lambda f: model.reconstruct(solver, p, f))(f)
     assert info.converged and u.dtype == info.residual.dtype == jnp.float32
-    slope = np.linalg.norm(problem.gradient()(u, p, f))
-    assert slope < 1e-5 * np.linalg.norm(u) * problem.lipschitz(p)
+    slope = np.linalg.norm(model.stationarity()(u, p, f))
+    assert slope < 1e-5 * np.linalg.norm(u) * model.lipschitz(p)
 
 
 @float64

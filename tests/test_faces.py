@@ -180,4 +180,4 @@ def test_kernels_of_another_kind_are_named(name, kernels, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         model = faces.build(config, name, (12, 10))
         stored = faces.stored_kernels(config, name)
-        model.refresh(normalised.bank_of((12, 10)).init(**stored))
+        model.refresh(normalised.bank_of((12, 10)).start(**stored))

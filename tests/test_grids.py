@@ -167,7 +167,7 @@ def test_a_lanes_own_ridge_or_tolerance_is_that_of_its_setting(own: Any, setting
 def test_adams_own_leaves_are_optaxs() -> None:
     """b1 = 0, b2 = 0 and a large eps: a plain gradient step of size rate / eps."""
     params = {"adam_b1": np.float32(0), "adam_b2": np.float32(0), "adam_eps": np.float32(1e6)}
-    adam = learning.optimiser(params)
+    adam = learning.adam_direction(params)
     gradient = {"A": np.float32([1.0, -3.0])}
     direction, _ = adam.update(gradient, adam.init(gradient))
     np.testing.assert_allclose(direction["A"], gradient["A"] / 1e6, rtol=1e-5)

@@ -42,7 +42,7 @@ def test_naive_steps_are_adams_on_the_naive_loss_with_fresh_noise():
         update, moments = adam.update(slope, moments)
         return optax.apply_updates(weights, update), moments, loss
 
-    for rows, key, loss in zip(order, keys, metrics.step_loss, strict=True):
+    for rows, key, loss in zip(order, keys, metrics.loss, strict=True):
         weights, moments, expected = step(weights, moments, images[rows], key)
         np.testing.assert_allclose(loss, expected, rtol=1e-9)
     for key, x in weights.items():

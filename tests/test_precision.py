@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import float64
+from helpers import filter_learner, float64
 
 from deqbilevel import (
     algorithms,
-    bilevel,
     data,
     hypergradients,
     lanes,
@@ -160,28 +159,22 @@ def test_what_the_yardstick_solves_is_in_full_precision_whatever_is_asked_for():
     assert len(found) > 2 and set(found) == {ASKED["highest"]}
 
 
-def smooth() -> tuple[bilevel.Problem, Any]:
-    regularizer = convolutional.convolutional(SHAPE)
-    K = operators.diagonal_blur(SHAPE, 3)
-    filters = convolutional.random(jax.random.key(0), 2, 3, 3)
-    return bilevel.Problem(K, 1.0, regularizer), convolutional.init(
-        filters, beta_0=-3.0, phi=potentials.CornerRounded(0.05)
-    )
-
-
 @pytest.mark.parametrize("hypergradient", ["minimiser", "gmres"])
 def test_filters_are_learned_in_full_precision(hypergradient):
-    problem, params = smooth()
-    optimiser = optax.adam(1e-2)
-    problem = problem._replace(hypergradient=hypergradient)
+    filters = convolutional.random(jax.random.key(0), 2, 3, 3)
+    params = convolutional.init(filters, beta_0=-3.0, phi=potentials.CornerRounded(0.05))
+    K, R = operators.diagonal_blur(SHAPE, 3), convolutional.convolutional(SHAPE)
+    learner = filter_learner(models.assemble(K, R), hypergradient=hypergradient)
 
     def learn(f: jax.Array) -> Any:
-        state = bilevel.start(problem, params, optimiser, f, evaluations=3)
-        return bilevel.steps(problem, optimiser, state, IMAGES, f, 2)
+        state = learning.start(learner, params, f, evaluations=3)
+        return learning.steps(learner, state, IMAGES, 2, f=f)
 
     found = products(learn, IMAGES)
     assert len(found) > 2 and set(found) == {ASKED["highest"]}
-    found = products(lambda f: bilevel.search(problem, params, IMAGES, f, (-3.0,)), IMAGES)
+    found = products(
+        lambda f: learning.search(learner, params, IMAGES, f, "beta_0", (-3.0,)), IMAGES
+    )
     assert len(found) > 2 and set(found) == {ASKED["highest"]}
 
 

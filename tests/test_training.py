@@ -86,7 +86,7 @@ def test_one_step_is_adam_with_the_cosine_schedule(
     np.testing.assert_allclose(np.median(moved), 1e-2, rtol=1e-3)
     f = models.measure(model.K, TRAIN[:10], params["noise"], keys[0])
     u, info = model.reconstruct(SETTINGS["paper"].evaluation(), params, f)
-    np.testing.assert_allclose(metrics.step_loss[0], jnp.mean((u - TRAIN[:10]) ** 2), rtol=1e-5)
+    np.testing.assert_allclose(metrics.loss[0], jnp.mean((u - TRAIN[:10]) ** 2), rtol=1e-5)
     assert metrics.forward_evaluations[0] == info.evaluations
     halfway = np.asarray(first.params["A"])
     second, _ = paper.steps(first, TRAIN, order, keys)
@@ -224,7 +224,7 @@ def test_the_loss_that_is_learned_by_is_the_one_that_is_reported(model: models.M
     found, expected = records
     for column in ("test_loss", "train_loss"):
         np.testing.assert_allclose(found[column], 1e4 * expected[column], rtol=1e-5)
-    assert found["test_loss"] > learning.DIVERGED and not found["diverged"]
+    assert found["test_loss"] > learning.epochs.DIVERGED and not found["diverged"]
     np.testing.assert_allclose(found["test_mean_squared_error"], expected["test_loss"], rtol=1e-5)
     assert set(expected) == {"epoch", *learning.RECORDS}
     with pytest.raises(ValueError, match=r"loss_function: of shape \(10,\); expected one number"):
@@ -333,5 +333,5 @@ def test_what_is_learned_and_what_a_model_has_must_be_there(model: models.Model)
         lambda params: deq.reconstruct(settings.converged(), params, TEST),
         lambda params: deq.solve(params, PAPER.differentiable(PAPER.budget)),
     ):
-        with pytest.raises(ValueError, match="params: no C, which the weights of this model have"):
+        with pytest.raises(ValueError, match=r"params: no C, which|: \['C'\] of params"):
             use(params)

@@ -51,7 +51,7 @@ def problem(name):
         shape = (6, 6)
         c, phi = 0.5 * normal(0, 3, 3, 2), CornerRounded(0.5)
         p = convolutional.init(c, beta_0=-2.0, beta=np.array([-0.5, 0.0, 0.3]), phi=phi)
-        regularizer = convolutional.convolutional(shape)
+        regularizer = convolutional.bank_of(shape)
         scalars = {"lam": jnp.ones(()), "gamma": jnp.ones(())}
         p = p | scalars | {"tau": 1 / (1 + regularizer.lipschitz(p))}
         G = maps.gradient_step(operators.Identity(), regularizer.gradient)

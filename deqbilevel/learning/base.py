@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from deqbilevel import checks, hypergradients, linearised, solvers
+from deqbilevel import checks, hypergradients, linearised, settings, solvers
 from deqbilevel.losses import Loss, mean_squared_error
 from deqbilevel.models import Model
 from deqbilevel.settings import MINIMISER, PUT_TOGETHER, Budget, Setting
@@ -77,17 +77,20 @@ def weights_of(learner: Learner, params: Params) -> Params:
     return {name: params[name] for name in learner.learned}
 
 
+def check_names(learned: Any) -> None:
+    """Raises: ValueError for what is no tuple of names."""
+    if not isinstance(learned, tuple) or not all(isinstance(name, str) for name in learned):
+        raise ValueError(f"learned={learned!r}: expected names of params, such as ('A',)")
+
+
 def check(learner: Learner, params: Params) -> None:
     """Raises ValueError for parts that do not go together, naming both and what to take instead."""
-    setting, (model, *_) = learner.setting, learner.models
+    setting, (model, *_) = settings.check(learner.setting), learner.models
     for one in learner.models:
         if not isinstance(one, Model):
             raise ValueError(f"model {one!r}: expected what models.build or models.assemble makes")
     checks.function("loss_function", learner.loss)
-    if not isinstance(learner.learned, tuple) or not all(
-        isinstance(name, str) for name in learner.learned
-    ):
-        raise ValueError(f"learned={learner.learned!r}: expected names of params, such as ('A',)")
+    check_names(learner.learned)
     weights_of(learner, params)
     if learner.sampling and "K" not in learner.learned:
         raise ValueError("sampling: takes measurements by the learned K, and K is not learned")

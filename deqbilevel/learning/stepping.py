@@ -57,6 +57,8 @@ def start(learner: Learner, params: Params, f: Any = None, *, evaluations: int =
     if setting.warm:
         if f is None:
             raise ValueError("f: none; a warm lower level starts from the measurements")
+        for model, x in zip(learner.models, _groups(f), strict=True):
+            model.check(x)
         _, *fs = precision.as_weights(params, *_groups(f))
         u = tuple(model.start(x) for model, x in zip(learner.models, fs, strict=True))
         if evaluations:

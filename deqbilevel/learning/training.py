@@ -16,7 +16,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from deqbilevel import checks, precision, settings
 from deqbilevel.lanes import Lanes
 from deqbilevel.learning import stepping
-from deqbilevel.learning.base import Learner, Metrics, State
+from deqbilevel.learning.base import Learner, Metrics, State, check_names
 from deqbilevel.learning.evaluation import BATCH, evaluation
 from deqbilevel.learning.rates import Optimiser, Schedule, adam, cosine
 from deqbilevel.losses import Loss, mean_squared_error
@@ -79,12 +79,14 @@ def trainer(
     for name, value, kind in (("model", model, Model), ("lanes", lanes, Lanes | None)):
         if not isinstance(value, kind):
             raise ValueError(f"{name} {value!r}: expected what {name}.build makes")
+    learned = model.R.learned if learned is None else learned
+    check_names(learned)
     evaluated_together = BATCH if batch_size is None else checks.whole("batch_size", batch_size)
     learner = Learner(
         (model,),
         setting,
         adam(total_steps, schedule) if optimiser is None else optimiser,
-        model.R.learned if learned is None else learned,
+        learned,
         loss_function,
         sampling,
     )
