@@ -83,7 +83,7 @@ def drawn(
     pictures [count, height, width].
 
     All are drawn here and kept. For other training images in every epoch, draw again by another
-    key, `jax.random.fold_in(key, epoch)`, and give `loop.epoch` those.
+    key, `jax.random.fold_in(key, epoch)`, and give `loop.epoch` the `train` of these.
 
     Args:
         draw: called once for the test and once for the training images.
