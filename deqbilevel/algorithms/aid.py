@@ -19,12 +19,10 @@ from deqbilevel.algorithms.base import (
     Info,
     Problem,
     descend,
-    implicit,
     info,
-    lower_level,
-    upper_gradients,
 )
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import implicit, lower_level, upper_gradients
 
 
 class State(NamedTuple):

@@ -33,15 +33,11 @@ from deqbilevel.algorithms.base import (
     Gamma,
     Info,
     Problem,
-    cross,
     descend,
-    hessian,
-    implicit,
     info,
-    lower_level,
-    upper_gradients,
 )
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import cross, hessian, implicit, lower_level, upper_gradients
 from deqbilevel.rules import FUNCTION
 from deqbilevel.solvers import dense
 from deqbilevel.solvers.base import OFFSET

@@ -23,12 +23,10 @@ from deqbilevel.algorithms.base import (
     Info,
     Problem,
     descend,
-    implicit,
     info,
-    lower_level,
-    upper_gradients,
 )
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import implicit, lower_level, upper_gradients
 from deqbilevel.rules import POSITIVE, Rule, options, real
 
 Tolerance = Callable[[Int[Array, ""]], Any]

@@ -26,10 +26,10 @@ from deqbilevel.algorithms.base import (
     Info,
     Problem,
     descend,
-    gradient_map,
     info,
 )
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import gradient_map
 from deqbilevel.hypergradients import no_info, unrolled
 from deqbilevel.solvers import DESCENTS
 from deqbilevel.solvers.base import OFFSET

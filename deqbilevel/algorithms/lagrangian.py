@@ -26,9 +26,9 @@ from deqbilevel.algorithms.base import (
     Problem,
     info,
     move,
-    upper_gradients,
 )
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import upper_gradients
 
 
 class State(NamedTuple):

@@ -31,9 +31,9 @@ from deqbilevel.algorithms.base import (
     Problem,
     info,
     move,
-    upper_gradients,
 )
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import upper_gradients
 from deqbilevel.hypergradients.stochastic import at, at_both, recursive_momentum
 
 Hessians = Float[Array, "batch n n"]

@@ -24,9 +24,9 @@ from deqbilevel.algorithms.base import (
     Problem,
     info,
     move,
-    stochastic_descent,
 )
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import stochastic_descent
 from deqbilevel.hypergradients.stochastic import at, hypergradient, require
 
 

@@ -30,13 +30,11 @@ from deqbilevel.algorithms.base import (
     Gamma,
     Info,
     Problem,
-    hessian,
     info,
-    lower_level,
     move,
-    upper_gradients,
 )
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import hessian, lower_level, upper_gradients
 from deqbilevel.solvers import symmetric_solve
 
 

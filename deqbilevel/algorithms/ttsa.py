@@ -35,9 +35,9 @@ from deqbilevel.algorithms.base import (
     Problem,
     info,
     move,
-    stochastic_descent,
 )
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import stochastic_descent
 from deqbilevel.hypergradients.stochastic import at, hypergradient, require
 from deqbilevel.rules import POSITIVE, one_of, options
 
