@@ -18,16 +18,7 @@ import optax
 from jaxtyping import Array, PRNGKeyArray
 
 from deqbilevel import types
-from deqbilevel.algorithms.base import (
-    Algorithm,
-    Calls,
-    Data,
-    Gamma,
-    Info,
-    Problem,
-    descend,
-    info,
-)
+from deqbilevel.algorithms.base import Algorithm, Calls, Data, Gamma, Info, Problem, descend, info
 from deqbilevel.algorithms.checked import checked
 from deqbilevel.algorithms.oracles import gradient_map
 from deqbilevel.hypergradients import no_info, unrolled
