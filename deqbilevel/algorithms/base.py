@@ -128,11 +128,7 @@ class Algorithm(_Algorithm):
 
 
 def info(
-    calls: Calls,
-    loss: Any,
-    gradient: Gamma,
-    lower_residual: Any,
-    adjoint_residual: Any,
+    calls: Calls, loss: Any, gradient: Gamma, lower_residual: Any, adjoint_residual: Any
 ) -> Info:
     """An Info whose numbers all have the dtype of the loss, so that steps can be scanned."""
     numbers = (*calls, loss, optax.tree.norm(gradient), lower_residual, adjoint_residual)

@@ -51,11 +51,7 @@ def minibatches(algorithm: Algorithm) -> Algorithm:
 
 @options(algorithm=ALGORITHM, key=KEY)
 def run(
-    algorithm: Algorithm,
-    state: Any,
-    data: Data,
-    key: PRNGKeyArray,
-    steps: Any,
+    algorithm: Algorithm, state: Any, data: Data, key: PRNGKeyArray, steps: Any
 ) -> tuple[Any, Info]:
     """Steps, scanned: the State after them, and their Info with a leading axis of steps.
 

@@ -72,16 +72,9 @@ def bsa(
         x, residual = stochastic_descent(
             problem, gamma, x0 if restart else x, data, for_lower, steps=steps, scale=scale
         )
-        found = hypergradient(
-            problem,
-            gamma,
-            x,
-            data,
-            for_upper,
-            terms=adjoint_terms,
-            step=problem.lower_step(gamma) if adjoint_step is None else adjoint_step,
-            randomised=randomised,
-        )
+        eta = problem.lower_step(gamma) if adjoint_step is None else adjoint_step
+        own: Any = {"terms": adjoint_terms, "step": eta, "randomised": randomised}
+        found = hypergradient(problem, gamma, x, data, for_upper, **own)
         gamma, moved = move(optimiser, found.gradient, moved, gamma)
         calls = Calls(steps, found.products, 1, 1)
         return (

@@ -33,10 +33,7 @@ class State(NamedTuple):
 
 @checked()
 def lagrangian(
-    problem: Problem,
-    optimiser: optax.GradientTransformation | None = None,
-    *,
-    largest: int = 2_000,
+    problem: Problem, optimiser: optax.GradientTransformation | None = None, *, largest: int = 2_000
 ) -> Algorithm:
     """A dense system for 2 N + R unknowns, N of x and R of gamma; from any nu, here from 0.
 

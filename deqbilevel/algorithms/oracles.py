@@ -5,10 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import hypergradients, types
-from deqbilevel.algorithms.base import Data, Gamma, Problem
+from deqbilevel.algorithms.base import Calls, Data, Gamma, Info, Problem, descend, info
 from deqbilevel.solvers import DESCENTS, LINE_SEARCHES
 from deqbilevel.solvers.base import OFFSET, Iteration
 
@@ -132,3 +133,39 @@ def implicit(
         **options,
     )
     return gradient["gamma"], v, found
+
+
+def implicit_descent(
+    problem: Problem,
+    optimiser: optax.GradientTransformation,
+    state: Any,
+    v: Array,
+    data: Data,
+    *,
+    products: Any,
+    accuracy: Any = None,
+    **budget: Any,
+) -> tuple[Gamma, Array, Array, optax.OptState, Info]:
+    """A step on l by its implicit gradient: `(gamma, x, v, optimiser, info)`.
+
+    From the state's gamma, x and optimiser, and from v. budget: of `lower_level`, for the step and
+    for each trial of a line search. accuracy: a bound of norm(H v - grad_x l); None: none.
+    """
+    gamma = state.gamma
+    x, evaluations, residual = lower_level(problem, gamma, state.x, data, **budget)
+    loss, of_gamma, of_x = upper_gradients(problem, gamma, x, data)
+    size = jnp.maximum(jnp.linalg.norm(of_x.ravel()), jnp.finfo(x.dtype).tiny)
+    tolerance = 0.0 if accuracy is None else accuracy / size
+    through_x, v, adjoint = implicit(
+        problem, gamma, x, v, of_x, data, products=products, tolerance=tolerance
+    )
+    gradient = optax.tree.add(of_gamma, through_x)
+
+    def again(gamma: Gamma) -> Array:
+        return lower_level(problem, gamma, x, data, **budget)[0]
+
+    gamma, moved, solves = descend(
+        problem, optimiser, gradient, state.optimiser, gamma, data, loss, again
+    )
+    calls = Calls(solves * evaluations, adjoint.evaluations, 1, solves)
+    return gamma, x, v, moved, info(calls, loss, gradient, residual, adjoint.residual)

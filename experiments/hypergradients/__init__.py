@@ -23,7 +23,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 from tqdm import tqdm
 
-from deqbilevel import hypergradients, loop
+from deqbilevel import hypergradients, loop, precision
 from deqbilevel.solvers import DESCENTS, SOLVERS
 from experiments import command, common, folders, options, sizes
 from experiments.hypergradients import estimates, tables
@@ -87,31 +87,26 @@ class Hypergradients:
 @command.checked
 def main(config: Hypergradients) -> dict[str, Any]:
     """Measure what is not yet measured, draw it, and return {model: {method: numbers}}."""
-    before = jax.config.read("jax_enable_x64")
-    jax.config.update("jax_enable_x64", True)
-    try:
-        with contextlib.ExitStack() as stack:
-            with common.clear_errors():
-                _check(config)
-                loop.measures_compiled()
-                options = common.options_of(config)
-                name = f"hypergradients-{common.digest(options)}"
-                names = ("size", "images", "features", "seed")
-                own = {option: getattr(config, option) for option in names}
-                cases = {problem: case(problem, **own) for problem in config.problems}
-                read = {problem: (c.params, c.f, c.truth) for problem, c in cases.items()}
-                claimed = folders.claim(
-                    config.out,
-                    name,
-                    options,
-                    files=FILES,
-                    inputs=folders.given(read),
-                    fresh=config.fresh,
-                )
-                out = stack.enter_context(claimed)
-            return _compare(config, cases, out)
-    finally:
-        jax.config.update("jax_enable_x64", before)
+    with precision.float64(), contextlib.ExitStack() as stack:
+        with common.clear_errors():
+            _check(config)
+            loop.measures_compiled()
+            options = common.options_of(config)
+            name = f"hypergradients-{common.digest(options)}"
+            names = ("size", "images", "features", "seed")
+            own = {option: getattr(config, option) for option in names}
+            cases = {problem: case(problem, **own) for problem in config.problems}
+            read = {problem: (c.params, c.f, c.truth) for problem, c in cases.items()}
+            claimed = folders.claim(
+                config.out,
+                name,
+                options,
+                files=FILES,
+                inputs=folders.given(read),
+                fresh=config.fresh,
+            )
+            out = stack.enter_context(claimed)
+        return _compare(config, cases, out)
 
 
 def _check(config: Hypergradients) -> None:
