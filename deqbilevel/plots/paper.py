@@ -226,11 +226,9 @@ def figure_5(results: xr.Dataset) -> Figure:
         Line2D([], [], color=colour, label=f"noise {noise:g}")
         for noise, colour in zip(noises, colours, strict=True)
     ]
-    handles += [
-        Line2D([], [], color="0.3", linestyle=STYLES[name], label=NAMES[name]) for name in models
-    ]
-    if levels:
-        handles.append(Line2D([], [], color="0.3", linestyle=":", label="without learning"))
+    styles: dict[str, Any] = {NAMES[name]: STYLES[name] for name in models}
+    styles |= {"without learning": ":"} if levels else {}
+    handles += [Line2D([], [], color="0.3", linestyle=x, label=name) for name, x in styles.items()]
     figure.legend(handles=handles, loc="outside right upper")
     return figure
 
