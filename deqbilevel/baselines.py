@@ -16,11 +16,7 @@ from deqbilevel.models import measure
 from deqbilevel.operators import Operator
 from deqbilevel.types import TestImages, TrainImages
 
-NAMES = {
-    "measurement": "measurement f",
-    "adjoint": "K^T f",
-    "mean_image": "mean training image",
-}
+NAMES = {"measurement": "measurement f", "adjoint": "K^T f", "mean_image": "mean training image"}
 """What is taken for a reconstruction, and what to call it."""
 
 

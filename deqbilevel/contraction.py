@@ -118,12 +118,7 @@ STEPS: Registry[Callable[[Sizes], float]] = Registry(
 
 @options(iterations=count(1), key=KEY)
 def lipschitz(
-    G: FixedPointMap,
-    params: Params,
-    f: Array,
-    u: Array,
-    key: Any,
-    iterations: int = 50,
+    G: FixedPointMap, params: Params, f: Array, u: Array, key: Any, iterations: int = 50
 ) -> Float[Array, " batch"]:
     """||dG/du|| at each image u, by power iteration on J^T J; never larger than the true norm.
 
@@ -142,12 +137,7 @@ def lipschitz(
 
 @options(iterations=count(2), key=KEY)
 def spectral_radius(
-    G: FixedPointMap,
-    params: Params,
-    f: Array,
-    u: Array,
-    key: Any,
-    iterations: int = 100,
+    G: FixedPointMap, params: Params, f: Array, u: Array, key: Any, iterations: int = 100
 ) -> Float[Array, " batch"]:
     """The spectral radius of dG/du at each image, an estimate: the mean growth of J^m v, m large.
 

@@ -8,7 +8,8 @@ step and a solver, `highest` around what has no setting. A CPU computes in float
 for, and so does everything here where the weights are float64. FFTs have no such choice.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -49,6 +50,17 @@ def highest(function: Function) -> Function:
             return function(*arguments, **options)
 
     return precisely  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def float64(wanted: bool = True) -> Iterator[None]:
+    """Numbers are in float64 meanwhile, or in float32; for all threads, unlike `jax.enable_x64`."""
+    before = jax.config.read("jax_enable_x64")
+    jax.config.update("jax_enable_x64", wanted)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
 
 
 def dtype_of(params: Params) -> Any:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-import jax
 import numpy as np
 
 from deqbilevel import checks
@@ -59,9 +58,10 @@ def one_of(names: Iterable[str]) -> Rule:
 
 
 def _is_key(value: Any) -> bool:
-    dtype = getattr(value, "dtype", np.dtype(object))
-    typed = jax.numpy.issubdtype(dtype, jax.dtypes.prng_key)
-    return np.ndim(value) == (0 if typed else 1) and (typed or dtype == np.uint32)
+    try:
+        return checks.key("key", value).ndim == 0
+    except ValueError:
+        return False
 
 
 KEY = Rule(_is_key, "one key, such as jax.random.key(0)")

@@ -15,10 +15,14 @@ import jax
 import tyro
 
 from deqbilevel import precision
-from experiments import common, interrupts, options
+from experiments import common, interrupts, options, programs
 
 HUGE = 1000
 """A bound that nobody meets by accident, and that --help need not show."""
+
+KEPT = "Keep what was compiled in your cache folder, where the next call finds it."
+KEEP = Annotated[bool, tyro.conf.arg(help=KEPT)]
+"""The option that every command has."""
 
 
 def run(kind: type, main: Callable[[Any], dict[str, Any] | None]) -> None:
@@ -30,7 +34,9 @@ def run(kind: type, main: Callable[[Any], dict[str, Any] | None]) -> None:
     """
     interrupts.end_at_once()
     try:
-        numbers = main(parse(kind))
+        config, keep = parse(kind)
+        programs.keep(keep)
+        numbers = main(config)
         if numbers is not None and jax.process_index() == 0:
             common.last_line(numbers)
         sys.stdout.flush()
@@ -56,8 +62,9 @@ def checked(main: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return run
 
 
-def parse(kind: type, arguments: Sequence[str] | None = None) -> Any:
-    """The options on a command line, for `main` to check; an empty text is never one."""
+def parse(kind: type, arguments: Sequence[str] | None = None) -> tuple[Any, bool]:
+    """The options on a command line, for `main` to check, and whether compiled programs are kept;
+    an empty text is never an option."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         for before, text in zip(["", *given], given, strict=False):
@@ -67,7 +74,8 @@ def parse(kind: type, arguments: Sequence[str] | None = None) -> Any:
         found = tyro.cli(described(kind), args=given, description=kind.__doc__)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    return kind(**{f.name: getattr(found, f.name) for f in dataclasses.fields(found)})
+    config = kind(**{option.name: getattr(found, option.name) for option in options.of(kind)})
+    return config, found.keep_programs
 
 
 def described(kind: type) -> type:
@@ -82,6 +90,7 @@ def described(kind: type) -> type:
         missing = option.default is dataclasses.MISSING
         field = dataclasses.field() if missing else dataclasses.field(default=option.default)
         fields.append((option.name, hint, field))
+    fields.append(("keep_programs", KEEP, dataclasses.field(default=True)))
     return dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True)
 
 

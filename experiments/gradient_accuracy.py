@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from deqbilevel import convolutions, hypergradients, models, operators, plots
+from deqbilevel import convolutions, hypergradients, models, operators, plots, precision
 from deqbilevel.potentials import Quadratic
 from deqbilevel.regularizers import convolutional
 from deqbilevel.solvers import picard
@@ -57,12 +57,8 @@ def main(config: GradientAccuracy) -> dict[str, Any]:
     """Compute the maps, draw them, and return the medians."""
     with common.clear_errors():
         listing.will_write(config.out, ["result.json", "figure_5_1.png"])
-    before = jax.config.read("jax_enable_x64")
-    jax.config.update("jax_enable_x64", True)
-    try:
+    with precision.float64():
         return _compare(config)
-    finally:
-        jax.config.update("jax_enable_x64", before)
 
 
 def _compare(config: GradientAccuracy) -> dict[str, Any]:

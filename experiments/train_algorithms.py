@@ -10,7 +10,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from deqbilevel import algorithms, learning, precision
 from deqbilevel.algorithms import Algorithm, Problem
-from deqbilevel.algorithms.wrappers import Guarded
+from deqbilevel.algorithms.guarding import Guarded
 from deqbilevel.learning import HUGE, Metrics, State, Trainer, finite
 from deqbilevel.models import Model
 from deqbilevel.solvers.base import OFFSET

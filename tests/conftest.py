@@ -14,7 +14,21 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
+from experiments import programs
+
+PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "programs"
+
 jax.config.update("jax_num_cpu_devices", 2)
+
+
+def _keep_programs() -> None:
+    """For all workers, what they start, and the next run of the tests; where
+    JAX_COMPILATION_CACHE_DIR is set, as it is in a worker, that stands."""
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    for name, value in programs.ready(PROGRAMS).items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
 
 
 def _compile_quickly() -> None:
@@ -42,6 +56,7 @@ def _start() -> None:
         jax.devices()
 
 
+_keep_programs()
 _compile_quickly()
 _start()
 

@@ -140,7 +140,7 @@ def test_gmres_goes_on_where_the_residual_stagnates_and_after_a_restart():
     J, g = affine(symmetric=False)
     _, info = gmres(tolerance=1e-10, max_evaluations=200, restart=3)(lambda w: w @ J, g)
     assert info.converged and info.evaluations > 8
-    with pytest.raises(ValueError, match="restart=0: expected 1 or more"):
+    with pytest.raises(ValueError, match="restart=0: expected a whole number, 1 or more"):
         gmres(restart=0)
 
 
@@ -329,10 +329,10 @@ def test_what_shine_and_broyden_refuse():
     def G(u, params, f):
         return f
 
-    with pytest.raises(ValueError, match="refinements=-1: expected 0 or more"):
+    with pytest.raises(ValueError, match="refinements=-1: expected a whole number, 0 or more"):
         shine(G, refinements=-1)
-    with pytest.raises(ValueError, match="max_evaluations=0: expected 1 or more"):
+    with pytest.raises(ValueError, match="max_evaluations=0: expected a whole number, 1 or more"):
         shine(G, max_evaluations=0)
     for solve in (shine(G, memory=0), lambda p, f, u: broyden(memory=0)(lambda u: u, u)):
-        with pytest.raises(ValueError, match="memory=0: expected 1 or more"):
+        with pytest.raises(ValueError, match="memory=0: expected a whole number, 1 or more"):
             solve({}, jnp.ones((1, 2)), jnp.ones((1, 2)))

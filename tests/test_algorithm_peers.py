@@ -14,8 +14,8 @@ import pytest
 from helpers import float64, normal
 
 from deqbilevel.algorithms import cleaning
-from deqbilevel.algorithms.base import lower_level
 from deqbilevel.algorithms.judging import Accuracy
+from deqbilevel.algorithms.oracles import lower_level
 from experiments.algorithms import clone as clones
 from experiments.algorithms import peer_search, peers
 from experiments.algorithms.cases import POINT, SEARCH, Case

@@ -11,8 +11,9 @@ from helpers import PIXELS, SHAPE, default_precision, float64, model_params, nor
 
 from deqbilevel import algorithms, losses, models, operators, potentials
 from deqbilevel.algorithms import aid, cleaning, problems
-from deqbilevel.algorithms.base import implicit, lower_level, upper_gradients
-from deqbilevel.algorithms.wrappers import guarded, minibatches, run
+from deqbilevel.algorithms.batching import minibatches, run
+from deqbilevel.algorithms.guarding import guarded
+from deqbilevel.algorithms.oracles import implicit, lower_level, upper_gradients
 from deqbilevel.regularizers import convolutional
 
 KEY = jax.random.key(0)

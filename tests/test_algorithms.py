@@ -9,7 +9,7 @@ from helpers import float64
 
 from deqbilevel import algorithms
 from deqbilevel.algorithms import Calls
-from deqbilevel.algorithms.base import lower_level
+from deqbilevel.algorithms.oracles import lower_level
 from deqbilevel.solvers import DESCENTS, LINE_SEARCHES
 
 

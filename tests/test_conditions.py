@@ -10,7 +10,8 @@ from helpers import ALL_OPERATORS, default_precision, dense, float64, normal
 from jax.flatten_util import ravel_pytree
 
 from deqbilevel import conditions, models, operators
-from deqbilevel.conditions import ANY_IMAGES, EVERYWHERE, REGION, Region
+from deqbilevel.conditions import Region
+from deqbilevel.conditions.report import ANY_IMAGES, EVERYWHERE, REGION
 from deqbilevel.potentials import POTENTIALS, CornerRounded, Fair, LogRoot, LogSum, Quadratic
 from deqbilevel.regularizers import convolutional
 

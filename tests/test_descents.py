@@ -201,7 +201,7 @@ def test_start_at_the_minimiser_and_warm_start(descent):
 
 
 def test_what_cannot_be_run_is_refused(descent):
-    with pytest.raises(ValueError, match="max_evaluations=0: expected 1 or more"):
+    with pytest.raises(ValueError, match="max_evaluations=0: expected a whole number, 1 or more"):
         descent(max_evaluations=0)(lambda u: u, jnp.ones((1, 2)))
-    with pytest.raises(ValueError, match="memory=0: expected 1 or more"):
+    with pytest.raises(ValueError, match="memory=0: expected a whole number, 1 or more"):
         limited_memory_bfgs(memory=0)

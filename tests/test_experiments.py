@@ -44,6 +44,7 @@ from experiments import (
     watch,
 )
 from experiments.compare import captions, study
+from experiments.hypergradients import tables
 
 ROOT = Path(__file__).parents[1]
 TINY = {"train_size": 20, "test_size": 10, "batch_size": 10, "epochs": 1}
@@ -539,7 +540,7 @@ def test_ways_to_a_hypergradient_are_compared(
     ],
 )
 def test_growth_of_memory(memory: dict[int, float], exponent: float | None) -> None:
-    grown = hypergradients.growth(memory)
+    grown = tables.growth(memory)
     assert grown == exponent if exponent is None else grown == pytest.approx(exponent)
 
 

@@ -280,13 +280,13 @@ def test_a_derivative_of_what_the_map_closes_over_is_refused(method):
 
 @pytest.mark.parametrize("budget", [2.5, 0, -1, float("nan"), None, "5", True, jnp.ones(2, int)])
 def test_budgets_that_are_none(budget):
-    message = r"max_evaluations=.*: expected 1 or more, a whole number"
+    message = r"max_evaluations=.*: expected a whole number, 1 or more"
     for make in (*SOLVERS.values(), *DESCENTS.values(), *linearised.SOLVERS.values()):
         with pytest.raises(ValueError, match=message):
             make(max_evaluations=budget)(At(linear, {"p": 0.5}, jnp.ones((2, 3))), jnp.ones((2, 3)))
     for name in ADJOINTS:
         if name != "jacobian_free" or str(budget) != "0":
-            message = r"max_evaluations=.*: expected [01] or more, a whole number"
+            message = r"max_evaluations=.*: expected a whole number, [01] or more"
             with pytest.raises(ValueError, match=message):
                 ADJOINTS[name](max_evaluations=budget)
 
@@ -314,9 +314,12 @@ def test_tolerances_that_are_none(tolerance):
         (lambda: solvers.anderson(ridge=-1.0), "ridge=-1.0: .*0 or more"),
         (lambda: solvers.anderson(ridge=float("nan")), "ridge=nan"),
         (lambda: solvers.anderson(mixing=float("nan")), "mixing=nan"),
-        (lambda: solvers.anderson(window=0), "window=0: expected 1 or more"),
+        (lambda: solvers.anderson(window=0), "window=0: expected a whole number, 1 or more"),
         (lambda: solvers.preconditioned_anderson(mixing=0.0), "mixing=0.0: .*above 0"),
-        (lambda: solvers.preconditioned_anderson(refresh=0), "refresh=0: expected 1 or more"),
+        (
+            lambda: solvers.preconditioned_anderson(refresh=0),
+            "refresh=0: expected a whole number, 1",
+        ),
         (lambda: solvers.backtracking(growth=0.5), "growth=0.5: .*1 or more"),
         (lambda: solvers.limited_memory_bfgs(under=float("nan")), "under=nan"),
         (lambda: solvers.nonlinear_conjugate_gradient(sigma=0.0), "sigma=0.0: .*above 0"),
@@ -350,7 +353,7 @@ def test_traced_limits_pass():
 def test_every_method_refuses_limits_that_are_none(name):
     method = partial(hypergradients.METHODS[name], linear, solvers.picard(**OPTIONS))
     for budget in (0, 2.5, -1, 10**12, None, True):
-        with pytest.raises(ValueError, match=f"max_evaluations={budget}: expected 1 or more, a wh"):
+        with pytest.raises(ValueError, match=f"max_evaluations={budget}: expected a whole"):
             method(tolerance=1e-3, max_evaluations=budget)
     for tolerance in (float("nan"), -1.0, "1e-3"):
         with pytest.raises(ValueError, match=f"tolerance={tolerance}: expected a finite number"):
@@ -394,11 +397,11 @@ def test_a_minimiser_takes_weights_that_can_be_differentiated_by():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: solvers.anderson(window=10**6), "window=1000000: .* of at most 1000"),
-        (lambda: solvers.gmres(restart=10**6), "restart=1000000: .* of at most 1000"),
-        (lambda: solvers.limited_memory_bfgs(memory=10**6), "memory=1000000: .* of at most 1000"),
-        (lambda: solvers.picard(max_evaluations=10**12), "of at most 2147483647"),
-        (lambda: solvers.gmres(max_evaluations=np.int64(10**12)), "of at most 2147483647"),
+        (lambda: solvers.anderson(window=10**6), "window=1000000: .* and at most 1000"),
+        (lambda: solvers.gmres(restart=10**6), "restart=1000000: .* and at most 1000"),
+        (lambda: solvers.limited_memory_bfgs(memory=10**6), "memory=1000000: .* and at most 1000"),
+        (lambda: solvers.picard(max_evaluations=10**12), "and at most 2147483647"),
+        (lambda: solvers.gmres(max_evaluations=np.int64(10**12)), "and at most 2147483647"),
         (lambda: solvers.anderson(relative="yes"), "relative='yes': expected True or False"),
         (lambda: solvers.anderson(ridge=np.ones(2)), r"ridge of shape \[2\]: expected one number"),
         (lambda: solvers.picard(damping=[0.5]), r"damping of shape \[1\]: expected one number"),

@@ -1,20 +1,30 @@
 """Implicit hypergradients against differences of converged solves, and the adjoint's Info."""
 
 from functools import cache, partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import PIXELS, default_precision, float64, model_params, normal, small_model
+from helpers import (
+    PIXELS,
+    SHAPE,
+    default_precision,
+    float64,
+    model_params,
+    normal,
+    small_model,
+    untyped,
+)
 
 from deqbilevel.hypergradients import fixed_point, no_info
 from deqbilevel.losses import mean_squared_error
 from deqbilevel.maps import MAPS
-from deqbilevel.models import MODELS
+from deqbilevel.models import MODELS, assemble, measure
 from deqbilevel.potentials import clipping, softshrink
 from deqbilevel.settings import SETTINGS, Budget
-from deqbilevel.solvers import ADJOINTS, anderson
+from deqbilevel.solvers import ADJOINTS, SYMMETRIC, anderson
 
 STENCIL = {-2: 1 / 12, -1: -2 / 3, 1: 2 / 3, 2: -1 / 12}
 """Fourth-order central differences: truncation h^4, rounding 1e-14 / h."""
@@ -117,6 +127,50 @@ def test_gradient_with_respect_to_the_threshold(phi):
     # A small step, so that no feature crosses a kink.
     d_params, _ = check_gradient(run, point, truth, 1e-4, h=1e-5)
     assert abs(d_params["phi"].t) > 1e-3
+
+
+class Projections(NamedTuple):
+    """An operator of a user: a matrix, and neither a resolvent nor as many data as pixels."""
+
+    matrix: jax.Array
+
+    def apply(self, u):
+        return u @ self.matrix.T
+
+    def adjoint(self, v):
+        return v @ self.matrix
+
+
+@pytest.mark.parametrize("name", sorted(set(ADJOINTS) - {*SYMMETRIC, "jacobian_free"}))
+@float64
+def test_an_operator_needs_its_adjoint_and_no_resolvent(name):
+    K = Projections(normal(4, 20, PIXELS) / 10)
+    with untyped():
+        model = assemble(K, tied=False, shape=SHAPE)
+    params = model_params(small_model("identity", "deq"))
+    truth, u0 = normal(2, 2, PIXELS), jnp.zeros((2, PIXELS))
+    limits = {"tolerance": 1e-13, "max_evaluations": 2000}
+    relative = {"relative": True} if name == "anderson" else {}
+    with untyped():
+        f = measure(K, truth, 0.1, jax.random.key(0))
+        adjoint = ADJOINTS[name](**limits, **relative)
+        solve = fixed_point(model.G, anderson(**limits, relative=True), adjoint)
+
+        @jax.jit
+        @partial(jax.value_and_grad, has_aux=True)
+        def gradient(params, f):
+            u, info = solve(params, f, u0)
+            return mean_squared_error(u, truth), info
+
+        def moved(h):
+            return gradient(params | {"A": params["A"] + h * direction}, f)
+
+        direction = normal(5, *params["A"].shape) / PIXELS
+        (_, info), slopes = moved(0.0)
+        h = 1e-4
+        expected = (moved(h)[0][0] - moved(-h)[0][0]) / (2 * h)
+    assert info.converged and abs(expected) > 1e-3
+    np.testing.assert_allclose(jnp.vdot(slopes["A"], direction), expected, rtol=1e-6)
 
 
 @float64

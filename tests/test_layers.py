@@ -22,8 +22,8 @@ LAYERS = [
         "pictures",
         "fidelities",
     ],
-    ["stencils", "linearised", "adjoints"],
-    ["maps", "regularizers", "hypergradients", "data", "plots"],
+    ["stencils", "linearised", "adjoints", "convolving"],
+    ["maps", "regularizers", "layers", "hypergradients", "data", "plots"],
     ["jacobians"],
     ["settings", "models", "pretrained"],
     ["learning", "algorithms", "conditions", "baselines"],
@@ -35,10 +35,12 @@ INSIDE = {
         *("evaluation", "base", "rates", "gradients", "stepping", "searching", "training"),
         "epochs",
     ],
+    "conditions": ["constants", "report"],
     "studies": ["logs", "cubes", "storage", "grids", "study", "keeping", "running", "plans"],
 }
-"""The modules of a package whose imports run downwards among themselves, from the bottom up; in
-all others a module imports only its package's base."""
+"""The modules of a package whose imports run downwards among themselves, from the bottom up."""
+SHARED = {"algorithms": ["oracles"]}
+"""What the modules of a package may import of it beside its `base` and `checked`."""
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((ROOT / PACKAGE).rglob("*.py"))
@@ -80,7 +82,7 @@ def inside(own, target):
     """Whether a module of a package may import what stands in the same package."""
     order = INSIDE.get(own[0])
     if order is None:
-        return target[1:2] in (["base"], ["checked"])
+        return target[1:2] and target[1] in ["base", "checked", *SHARED.get(own[0], [])]
     return target[1:2] and order.index(target[1]) < order.index(own[1])
 
 

@@ -1,11 +1,13 @@
 """The 1-norm analysis regulariser: unrolled primal-dual steps, and its single level."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from helpers import default_precision, float64, normal
+import pytest
+from helpers import default_precision, float64, normal, untyped
 
 from deqbilevel import operators
 from deqbilevel.hypergradients.nonsmooth import (
@@ -42,6 +44,12 @@ def steps(count):
         return solve(params, y, start)[0][:, : y.shape[1]]
 
     return run
+
+
+def test_a_step_needs_the_resolvent_of_its_operator():
+    K = SimpleNamespace(apply=lambda u: u, adjoint=lambda v: v)
+    with untyped(), pytest.raises(ValueError, match=r"K\.resolvent: .*expected a function"):
+        primal_dual_step(K, analysis)
 
 
 @float64

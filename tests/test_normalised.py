@@ -431,7 +431,7 @@ def test_it_keeps_to_its_budget_and_lanes_apart(name):
 
 def test_windows_of_preconditioned_mixing_are_checked():
     for wrong in ({"window": 0}, {"refresh": 0}):
-        with pytest.raises(ValueError, match="=0: expected 1 or more"):
+        with pytest.raises(ValueError, match="=0: expected a whole number, 1 or more"):
             preconditioned_anderson(**wrong)
 
 

@@ -77,7 +77,8 @@ def test_an_empty_text_is_no_value(capsys):
     for arguments in (["--out", ""], ["--out="], ["--data", ""]):
         with pytest.raises(SystemExit, match=r"error: --(out|data) '': empty"):
             command.parse(Sample, arguments)
-    assert command.parse(Sample, ["--widths", "--tau", "2"]) == Sample(tau=2.0)
+    assert command.parse(Sample, ["--widths", "--tau", "2"]) == (Sample(tau=2.0), True)
+    assert command.parse(Sample, ["--no-keep-programs"]) == (Sample(), False)
 
 
 COMMANDS = {
@@ -188,7 +189,7 @@ def test_a_command_refuses_what_cannot_be_before_any_work(name, arguments, messa
     if "--out" not in given and name != "watch":
         given += ["--out", str(tmp_path / "run")]
     with pytest.raises(SystemExit) as end:
-        module.main(command.parse(getattr(module, COMMANDS[name]), given))
+        module.main(command.parse(getattr(module, COMMANDS[name]), given)[0])
     assert str(end.value.code).startswith("error: ") and message in str(end.value.code)
     assert not (tmp_path / "run").exists() and "\n" not in str(end.value.code)
 

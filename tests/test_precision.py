@@ -277,3 +277,10 @@ def test_the_readmes_snippet_and_a_command_run_in_double_precision(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 8 and (tmp_path / "run" / "result.json").exists()
+
+
+def test_float64_is_on_meanwhile_alone():
+    with pytest.raises(RuntimeError, match="mine"), precision.float64():
+        assert jnp.ones(1).dtype == jnp.float64
+        raise RuntimeError("mine")
+    assert jnp.ones(1).dtype == jnp.float32

@@ -399,17 +399,17 @@ def test_as_adjoint_starts_at_the_right_side():
 
 @pytest.mark.parametrize("budget", [0, -3])
 def test_budget_below_1_is_refused(solver, budget):
-    with pytest.raises(ValueError, match=f"max_evaluations={budget}: expected 1 or more"):
+    with pytest.raises(ValueError, match=f"max_evaluations={budget}: expected a whole"):
         solver(max_evaluations=budget)(lambda u: u, jnp.ones((1, 2)))
 
 
 def test_adjoint_budget_below_1_is_refused(adjoint):
     if adjoint is dense:  # it has none
         return
-    with pytest.raises(ValueError, match="max_evaluations=0: expected 1 or more"):
+    with pytest.raises(ValueError, match="max_evaluations=0: expected a whole number, 1 or more"):
         adjoint(max_evaluations=0)(lambda w: w, jnp.ones((1, 2)))
 
 
 def test_window_below_1_is_refused():
-    with pytest.raises(ValueError, match="window=0: expected 1 or more"):
+    with pytest.raises(ValueError, match="window=0: expected a whole number, 1 or more"):
         anderson(window=0)

@@ -10,7 +10,7 @@ import pytest
 from helpers import float64, normal, recorded
 
 from deqbilevel import algorithms
-from deqbilevel.algorithms import aid, steps, wrappers
+from deqbilevel.algorithms import aid, batching, steps
 
 A = np.diag([1.0, 2.0, 4.0]) + 0.3
 KEY = jax.random.key(0)
@@ -97,7 +97,7 @@ def test_the_lower_solves_of_armijo_are_counted():
 
     problem = posed.problem._replace(upper=upper)
     method = aid(problem, steps.armijo(8.0), lower_iterations=7, adjoint_iterations=3)
-    steps_taken = jax.jit(lambda state: wrappers.run(method, state, posed.data, KEY, 8))
+    steps_taken = jax.jit(lambda state: batching.run(method, state, posed.data, KEY, 8))
     _, infos = steps_taken(method.init(posed.gamma, posed.x))
     jax.effects_barrier()
     assert jnp.sum(infos.calls.upper_gradients) == len(solves) > 16
@@ -222,7 +222,7 @@ def test_q1_with_every_step_alone_and_as_lanes(name):
     def last(scale):
         method = aid(posed.problem, make(scale), lower_iterations=30, adjoint_iterations=3)
         state = method.init(posed.gamma, posed.x)
-        return wrappers.run(method, state, posed.data, KEY, count)[0].gamma
+        return batching.run(method, state, posed.data, KEY, count)[0].gamma
 
     scales = jnp.array([1.0, 0.8])
     lanes = jax.jit(jax.vmap(last))(scales)

@@ -14,14 +14,9 @@ from helpers import float64, normal
 from deqbilevel import algorithms
 from deqbilevel.algorithms import Algorithm, Calls, aid
 from deqbilevel.algorithms.base import from_cost, info
-from deqbilevel.algorithms.wrappers import (
-    enlarging,
-    growing,
-    guarded,
-    minibatches,
-    run,
-    scheduled,
-)
+from deqbilevel.algorithms.batching import minibatches, run
+from deqbilevel.algorithms.guarding import guarded
+from deqbilevel.algorithms.scheduling import enlarging, growing, scheduled
 
 KEY = jax.random.key(0)
 

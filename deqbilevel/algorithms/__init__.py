@@ -14,7 +14,9 @@ from deqbilevel.algorithms import cleaning, steps
 from deqbilevel.algorithms.aid import aid
 from deqbilevel.algorithms.ba import accelerated_ba, ba
 from deqbilevel.algorithms.base import Algorithm, Calls, Info, Posed, Problem, from_cost
+from deqbilevel.algorithms.batching import minibatches, run
 from deqbilevel.algorithms.bsa import bsa
+from deqbilevel.algorithms.guarding import Guarded, guarded
 from deqbilevel.algorithms.hoag import hoag
 from deqbilevel.algorithms.imaging import posed
 from deqbilevel.algorithms.itd import itd
@@ -23,21 +25,13 @@ from deqbilevel.algorithms.maid import maid
 from deqbilevel.algorithms.mrbo import mrbo, sustain
 from deqbilevel.algorithms.penalty import augmented_penalty, penalty
 from deqbilevel.algorithms.problems import PROBLEMS, coupled, quadratic
+from deqbilevel.algorithms.scheduling import enlarging, growing, scheduled
 from deqbilevel.algorithms.stable import stable
 from deqbilevel.algorithms.stocbio import stocbio
 from deqbilevel.algorithms.stochastic_quadratic import stochastic_quadratic
 from deqbilevel.algorithms.surrogate import surrogate
 from deqbilevel.algorithms.ttsa import ttsa
 from deqbilevel.algorithms.vrbo import vrbo
-from deqbilevel.algorithms.wrappers import (
-    Guarded,
-    enlarging,
-    growing,
-    guarded,
-    minibatches,
-    run,
-    scheduled,
-)
 from deqbilevel.checks import Registry
 
 __all__ = [

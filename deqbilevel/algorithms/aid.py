@@ -11,20 +11,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
-from deqbilevel.algorithms.base import (
-    Algorithm,
-    Calls,
-    Data,
-    Gamma,
-    Info,
-    Problem,
-    descend,
-    implicit,
-    info,
-    lower_level,
-    upper_gradients,
-)
+from deqbilevel.algorithms.base import Algorithm, Data, Gamma, Info, Problem
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import implicit_descent
 
 
 class State(NamedTuple):
@@ -57,26 +46,11 @@ def aid(
         return State(gamma, x, jnp.zeros_like(x), optimiser.init(gamma))
 
     def step(state: State, data: Data, key: PRNGKeyArray) -> tuple[State, Info]:
-        gamma, v = state.gamma, state.v if warm_adjoint else jnp.zeros_like(state.v)
+        v = state.v if warm_adjoint else jnp.zeros_like(state.v)
         budget: Any = {"solver": lower_solver, "evaluations": lower_iterations}
-        x, evaluations, residual = lower_level(problem, gamma, state.x, data, **budget)
-        loss, of_gamma, of_x = upper_gradients(problem, gamma, x, data)
-        through_x, v, adjoint = implicit(
-            problem, gamma, x, v, of_x, data, products=adjoint_iterations
+        gamma, x, v, moved, found = implicit_descent(
+            problem, optimiser, state, v, data, products=adjoint_iterations, **budget
         )
-        gradient = optax.tree.add(of_gamma, through_x)
-        gamma, moved, solves = descend(
-            problem,
-            optimiser,
-            gradient,
-            state.optimiser,
-            gamma,
-            data,
-            loss,
-            lambda gamma: lower_level(problem, gamma, x, data, **budget)[0],
-        )
-        calls = Calls(solves * evaluations, adjoint.evaluations, 1, solves)
-        found = info(calls, loss, gradient, residual, adjoint.residual)
         return State(gamma, x, v, moved), found
 
     return Algorithm(init, step, rows=("x", "v"))

@@ -26,22 +26,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from deqbilevel.algorithms.base import (
-    Algorithm,
-    Calls,
-    Data,
-    Gamma,
-    Info,
-    Problem,
-    cross,
-    descend,
-    hessian,
-    implicit,
-    info,
-    lower_level,
-    upper_gradients,
-)
+from deqbilevel.algorithms.base import Algorithm, Calls, Data, Gamma, Info, Problem, descend, info
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import cross, hessian, implicit, lower_level, upper_gradients
 from deqbilevel.rules import FUNCTION
 from deqbilevel.solvers import dense
 from deqbilevel.solvers.base import OFFSET

@@ -16,18 +16,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
-from deqbilevel.algorithms.base import (
-    Algorithm,
-    Calls,
-    Data,
-    Gamma,
-    Info,
-    Problem,
-    info,
-    move,
-    stochastic_descent,
-)
+from deqbilevel.algorithms.base import Algorithm, Calls, Data, Gamma, Info, Problem, info, move
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import stochastic_descent
 from deqbilevel.hypergradients.stochastic import at, hypergradient, require
 from deqbilevel.rules import count, or_function
 
@@ -81,16 +72,9 @@ def bsa(
         x, residual = stochastic_descent(
             problem, gamma, x0 if restart else x, data, for_lower, steps=steps, scale=scale
         )
-        found = hypergradient(
-            problem,
-            gamma,
-            x,
-            data,
-            for_upper,
-            terms=adjoint_terms,
-            step=problem.lower_step(gamma) if adjoint_step is None else adjoint_step,
-            randomised=randomised,
-        )
+        eta = problem.lower_step(gamma) if adjoint_step is None else adjoint_step
+        own: Any = {"terms": adjoint_terms, "step": eta, "randomised": randomised}
+        found = hypergradient(problem, gamma, x, data, for_upper, **own)
         gamma, moved = move(optimiser, found.gradient, moved, gamma)
         calls = Calls(steps, found.products, 1, 1)
         return (

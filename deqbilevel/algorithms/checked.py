@@ -34,6 +34,7 @@ from deqbilevel.solvers import DESCENTS
 
 P = ParamSpec("P")
 
+ALGORITHM = Rule(lambda x: isinstance(x, Algorithm), "what a method gives, such as aid(...)")
 
 RULES: dict[str, Rule] = {
     "problem": Rule(lambda x: isinstance(x, Problem), "algorithms.Problem, as posed.problem is"),

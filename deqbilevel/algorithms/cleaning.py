@@ -153,7 +153,7 @@ class Cleaning(NamedTuple):
     train: Split
     validation: Split
     size: Any
-    """How many of a sample of the static `batch` count, see `wrappers.growing`."""
+    """How many of a sample of the static `batch` count, see `scheduling.growing`."""
 
 
 @options(

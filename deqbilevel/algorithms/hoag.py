@@ -15,20 +15,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from deqbilevel.algorithms.base import (
-    Algorithm,
-    Calls,
-    Data,
-    Gamma,
-    Info,
-    Problem,
-    descend,
-    implicit,
-    info,
-    lower_level,
-    upper_gradients,
-)
+from deqbilevel.algorithms.base import Algorithm, Data, Gamma, Info, Problem
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import implicit_descent
 from deqbilevel.rules import POSITIVE, Rule, options, real
 
 Tolerance = Callable[[Int[Array, ""]], Any]
@@ -96,38 +85,12 @@ def hoag(
         return State(gamma, x, jnp.zeros_like(x), jnp.array(0), optimiser.init(gamma))
 
     def step(state: State, data: Data, key: PRNGKeyArray) -> tuple[State, Info]:
-        gamma, eps = state.gamma, accuracy(state.u)
-        budget: Any = {
-            "solver": lower_solver,
-            "evaluations": lower_iterations,
-            "tolerance": mu * eps,
-        }
-        x, evaluations, residual = lower_level(problem, gamma, state.x, data, **budget)
-        loss, of_gamma, of_x = upper_gradients(problem, gamma, x, data)
-        size = jnp.linalg.norm(of_x.ravel())
-        through_x, v, adjoint = implicit(
-            problem,
-            gamma,
-            x,
-            state.v,
-            of_x,
-            data,
-            products=adjoint_iterations,
-            tolerance=eps / jnp.maximum(size, jnp.finfo(x.dtype).tiny),
+        eps = accuracy(state.u)
+        budget: Any = {"solver": lower_solver, "evaluations": lower_iterations}
+        budget |= {"tolerance": mu * eps, "products": adjoint_iterations, "accuracy": eps}
+        gamma, x, v, moved, found = implicit_descent(
+            problem, optimiser, state, state.v, data, **budget
         )
-        gradient = optax.tree.add(of_gamma, through_x)
-        gamma, moved, solves = descend(
-            problem,
-            optimiser,
-            gradient,
-            state.optimiser,
-            gamma,
-            data,
-            loss,
-            lambda gamma: lower_level(problem, gamma, x, data, **budget)[0],
-        )
-        calls = Calls(solves * evaluations, adjoint.evaluations, 1, solves)
-        found = info(calls, loss, gradient, residual, adjoint.residual)
         return State(gamma, x, v, state.u + 1, moved), found
 
     return Algorithm(init, step, rows=("x", "v"))

@@ -18,18 +18,9 @@ import optax
 from jaxtyping import Array, PRNGKeyArray
 
 from deqbilevel import types
-from deqbilevel.algorithms.base import (
-    Algorithm,
-    Calls,
-    Data,
-    Gamma,
-    Info,
-    Problem,
-    descend,
-    gradient_map,
-    info,
-)
+from deqbilevel.algorithms.base import Algorithm, Calls, Data, Gamma, Info, Problem, descend, info
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import gradient_map
 from deqbilevel.hypergradients import no_info, unrolled
 from deqbilevel.solvers import DESCENTS
 from deqbilevel.solvers.base import OFFSET

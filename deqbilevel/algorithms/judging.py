@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import optax
 from jaxtyping import Array
 
-from deqbilevel.algorithms.base import Gamma, Posed, implicit, lower_level, upper_gradients
+from deqbilevel.algorithms.base import Gamma, Posed
+from deqbilevel.algorithms.oracles import implicit, lower_level, upper_gradients
 
 Scores = Callable[[Gamma, Array, Posed], dict[str, Array]]
 """(gamma, x*(gamma), posed) -> what else is measured there."""

@@ -17,18 +17,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
-from deqbilevel.algorithms.base import (
-    Algorithm,
-    Calls,
-    Data,
-    Gamma,
-    Info,
-    Problem,
-    info,
-    move,
-    upper_gradients,
-)
+from deqbilevel.algorithms.base import Algorithm, Calls, Data, Gamma, Info, Problem, info, move
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import upper_gradients
 
 
 class State(NamedTuple):
@@ -42,10 +33,7 @@ class State(NamedTuple):
 
 @checked()
 def lagrangian(
-    problem: Problem,
-    optimiser: optax.GradientTransformation | None = None,
-    *,
-    largest: int = 2_000,
+    problem: Problem, optimiser: optax.GradientTransformation | None = None, *, largest: int = 2_000
 ) -> Algorithm:
     """A dense system for 2 N + R unknowns, N of x and R of gamma; from any nu, here from 0.
 

@@ -30,19 +30,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from deqbilevel.algorithms.base import (
-    Algorithm,
-    Calls,
-    Data,
-    Gamma,
-    Info,
-    Problem,
-    implicit,
-    info,
-    lower_level,
-    upper_gradients,
-)
+from deqbilevel.algorithms.base import Algorithm, Calls, Data, Gamma, Info, Problem, info
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import implicit, lower_level, upper_gradients
 
 Scalar = Float[Array, ""]
 

@@ -82,16 +82,8 @@ def mrbo(
 
         def estimates(gamma: Gamma, x: Array) -> tuple[Array, Estimate]:
             G = problem.lower_gradient(x, gamma, problem.draw(data, for_lower))
-            return G, hypergradient(
-                problem,
-                gamma,
-                x,
-                data,
-                for_upper,
-                terms=adjoint_terms,
-                step=eta,
-                randomised=randomised,
-            )
+            own: Any = {"terms": adjoint_terms, "step": eta, "randomised": randomised}
+            return G, hypergradient(problem, gamma, x, data, for_upper, **own)
 
         (G, now), (old_G, old) = at_both(estimates, (gamma, x), (previous_gamma, previous_x))
 

@@ -35,9 +35,9 @@ from deqbilevel.algorithms.base import (
     info,
     move,
     trials,
-    upper_gradients,
 )
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import upper_gradients
 from deqbilevel.rules import POSITIVE, Rule, options, real
 
 Weight = Callable[[Int[Array, ""]], Any]

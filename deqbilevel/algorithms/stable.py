@@ -22,18 +22,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from deqbilevel.algorithms.base import (
-    Algorithm,
-    Calls,
-    Data,
-    Gamma,
-    Info,
-    Problem,
-    info,
-    move,
-    upper_gradients,
-)
+from deqbilevel.algorithms.base import Algorithm, Calls, Data, Gamma, Info, Problem, info, move
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import upper_gradients
 from deqbilevel.hypergradients.stochastic import at, at_both, recursive_momentum
 
 Hessians = Float[Array, "batch n n"]

@@ -40,12 +40,7 @@ def dimension_normalised(rate: Any, dimension: int) -> optax.GradientTransformat
 
 @options(rate=POSITIVE, trials=count(1), sufficient=INSIDE, shrink=INSIDE, grow=real(least=1))
 def armijo(
-    rate: Any = 1.0,
-    *,
-    trials: Any = 20,
-    sufficient: Any = 0.1,
-    shrink: Any = 0.5,
-    grow: Any = 1.5,
+    rate: Any = 1.0, *, trials: Any = 20, sufficient: Any = 0.1, shrink: Any = 0.5, grow: Any = 1.5
 ) -> optax.GradientTransformationExtraArgs:
     """Backtracking from `grow` times the last step, and from `rate` at first, to the first a with
 

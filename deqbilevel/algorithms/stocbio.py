@@ -15,18 +15,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
-from deqbilevel.algorithms.base import (
-    Algorithm,
-    Calls,
-    Data,
-    Gamma,
-    Info,
-    Problem,
-    info,
-    move,
-    stochastic_descent,
-)
+from deqbilevel.algorithms.base import Algorithm, Calls, Data, Gamma, Info, Problem, info, move
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import stochastic_descent
 from deqbilevel.hypergradients.stochastic import at, hypergradient, require
 
 

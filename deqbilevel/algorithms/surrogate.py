@@ -23,20 +23,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
-from deqbilevel.algorithms.base import (
-    Algorithm,
-    Calls,
-    Data,
-    Gamma,
-    Info,
-    Problem,
-    hessian,
-    info,
-    lower_level,
-    move,
-    upper_gradients,
-)
+from deqbilevel.algorithms.base import Algorithm, Calls, Data, Gamma, Info, Problem, info, move
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import hessian, lower_level, upper_gradients
 from deqbilevel.solvers import symmetric_solve
 
 
@@ -115,10 +104,7 @@ def surrogate(
             return ravel_pytree(optax.tree.add(p_gamma, cotangent(p_x)[0]))[0] + 2 * proximity * p
 
         solution, inner = symmetric_solve(
-            curvature,
-            flat[None],
-            tolerance=inner_tolerance,
-            max_evaluations=inner_iterations + 1,
+            curvature, flat[None], tolerance=inner_tolerance, max_evaluations=inner_iterations + 1
         )
         new, moved = move(
             optimiser, unravel(solution[0]), state.optimiser, gamma, value=loss, grad=gradient
@@ -126,10 +112,7 @@ def surrogate(
         x = x + tangent(optax.tree.sub(new, gamma))
         products = 2 * inner.evaluations
         calls = Calls(
-            evaluations,
-            (products + 2) * adjoint.evaluations,
-            products + 2,
-            1 + inner.evaluations,
+            evaluations, (products + 2) * adjoint.evaluations, products + 2, 1 + inner.evaluations
         )
         found = info(calls, loss, gradient, residual, adjoint.residual)
         return State(new, x, moved), found

@@ -26,18 +26,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
-from deqbilevel.algorithms.base import (
-    Algorithm,
-    Calls,
-    Data,
-    Gamma,
-    Info,
-    Problem,
-    info,
-    move,
-    stochastic_descent,
-)
+from deqbilevel.algorithms.base import Algorithm, Calls, Data, Gamma, Info, Problem, info, move
 from deqbilevel.algorithms.checked import checked
+from deqbilevel.algorithms.oracles import stochastic_descent
 from deqbilevel.hypergradients.stochastic import at, hypergradient, require
 from deqbilevel.rules import POSITIVE, one_of, options
 
@@ -99,16 +90,9 @@ def ttsa(
         for_lower, for_upper = jax.random.split(key)
         scale = at(lower_schedule, u, x.dtype)
         x, residual = stochastic_descent(problem, gamma, x, data, for_lower, steps=1, scale=scale)
-        found = hypergradient(
-            problem,
-            gamma,
-            x,
-            data,
-            for_upper,
-            terms=adjoint_terms,
-            step=problem.lower_step(gamma) if adjoint_step is None else adjoint_step,
-            randomised=randomised,
-        )
+        eta = problem.lower_step(gamma) if adjoint_step is None else adjoint_step
+        own: Any = {"terms": adjoint_terms, "step": eta, "randomised": randomised}
+        found = hypergradient(problem, gamma, x, data, for_upper, **own)
         gamma, moved = move(optimiser, found.gradient, moved, gamma)
         calls = Calls(1, found.products, 1, 1)
         return (

@@ -24,11 +24,7 @@ HEIGHTS = {
 
 @styled
 def algorithm_figure(
-    rows: Sequence[dict[str, Any]],
-    caption: str,
-    *,
-    single: Sequence[str] = (),
-    title: str = "",
+    rows: Sequence[dict[str, Any]], caption: str, *, single: Sequence[str] = (), title: str = ""
 ) -> Figure:
     """Loss, norm of the hypergradient and what else was measured, against calls and seconds.
 

@@ -12,9 +12,7 @@ from deqbilevel.plots.base import curve, finish, level, new_figure, styled
 
 @styled
 def kernel_figure(
-    stages: Mapping[str, Float[np.ndarray, "kernels rows columns"]],
-    caption: str,
-    columns: int = 15,
+    stages: Mapping[str, Float[np.ndarray, "kernels rows columns"]], caption: str, columns: int = 15
 ) -> Figure:
     """Kernels of each stage (such as A before and after) in their order, below each other.
 

@@ -15,11 +15,7 @@ Stage = tuple[Float[np.ndarray, "filters rows columns"], Float[np.ndarray, " fil
 
 
 @styled
-def filter_figure(
-    stages: Mapping[str, Stage],
-    caption: str,
-    columns: int = 12,
-) -> Figure:
+def filter_figure(stages: Mapping[str, Stage], caption: str, columns: int = 12) -> Figure:
     """Filters of each stage (such as before and after), by falling effective strength.
 
     A stage is (filters, strengths e^{beta_0 + beta_k} ||c_k||); the strength stands above each

@@ -18,25 +18,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from deqbilevel.plots.base import (
-    curve,
-    finish,
-    level,
-    new_figure,
-    note,
-    picture_grid,
-    styled,
-)
+from deqbilevel.plots.base import curve, finish, level, new_figure, note, picture_grid, styled
 from deqbilevel.results import best, final, lowest, without_learning
 
 NAMES = {"bilevel": "bilevel", "deq": "DEQ"}
 COLOURS = {"bilevel": "tab:blue", "deq": "tab:orange"}
 STYLES: dict[str, Literal["-", "--"]] = {"bilevel": "-", "deq": "--"}
-RECONSTRUCTION_FIGURES = {
-    "figure_2": "denoising",
-    "figure_3": "inpainting",
-    "figure_4": "deblurring",
-}
+RECONSTRUCTED = {"figure_2": "denoising", "figure_3": "inpainting", "figure_4": "deblurring"}
 CAPTIONS: dict[str, dict[str, Any]] = {
     "denoising": {"tau": 0.5, "gamma": 0.1, "activation": "relu"},
     "inpainting": {"tau": 0.5, "gamma": 1.0, "activation": "softshrink"},
@@ -57,9 +45,10 @@ def _diverged(results: xr.Dataset) -> xr.DataArray:
     return final(results, "diverged").astype(bool)
 
 
-def _flat(values: xr.DataArray, task: str, model: str) -> np.ndarray:
-    """One value per run of a cell."""
-    return values.sel(task=task, model=model).values.ravel()
+def _finite(values: xr.DataArray, task: str, model: str) -> np.ndarray:
+    """One value per run of a cell, of those that have one."""
+    found = values.sel(task=task, model=model).values.ravel()
+    return found[np.isfinite(found)]
 
 
 def _model_patches(models: list[str]) -> list[Patch]:
@@ -84,17 +73,11 @@ def figure_1(results: xr.Dataset, threshold: float = 0.5) -> Figure:
     for t, task in enumerate(tasks):
         for m, model in enumerate(models):
             x = t + 0.4 * (m - (len(models) - 1) / 2)
-            loss = _flat(kept, task, model)
-            loss = loss[np.isfinite(loss)]
-            total = int(_flat(exists, task, model).sum())
-            axes.annotate(
-                f"{len(loss) or 'none'} of {total}",
-                (x, loss.max(initial=0)),
-                xytext=(0, 5),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-            )
+            loss = _finite(kept, task, model)
+            total = int(exists.sel(task=task, model=model).sum())
+            place = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center"}
+            remain = f"{len(loss) or 'none'} of {total}"
+            axes.annotate(remain, (x, loss.max(initial=0)), **place, fontsize=8)
             if len(loss) < 5:
                 axes.plot([x] * len(loss), loss, "o", color=COLOURS[model], zorder=3)
             if len(loss):
@@ -138,10 +121,8 @@ def reconstruction_figure(results: xr.Dataset, task: str) -> Figure:
     blocks = {}
     for index in spread.round().astype(int):
         block = shown.isel(noise=index)
-        rows = {
-            "truth $u$": _pictures(block.truth),
-            "measurement $f$": _pictures(block.measurement),
-        }
+        rows = {"truth $u$": _pictures(block.truth)}
+        rows["measurement $f$"] = _pictures(block.measurement)
         for model in _coordinate(results, "model"):
             own = block.sel(model=model)
             if task != "denoising":
@@ -157,7 +138,7 @@ def reconstruction_figure(results: xr.Dataset, task: str) -> Figure:
                     rows[said] = _pictures(theirs.best_reconstruction)
             rows[_label(own, model, which)] = _pictures(own.best_reconstruction)
         blocks[f"noise {noises[index]:g}"] = rows
-    number = next(name for name, held in RECONSTRUCTION_FIGURES.items() if held == task)
+    number = next(name for name, held in RECONSTRUCTED.items() if held == task)
     title = f"{number.replace('_', ' ').capitalize()}: {task} by each model"
     caption = results.attrs["caption"]
     if captioned is None:
@@ -245,11 +226,9 @@ def figure_5(results: xr.Dataset) -> Figure:
         Line2D([], [], color=colour, label=f"noise {noise:g}")
         for noise, colour in zip(noises, colours, strict=True)
     ]
-    handles += [
-        Line2D([], [], color="0.3", linestyle=STYLES[name], label=NAMES[name]) for name in models
-    ]
-    if levels:
-        handles.append(Line2D([], [], color="0.3", linestyle=":", label="without learning"))
+    styles: dict[str, Any] = {NAMES[name]: STYLES[name] for name in models}
+    styles |= {"without learning": ":"} if levels else {}
+    handles += [Line2D([], [], color="0.3", linestyle=x, label=name) for name, x in styles.items()]
     figure.legend(handles=handles, loc="outside right upper")
     return figure
 
@@ -295,8 +274,7 @@ def figure_6(
     width = ceil((high - low + 1) / HISTOGRAM_BINS)
     bins = np.arange(low, high + width + 1, width) - 0.5
     for task, (axes,) in panels.items():
-        counts = [_flat(reached, task, model) for model in models]
-        counts = [count[np.isfinite(count)] for count in counts]
+        counts = [_finite(reached, task, model) for model in models]
         axes.hist(counts, bins=bins.tolist(), color=[COLOURS[name] for name in models], alpha=0.8)
         finish(axes, "epochs")
         if not any(map(len, counts)):
@@ -310,7 +288,7 @@ def drawings(results: xr.Dataset) -> dict[str, Callable[[], Figure]]:
     """How to draw each figure of the paper, by name; `figure_2` to `figure_4` where their task is
     present."""
     drawn: dict[str, Callable[[], Figure]] = {"figure_1": partial(figure_1, results)}
-    for name, task in RECONSTRUCTION_FIGURES.items():
+    for name, task in RECONSTRUCTED.items():
         if task in _coordinate(results, "task"):
             drawn[name] = partial(reconstruction_figure, results, task)
     return drawn | {"figure_5": partial(figure_5, results), "figure_6": partial(figure_6, results)}

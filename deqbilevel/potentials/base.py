@@ -58,6 +58,11 @@ class Potential(Protocol):
     def prox(self, z: Float[Array, "*shape"], a: Any) -> Float[Array, "*shape"]: ...
 
 
+def derived(of: Callable[[Any], Any]) -> Any:
+    """A property of a potential in one line, where it needs no docstring."""
+    return property(of)
+
+
 def magnitude(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """|z| with the derivative 0 at 0, where that of `jnp.abs` is 1."""
     return jnp.sign(z) * z

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from deqbilevel import checks
+from deqbilevel.potentials.base import derived
 from deqbilevel.types import pytree
 
 Scalar = Float[Array, ""] | float
@@ -32,13 +33,8 @@ class Quadratic:
     def __post_init__(self) -> None:
         checks.number("s", self.s, least=0)
 
-    @property
-    def lipschitz(self) -> Any:
-        return self.s
-
-    @property
-    def least_curvature(self) -> Any:
-        return self.s
+    lipschitz = derived(lambda self: self.s)
+    least_curvature = derived(lambda self: self.s)
 
     def value(self, z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return 0.5 * self.s * z**2

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from deqbilevel.potentials.base import Bisected, magnitude
+from deqbilevel.potentials.base import Bisected, derived, magnitude
 from deqbilevel.types import pytree
 
 
@@ -34,14 +34,8 @@ class Fair(Bisected):
     twice_differentiable = True
     lipschitz = 1.0
     least_curvature = 0.0
-
-    @property
-    def slope(self) -> Any:
-        return self.eps
-
-    @property
-    def curvature_lipschitz(self) -> Any:
-        return 2 / self.eps
+    slope = derived(lambda self: self.eps)
+    curvature_lipschitz = derived(lambda self: 2 / self.eps)
 
     def value(self, z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return self.eps**2 * _excess_over_log1p(magnitude(z) / self.eps)
@@ -66,10 +60,7 @@ class LogCosh(Bisected):
     twice_differentiable = True
     slope = 1.0
     least_curvature = 0.0
-
-    @property
-    def lipschitz(self) -> Any:
-        return 1 / self.eps
+    lipschitz = derived(lambda self: 1 / self.eps)
 
     @property
     def curvature_lipschitz(self) -> Any:
@@ -105,10 +96,7 @@ class GemanMcClure(Bisected):
     twice_differentiable = True
     lipschitz = 1.0
     least_curvature = -0.25
-
-    @property
-    def slope(self) -> Any:
-        return 3 * 3**0.5 / 16 * self.eps
+    slope = derived(lambda self: 3 * 3**0.5 / 16 * self.eps)
 
     @property
     def curvature_lipschitz(self) -> Any:
@@ -140,10 +128,7 @@ class Welsch(Bisected):
     twice_differentiable = True
     lipschitz = 1.0
     least_curvature = -2 * math.exp(-1.5)
-
-    @property
-    def slope(self) -> Any:
-        return math.exp(-0.5) / 2**0.5 * self.eps
+    slope = derived(lambda self: math.exp(-0.5) / 2**0.5 * self.eps)
 
     @property
     def curvature_lipschitz(self) -> Any:

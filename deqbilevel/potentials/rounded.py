@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from deqbilevel import checks
-from deqbilevel.potentials.base import Bisected
+from deqbilevel.potentials.base import Bisected, derived
 from deqbilevel.types import pytree
 
 
@@ -21,10 +21,7 @@ class CornerRounded(Bisected):
     twice_differentiable = True
     slope = 1.0
     least_curvature = 0.0
-
-    @property
-    def lipschitz(self) -> Any:
-        return 1 / self.eps
+    lipschitz = derived(lambda self: 1 / self.eps)
 
     @property
     def curvature_lipschitz(self) -> Any:
@@ -64,9 +61,7 @@ class RoundedPower(Bisected):
     def convex(self) -> bool:
         return self.p >= 1
 
-    @property
-    def lipschitz(self) -> Any:
-        return self.p * self.eps ** (self.p - 2)
+    lipschitz = derived(lambda self: self.p * self.eps ** (self.p - 2))
 
     @property
     def slope(self) -> Any:
@@ -114,18 +109,9 @@ class LogSum(Bisected):
     eps: Any = 1.0
     convex = False
     twice_differentiable = True
-
-    @property
-    def lipschitz(self) -> Any:
-        return 2 / self.eps**2
-
-    @property
-    def slope(self) -> Any:
-        return 1 / self.eps
-
-    @property
-    def least_curvature(self) -> Any:
-        return -0.25 / self.eps**2
+    lipschitz = derived(lambda self: 2 / self.eps**2)
+    slope = derived(lambda self: 1 / self.eps)
+    least_curvature = derived(lambda self: -0.25 / self.eps**2)
 
     @property
     def curvature_lipschitz(self) -> Any:
@@ -156,18 +142,9 @@ class LogRoot(Bisected):
     eps: Any = 2**0.5
     convex = False
     twice_differentiable = True
-
-    @property
-    def lipschitz(self) -> Any:
-        return 1 / (self.eps * (10 + self.eps))
-
-    @property
-    def slope(self) -> Any:
-        return 1 / (10 + self.eps)
-
-    @property
-    def least_curvature(self) -> Any:
-        return -1 / (10 + self.eps) ** 2
+    lipschitz = derived(lambda self: 1 / (self.eps * (10 + self.eps)))
+    slope = derived(lambda self: 1 / (10 + self.eps))
+    least_curvature = derived(lambda self: -1 / (10 + self.eps) ** 2)
 
     @property
     def curvature_lipschitz(self) -> Any:

@@ -51,9 +51,9 @@ def anderson(
             images, residuals, gram = history
             filled = jnp.arange(window) < jnp.maximum(k, 1)
             alpha = _weights(gram, filled, ridge, relative)
-            mixed = jnp.einsum("bm,mbn->bn", alpha, images)
+            mixed = jnp.einsum("bm,bmn->bn", alpha, images)
             if mixing != 1.0:
-                mixed = mixed - (1 - mixing) * jnp.einsum("bm,mbn->bn", alpha, residuals)
+                mixed = mixed - (1 - mixing) * jnp.einsum("bm,bmn->bn", alpha, residuals)
             u = jnp.where(k == 0, u0.reshape(batch, pixels), mixed)
             image = G(u.reshape(u0.shape)).reshape(batch, pixels)
             history = _remembered(history, k % window, image, image - u)
@@ -107,7 +107,7 @@ def preconditioned_anderson(
             s = P(image - u)
             points, residuals, gram = _remembered(history, k % window, u + mixing * s, s)
             alpha = _weights(gram, jnp.arange(window) <= k, 0.0, relative=True)
-            following = jnp.einsum("bm,mbn->bn", alpha, points)
+            following = jnp.einsum("bm,bmn->bn", alpha, points)
             residual = relative_residual(image, u)
             return (following, P, (points, residuals, gram)), image, residual
 
@@ -118,22 +118,23 @@ def preconditioned_anderson(
 
 
 History = tuple[
-    Float[Array, "window batch n"], Float[Array, "window batch n"], Float[Array, "batch w w"]
+    Float[Array, "batch window n"], Float[Array, "batch window n"], Float[Array, "batch w w"]
 ]
-"""What is mixed, residuals r_i, and their inner products <r_i, r_j> for each image."""
+"""What is mixed, residuals r_i, and their inner products <r_i, r_j> for each image. The images come
+first: XLA would copy a history that does not begin with them, for each product with it."""
 
 
 def _nothing(window: int, batch: int, pixels: int, dtype: Any) -> History:
-    rows = jnp.zeros((window, batch, pixels), dtype)
+    rows = jnp.zeros((batch, window, pixels), dtype)
     return rows, rows, jnp.zeros((batch, window, window), dtype)
 
 
 def _remembered(history: History, slot: Array, point: Array, residual: Array) -> History:
     """The history with one entry anew."""
     points, residuals, gram = history
-    points, residuals = put(points, point, slot, 0), put(residuals, residual, slot, 0)
+    points, residuals = put(points, point, slot, 1), put(residuals, residual, slot, 1)
     # One row of the Gram matrix is new: a window's worth of inner products, not its square.
-    row = jnp.einsum("mbn,bn->bm", residuals, residual)
+    row = jnp.einsum("bmn,bn->bm", residuals, residual)
     return points, residuals, put(put(gram, row, slot, 1), row, slot, 2)
 
 

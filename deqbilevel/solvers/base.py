@@ -166,12 +166,7 @@ class Iteration:
 
 
 def iterate(
-    step: Step,
-    state: Any,
-    u0: Array,
-    *,
-    tolerance: Any,
-    max_evaluations: Any,
+    step: Step, state: Any, u0: Array, *, tolerance: Any, max_evaluations: Any
 ) -> tuple[Array, Info]:
     """Repeat `step(k, state) -> (state, u, residual)` until the residual meets the tolerance.
 

@@ -82,12 +82,7 @@ def plan(
 
 
 def _cost(
-    trainer: learning.Trainer,
-    study: Study,
-    state: learning.State,
-    train: Any,
-    test: Any,
-    keys: Any,
+    trainer: learning.Trainer, study: Study, state: learning.State, train: Any, test: Any, keys: Any
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Of a chunk: evaluations of a lane and seconds, for the evaluation and the steps of an epoch;
     the steps are those of a few, multiplied."""
@@ -126,13 +121,7 @@ def free_memory() -> int:
 
 
 def lanes_that_fit(
-    model: Model,
-    lane: Lane,
-    study: Study,
-    train: TrainImages,
-    memory: int,
-    *,
-    most: int = 25,
+    model: Model, lane: Lane, study: Study, train: TrainImages, memory: int, *, most: int = 25
 ) -> int:
     """Lanes of a group that a device can train under one vmap in `memory` bytes, at most `most`.
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import jax
 from tqdm import tqdm
 
-from deqbilevel import algorithms
+from deqbilevel import algorithms, precision
 from deqbilevel.algorithms import cleaning
 from experiments import command, common, folders, options
 from experiments.algorithms import cases, clone, peer_search, peers, running, tables
@@ -108,35 +108,29 @@ class Algorithms:
 @command.checked
 def main(config: Algorithms) -> dict[str, Any]:
     """Run what has not run, draw it, return {problem: {method: numbers}}."""
-    double = CASES[config.problem].float64
-    before = jax.config.read("jax_enable_x64")
-    jax.config.update("jax_enable_x64", double)
-    try:
-        with contextlib.ExitStack() as stack:
-            with common.clear_errors():
-                options = config.resolved()
-                _check(options, given=config.optimiser is not None)
-                if config.peers is not None:
-                    clone.solvers(config.peers)
-                case = CASES[config.problem].build(options)
-                name = f"algorithms-{config.problem}-{common.digest(options)}"
-                claimed = folders.claim(
-                    config.out,
-                    name,
-                    options,
-                    files=files_of(options),
-                    inputs=dict(case.inputs) | clone.inputs(config.peers),
-                    sources={
-                        "--image": config.image,
-                        "--data": folders.source(config.data),
-                        "--peers": config.peers,
-                    },
-                    fresh=config.fresh,
-                )
-                out = stack.enter_context(claimed)
-            return _compare(options, case, config.peers, out)
-    finally:
-        jax.config.update("jax_enable_x64", before)
+    with precision.float64(CASES[config.problem].float64), contextlib.ExitStack() as stack:
+        with common.clear_errors():
+            options = config.resolved()
+            _check(options, given=config.optimiser is not None)
+            if config.peers is not None:
+                clone.solvers(config.peers)
+            case = CASES[config.problem].build(options)
+            name = f"algorithms-{config.problem}-{common.digest(options)}"
+            claimed = folders.claim(
+                config.out,
+                name,
+                options,
+                files=files_of(options),
+                inputs=dict(case.inputs) | clone.inputs(config.peers),
+                sources={
+                    "--image": config.image,
+                    "--data": folders.source(config.data),
+                    "--peers": config.peers,
+                },
+                fresh=config.fresh,
+            )
+            out = stack.enter_context(claimed)
+        return _compare(options, case, config.peers, out)
 
 
 def files_of(options: dict[str, Any]) -> list[str]:

@@ -12,10 +12,7 @@ from typing import Any
 
 GET = "git clone https://github.com/benchopt/benchmark_bilevel"
 
-PUBLISHED = (
-    "datacleaning0_5_021424_best_params.yml",
-    "datacleaning0_5_best_params.yml",
-)
+PUBLISHED = ("datacleaning0_5_021424_best_params.yml", "datacleaning0_5_best_params.yml")
 """Files of their folder `config` with the options that they found best for half of the labels
 wrong; where both name a solver, the second holds."""
 

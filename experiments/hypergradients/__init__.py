@@ -11,7 +11,6 @@ goes on.
 """
 
 import contextlib
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
-from scipy.optimize import brentq
 from tqdm import tqdm
 
-from deqbilevel import hypergradients, learning, plots
+from deqbilevel import hypergradients, learning, precision
 from deqbilevel.solvers import DESCENTS, SOLVERS
 from experiments import command, common, folders, options, sizes
-from experiments.drawing import draw
-from experiments.hypergradients import estimates
+from experiments.hypergradients import estimates, tables
 from experiments.hypergradients.cases import (
     PROBLEMS,
     Case,
@@ -42,28 +39,11 @@ from experiments.hypergradients.cases import (
 from experiments.records import Log
 from experiments.schema import ANY
 
-ORDERS = {
-    "unrolled": ("T N", "T"),
-    "checkpointed": ("sqrt(T) N", "2 T"),
-    "truncated": ("k N", "k"),
-    "forward": ("N", "T R"),
-    "finite_differences": ("N", "2 T R"),
-    "gaussian_smoothing": ("N", "2 T d"),
-    "jacobian_free": ("N", "0"),
-    "shine": ("m N", "1"),
-    "dense": ("N^2", "N"),
-}
-"""Memory and products in the backward pass, as orders in the budget T, pixels N, parameters R, last
-evaluations k, directions d and memory m, [CF] Table 4.1; else N and the adjoint solver's own. Here
-k = d = T, and no more than 32 directions are in memory at once."""
-
-
 FILES = ("rows.jsonl", "estimates.jsonl", "summary.md", "result.json")
 """What a run writes beside its figures, see `folders`."""
 
-MEASURED = ("relative_error", "angle_deg", "seconds", "peak_mb", "evaluations")
 
-ROW = {"problem": "", "method": "", "budget": 0} | dict.fromkeys(MEASURED, ANY)
+ROW = {"problem": "", "method": "", "budget": 0} | dict.fromkeys(tables.MEASURED, ANY)
 """A record."""
 
 
@@ -107,31 +87,26 @@ class Hypergradients:
 @command.checked
 def main(config: Hypergradients) -> dict[str, Any]:
     """Measure what is not yet measured, draw it, and return {model: {method: numbers}}."""
-    before = jax.config.read("jax_enable_x64")
-    jax.config.update("jax_enable_x64", True)
-    try:
-        with contextlib.ExitStack() as stack:
-            with common.clear_errors():
-                _check(config)
-                learning.measures_compiled()
-                options = common.options_of(config)
-                name = f"hypergradients-{common.digest(options)}"
-                names = ("size", "images", "features", "seed")
-                own = {option: getattr(config, option) for option in names}
-                cases = {problem: case(problem, **own) for problem in config.problems}
-                read = {problem: (c.params, c.f, c.truth) for problem, c in cases.items()}
-                claimed = folders.claim(
-                    config.out,
-                    name,
-                    options,
-                    files=FILES,
-                    inputs=folders.given(read),
-                    fresh=config.fresh,
-                )
-                out = stack.enter_context(claimed)
-            return _compare(config, cases, out)
-    finally:
-        jax.config.update("jax_enable_x64", before)
+    with precision.float64(), contextlib.ExitStack() as stack:
+        with common.clear_errors():
+            _check(config)
+            learning.measures_compiled()
+            options = common.options_of(config)
+            name = f"hypergradients-{common.digest(options)}"
+            names = ("size", "images", "features", "seed")
+            own = {option: getattr(config, option) for option in names}
+            cases = {problem: case(problem, **own) for problem in config.problems}
+            read = {problem: (c.params, c.f, c.truth) for problem, c in cases.items()}
+            claimed = folders.claim(
+                config.out,
+                name,
+                options,
+                files=FILES,
+                inputs=folders.given(read),
+                fresh=config.fresh,
+            )
+            out = stack.enter_context(claimed)
+        return _compare(config, cases, out)
 
 
 def _check(config: Hypergradients) -> None:
@@ -217,83 +192,4 @@ def _compare(config: Hypergradients, cases: dict[str, Case], out: Path) -> dict[
         minimised = minimised | {"quadratic": quadratic()}
         log = out / "estimates.jsonl"
         followed = estimates.measured(minimised, config.iterations, log)
-    return _show(config, rows, followed, out)
-
-
-def _show(
-    config: Hypergradients, rows: list[dict[str, Any]], followed: list[dict[str, Any]], out: Path
-) -> dict[str, Any]:
-    """The tables, the figures, and the numbers at the largest budget."""
-    largest = max(config.budgets)
-    numbers: dict[str, Any] = {problem: {} for problem in config.problems}
-    lines = ["# Ways to a hypergradient", ""]
-    for problem in config.problems:
-        head = (
-            "method",
-            *(x.replace("_", " ") for x in MEASURED),
-            "memory",
-            "measured",
-            "products",
-        )
-        lines += [f"## {problem}, budget {largest}", ""]
-        lines += [common.line(head), common.line(["---"] * len(head))]
-        for row in rows:
-            if row["problem"] == problem and row["budget"] == largest:
-                method = row["method"]
-                values = {name: row[name] for name in MEASURED}
-                numbers[problem][method] = values
-                shown = ["-" if x is None else f"{x:.3g}" for x in values.values()]
-                memory, products = ORDERS.get(method, ("N", "up to T"))
-                own = [r for r in rows if r["problem"] == problem and r["method"] == method]
-                exponent = growth({r["budget"]: r["peak_mb"] for r in own})
-                grown = "-" if exponent is None else f"T^{exponent:.2f}"
-                lines.append(common.line([method, *shown, memory, grown, products]))
-        lines.append("")
-    rates = estimates.rates(followed)
-    lines += estimates.table(rates) if followed else []
-    table = "\n".join(lines)
-    print(table, flush=True)
-    folders.write(out / "summary.md", table)
-    result = numbers | ({"estimates": rates} if followed else {})
-    folders.write(out / "result.json", json.dumps(result, indent=1))
-    setup = (
-        f"{config.images} digits of {config.size}x{config.size} pixels, {config.features} dense "
-        "features; error against the exact gradient in float64"
-    )
-    caption = (
-        f"{setup}; lower level by {config.solver}, time the median of the rounds, memory the "
-        "temporary memory of the program"
-    )
-    draw(out / "methods.png", plots.method_figure, rows, caption)
-    if followed:
-        caption = (
-            f"lower level by T steps of gradient descent from zero; {setup}; rho: the contraction "
-            "of a step at the minimiser; dashed: growth as T, the bound of reverse mode"
-        )
-        draw(out / "estimates.png", plots.estimate_figure, followed, caption)
-    return numbers
-
-
-def growth(memory: dict[int, float]) -> float | None:
-    """p of memory = m_0 + c T^p by the smallest, a middle and the largest budget T.
-
-    Of two budgets with m_0 = 0, of one None; 0 where memory levels off.
-    """
-    budgets = sorted(memory)
-    if len(budgets) < 2:
-        return None
-    T = np.array([budgets[0], budgets[len(budgets) // 2], budgets[-1]], float)
-    m = np.array([memory[int(x)] for x in T])
-    if len(budgets) == 2:
-        return float(np.log(m[2] / m[0]) / np.log(T[2] / T[0]))
-
-    def excess(p: float) -> float:
-        """Of the later part of the growth over that of T^p, but for a positive factor."""
-        powers = np.diff(T**p)
-        return float(np.diff(m) @ (-powers[1], powers[0]))
-
-    least, most = 1e-3, 5.0
-    if m[1] <= m[0] or excess(least) <= 0:
-        return 0.0
-    root: Any = brentq(excess, least, most) if excess(most) < 0 else most
-    return float(root)
+    return tables.report(config, rows, followed, out)

@@ -13,14 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from deqbilevel import (
-    data,
-    hypergradients,
-    models,
-    operators,
-    potentials,
-    precision,
-)
+from deqbilevel import data, hypergradients, models, operators, potentials, precision
 from deqbilevel.regularizers import convolutional
 from deqbilevel.solvers import DESCENTS, SOLVERS, anderson
 from deqbilevel.types import FixedPointMap, Params

@@ -22,11 +22,7 @@ from experiments.hypergradients.cases import Case, estimate, exact, relative_err
 from experiments.records import Log
 from experiments.schema import ANY
 
-ESTIMATES = {
-    "implicit": "dense",
-    "implicit, T products": "picard",
-    "unrolled": "unrolled",
-}
+ESTIMATES = {"implicit": "dense", "implicit, T products": "picard", "unrolled": "unrolled"}
 """The minimiser estimate at u_T with the adjoint solved exactly and by T products, and reverse mode
 through the T evaluations: names of `hypergradients.METHODS`."""
 
