@@ -281,7 +281,8 @@ def test_either_precision_is_kept_under_x64(name, double):
 
 
 def test_images_and_params_that_are_not_learned_from_are_named():
-    model = models.assemble(operators.Identity(), convolutional.convolutional((4, 4)))
+    R = convolutional.convolutional((4, 4), filters=(2, 2, 2))
+    model = models.assemble(operators.Identity(), R)
     p = convolutional.init(np.ones((2, 2, 2)), beta_0=-1.0, phi=CornerRounded(0.1))
     u = jnp.ones((2, 16))
     for change, params, truth, f, named in (
