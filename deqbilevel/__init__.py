@@ -6,7 +6,7 @@ Bilevel learning and deep equilibrium models (DEQ) are two choices of the fixed-
 
 The modules, from the bottom up: `types`; `operators`, `potentials`, `losses`, `solvers`,
 `results`; `maps`, `regularizers`, `hypergradients`, `settings`, `data`, `plots`; `models`,
-`training`; `studies`. Imports only ever run downwards.
+`learning`; `studies`. Imports only ever run downwards.
 """
 
 __version__ = "0.1.0"

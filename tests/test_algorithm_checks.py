@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import PIXELS, float64, model_params, small_model
+from helpers import PIXELS, float64, model_params, small_model, untyped
 
 from deqbilevel import algorithms, models, operators
 from deqbilevel.algorithms import METHODS, aid, cleaning, guarded, minibatches, run
@@ -281,7 +281,8 @@ def test_either_precision_is_kept_under_x64(name, double):
 
 
 def test_images_and_params_that_are_not_learned_from_are_named():
-    model = models.assemble(operators.Identity(), convolutional.convolutional((4, 4)))
+    R = convolutional.convolutional((4, 4), filters=(2, 2, 2))
+    model = models.assemble(operators.Identity(), R)
     p = convolutional.init(np.ones((2, 2, 2)), beta_0=-1.0, phi=CornerRounded(0.1))
     u = jnp.ones((2, 16))
     for change, params, truth, f, named in (
@@ -297,7 +298,7 @@ def test_images_and_params_that_are_not_learned_from_are_named():
         ({}, p, u * jnp.nan, u, "truth: holds values that are not finite"),
         ({}, p, u, u * jnp.inf, "f: holds values that are not finite"),
     ):
-        with pytest.raises(ValueError, match=named):
+        with untyped(), pytest.raises(ValueError, match=named):
             algorithms.posed(model, params, truth, f, **change)
     built = small_model("identity", "bilevel")
     params, u = model_params(built), jnp.ones((2, PIXELS))

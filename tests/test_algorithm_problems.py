@@ -39,7 +39,7 @@ def dense(task="denoising"):
     params = model_params(model, tau=0.3)
     truth = normal(1, 2, PIXELS)
     f = model.K.apply(truth) + 0.1 * normal(2, 2, PIXELS)
-    return algorithms.posed(model, params, truth, f), model, params
+    return algorithms.posed(model, params, truth, f, smooth=False), model, params
 
 
 def corpus(train=12, validation=5, features=4, seed=0):

@@ -60,8 +60,9 @@ def test_it_is_convex_and_its_curvature_bounds_and_is_the_least_that_does(D, pai
 @float64
 def test_the_proximal_map_meets_its_optimality_condition(D, pair):
     """x - v + a D'(x; f) = 0, where the map is known."""
+    assert D is not fidelities.squares or D.proximal is not None
     if D.proximal is None:
-        pytest.skip("no closed form")
+        return
     v, f = pair(0), pair(2)
     for a in (0.0, 0.3, 20.0):
         x = D.proximal(v, f, a)

@@ -192,8 +192,9 @@ def test_a_warm_lower_level_and_its_adjoint_go_on_and_a_cold_one_starts_anew():
         state, metrics = learning.steps(learner, learning.start(learner, p, f), truth, 20, f=f)
         evaluated[warm] = metrics
         assert (state.u is None) == (state.v is None) == (not warm)
-        assert (metrics.forward_evaluations == 15).all()
+        assert metrics.forward_evaluations[0] == 15
     assert evaluated[True].lower_gradient_norm[-1] < 1e-6 * evaluated[True].lower_gradient_norm[0]
+    assert evaluated[True].forward_evaluations[-1] == 1
     for name, cold in evaluated[False]._asdict().items():
         np.testing.assert_allclose(cold, cold[0], rtol=1e-12, err_msg=name)
     adjoint = evaluated[True].adjoint_evaluations
@@ -319,7 +320,7 @@ def test_what_cannot_be_learned_is_refused():
         learning.start(learner, p, f.at[0, 0].set(jnp.nan))
     with pytest.raises(ValueError, match="PowerSum: not twice differentiable"):
         learning.check(learner, p | {"phi": POTENTIALS["power_sum"]()})
-    with pytest.raises(ValueError, match="filters of 7x1 pixels are larger than the image of 6x7"):
+    with pytest.raises(ValueError, match=r"filters of shape \[3, 7, 1\]: .* no larger than"):
         learning.start(learner, p | {"filters": jnp.ones((3, 7, 1))}, f)
     with pytest.raises(ValueError, match="f: none; a warm lower level starts from the measurem"):
         learning.start(learner, p)

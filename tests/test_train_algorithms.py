@@ -122,5 +122,5 @@ def test_a_step_that_diverges_is_not_taken(images: jax.Array) -> None:
     assert bool(state.diverged) and int(state.step) == 6 and int(state.optimiser.steps) == 0
     np.testing.assert_array_equal(state.params["A"], before)
     assert np.isfinite(state.optimiser.x).all()
-    assert np.isfinite(metrics.step_loss).all()
+    assert np.isfinite(metrics.loss).all()
     assert metrics.forward_evaluations[0] > 0 == metrics.forward_evaluations[1:].max()

@@ -34,9 +34,9 @@ def preconditioned(
     checks.limits(tolerance, max_evaluations)
     if not isinstance(G, LinearisedMap):
         raise ValueError(
-            "hypergradient 'preconditioned': the map does not put its Jacobian together; take the "
-            "one of models.convolutional, or another method such as conjugate_gradient, gmres or "
-            "bicgstab"
+            "hypergradient 'preconditioned': the map does not put its Jacobian together; take a "
+            "gradient step on regularizers.normalised, or another method such as "
+            "conjugate_gradient, gmres or bicgstab"
         )
 
     # What may be traced is an argument, for the backward pass of a vmapped solve.

@@ -131,7 +131,8 @@ class Map(NamedTuple):
         if not hasattr(self.G, "linearised"):
             raise ValueError(
                 "the map does not put its Jacobian together, which this solver needs; take a "
-                "types.At of the map of models.convolutional, or another solver such as anderson"
+                "types.At of a gradient step on regularizers.normalised, or another solver such as "
+                "anderson"
             )
         return self.G.linearised(u)
 
