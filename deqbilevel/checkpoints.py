@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import lazy_loader
 import numpy as np
-import orbax.checkpoint as ocp
 
 from deqbilevel.files import FileError, mark, room_for, sync
+
+ocp: Any = lazy_loader.load("orbax.checkpoint", suppress_warning=True)
 
 Tree = TypeVar("Tree")
 
@@ -81,7 +83,7 @@ def restore(folder: str | Path, like: Tree) -> Tree:
     return found["tree"]
 
 
-def _manager(folder: Path) -> ocp.CheckpointManager:
+def _manager(folder: Path) -> Any:
     return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=True))
 
 

@@ -17,8 +17,8 @@ from typing import Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import scipy
 from jaxtyping import Array, Float
-from scipy.fft import next_fast_len
 
 from deqbilevel.checks import Registry, known, pixels
 
@@ -121,7 +121,7 @@ def padded_grid(shape: tuple[int, int], filters: tuple[int, int]) -> tuple[int, 
 def _fast_grid(shape: tuple[int, ...]) -> tuple[int, int]:
     """A shape at least as large whose transforms are fast: those of rows are of real numbers, and
     want smaller prime factors."""
-    fast = cast(Callable[..., int], next_fast_len)  # typed as without a value
+    fast = cast(Callable[..., int], scipy.fft.next_fast_len)  # typed as without a value
     return fast(shape[0]), fast(shape[1], real=True)
 
 

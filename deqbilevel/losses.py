@@ -7,7 +7,6 @@ are no images [batch, pixels], one or more, or their numbers are not floating on
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import dm_pix
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -88,6 +87,8 @@ def has_ssim(shape: tuple[int, int]) -> bool:
 def _ssim(
     u: Images, truth: Images, shape: tuple[int, int], data_range: float
 ) -> Float[Array, " batch"]:
+    import dm_pix
+
     _pair(u, truth)
     checks.rows("u", u, checks.pixels(shape))
     checks.number("data_range", data_range, above=0)

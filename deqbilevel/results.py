@@ -1,14 +1,21 @@
 """Results of a study, opened lazily: its best runs and its table."""
 
+from __future__ import annotations
+
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import lazy_loader
 import numpy as np
-import xarray as xr
 
 from deqbilevel import stores
 from deqbilevel.files import FileError
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = lazy_loader.load("xarray")
 
 AXES = ("task", "model", "noise", "tau", "gamma", "activation")
 """The dimensions of every study, in order; axes of its own follow, and `epoch` is the last."""

@@ -1,14 +1,17 @@
 """Figures of a run: one that cannot be drawn costs itself and a warning, no numbers."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, ParamSpec
 
 from deqbilevel import plots
 from experiments import listing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 P = ParamSpec("P")
 

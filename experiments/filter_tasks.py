@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import skimage
 from jaxtyping import Float
-from skimage.data import camera
 
 from deqbilevel.data import folder
 from deqbilevel.data.folder import read_grey
@@ -72,7 +72,8 @@ def _bars() -> Task:
 
 def _cameraman(image: Path | None) -> Task:
     if image is None:
-        whole, source = camera() / 255.0, "scikit-image's camera (not the cameraman of [CF])"
+        whole = skimage.data.camera() / 255.0
+        source = "scikit-image's camera (not the cameraman of [CF])"
     else:
         whole, source = _unit(image), image.name
     rows, columns = (max(corner) + PATCH for corner in zip(*CORNERS, strict=True))

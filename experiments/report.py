@@ -1,10 +1,10 @@
 """What a study shows of itself: table, figures, and the page that holds them."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
-from typing import Any
-
-import xarray as xr
+from typing import TYPE_CHECKING, Any
 
 from deqbilevel import plots, results
 from deqbilevel.data import Images
@@ -12,6 +12,9 @@ from deqbilevel.studies import grids
 from deqbilevel.studies.storage import Lane
 from experiments import folders
 from experiments.drawing import draw
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 FEW = "{} training images, where [REB] has the 60,000 of MNIST: --data idx:DIR"
 """What the paper's preset says where it has fewer."""

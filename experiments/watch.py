@@ -6,15 +6,17 @@ Prints the table and draws the figures again from what is on disk; it never dist
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import tyro
-import xarray as xr
 
 from deqbilevel import learning, results
 from deqbilevel.files import FileError
 from experiments import command, common, options, report
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def main(config: Watch) -> dict[str, Any]:
         dataset = _read(config.folder)
 
 
-def _read(folder: Path) -> xr.Dataset:
+def _read(folder: Path) -> "xr.Dataset":
     """The results of a study. Raises: ValueError where a part of them is missing."""
     dataset = results.read(folder)
     needed = (*learning.RECORDS, *results.PICTURES, "truth")
@@ -55,7 +57,7 @@ def _read(folder: Path) -> xr.Dataset:
     return dataset
 
 
-def _how_far(dataset: xr.Dataset) -> dict[str, Any]:
+def _how_far(dataset: "xr.Dataset") -> dict[str, Any]:
     """Runs, how many have started, finished and diverged, and the work that was done."""
     exists = dataset.test_loss.notnull()
     needed, made = dataset.needed_evaluations.sum(), dataset.made_evaluations.sum()

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.linalg
+import scipy
 from jaxtyping import Array, Float, Float32, Int, Int32, PRNGKeyArray
 
 from deqbilevel import data

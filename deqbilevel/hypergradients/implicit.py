@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxopt.implicit_diff import custom_fixed_point
 from jaxtyping import Array
 
 from deqbilevel import checks, precision
@@ -42,6 +41,8 @@ def fixed_point(G: FixedPointMap, solver: Solver, adjoint: Adjoint | Solver) -> 
 
     Raises ValueError for a solver of the other kind, and for what `base.explicit` refuses.
     """
+    from jaxopt.implicit_diff import custom_fixed_point  # with half of SciPy: when it is needed
+
     solver, adjoint = as_solver(solver), as_adjoint(adjoint)
 
     @precision.highest

@@ -4,10 +4,9 @@ their range."""
 from typing import Any
 
 import numpy as np
+import skimage
 from jaxtyping import Float32, Shaped
 from PIL import Image
-from skimage.color import rgb2gray, rgba2rgb
-from skimage.util import img_as_float32
 
 Picture = Float32[np.ndarray, "height width"]
 """Grey values in [-1, 1]."""
@@ -64,14 +63,14 @@ def to_grey(pixels: Pixels) -> Picture:
         pixels: no axis of channels, or one of: grey; grey, alpha; red, green, blue; red, green,
             blue, alpha. Transparent parts are laid on white.
     """
-    unit = img_as_float32(pixels)
+    unit = skimage.util.img_as_float32(pixels)
     unit = unit[..., None] if unit.ndim == 2 else unit
     channels = unit.shape[-1]
     if channels == 2:
         unit = unit[..., [0, 0, 0, 1]]
     if channels in (2, 4):
-        unit = rgba2rgb(unit)
-    grey = unit[..., 0] if channels == 1 else rgb2gray(unit)
+        unit = skimage.color.rgba2rgb(unit)
+    grey = unit[..., 0] if channels == 1 else skimage.color.rgb2gray(unit)
     return np.clip(2 * grey - 1, -1, 1)
 
 

@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Float, PRNGKeyArray
-from scipy.fft import idctn
 
 from deqbilevel import checks
 from deqbilevel.checks import Registry
@@ -212,7 +212,7 @@ def cosines(
     _sized(rows=rows, columns=columns)
     checks.switch("constant", constant)
     units = np.eye(rows * columns).reshape(-1, rows, columns)
-    found = np.asarray(idctn(units, axes=(1, 2), norm="ortho"))
+    found = np.asarray(scipy.fft.idctn(units, axes=(1, 2), norm="ortho"))
     return found if constant else found[1:]
 
 

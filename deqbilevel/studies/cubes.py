@@ -4,21 +4,29 @@ A dimension for each axis and `epoch`; xarray opens it lazily, also while the st
 read, for tables and figures, is in `results`.
 """
 
+from __future__ import annotations
+
 import itertools
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import lazy_loader
 import numpy as np
-import xarray as xr
-import zarr
 from numcodecs import Zstd
 
 from deqbilevel import files, stores
 from deqbilevel.files import FileError
 from deqbilevel.studies.logs import Key
+
+if TYPE_CHECKING:
+    import xarray as xr
+    import zarr
+else:
+    xr = lazy_loader.load("xarray")
+    zarr = lazy_loader.load("zarr")
 
 CELL = 3
 """Axes, counted from the first, whose every value has files of its own in `results.zarr`."""

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import qmc
+import scipy
 
 from deqbilevel import checks, models
 from deqbilevel.results import AXES
@@ -90,7 +90,9 @@ def sample(
     generator = np.random.default_rng(seed)
     if how == "sobol":
         # Whole powers of two, which SciPy draws without a warning; a part of them serves as well.
-        unit = qmc.Sobol(len(ranges), rng=generator).random_base2(math.ceil(math.log2(count)))
+        unit = scipy.stats.qmc.Sobol(len(ranges), rng=generator).random_base2(
+            math.ceil(math.log2(count))
+        )
     else:
         unit = generator.random((count, len(ranges)))
     found = {}

@@ -15,19 +15,26 @@ One process writes the records; each process writes the states of its own lanes.
 `logs`, `results.zarr` in `cubes`, the files of the two folders in `archives`.
 """
 
+from __future__ import annotations
+
 import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import lazy_loader
 import numpy as np
-import xarray as xr
 
 from deqbilevel import archives, stores
 from deqbilevel.studies.cubes import CELL, Cube
 from deqbilevel.studies.logs import Key, Log
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = lazy_loader.load("xarray")
 
 Lane = dict[str, Any]
 
@@ -93,12 +100,12 @@ class Storage(NamedTuple):
         """Store the pictures of finished lanes, [lanes, pictures, pixels]; before their record."""
         self._cube.append_pictures(lanes, pictures)
 
-    def look(self, lanes: Iterable[Lane]) -> tuple["Progress", list[str]]:
+    def look(self, lanes: Iterable[Lane]) -> tuple[Progress, list[str]]:
         """What is on disk of these lanes, and what cannot be read, in words; nothing is changed."""
         progress, problems, _ = self._look(list(lanes))
         return progress, problems
 
-    def _look(self, lanes: Sequence[Lane]) -> tuple["Progress", list[str], list[Key]]:
+    def _look(self, lanes: Sequence[Lane]) -> tuple[Progress, list[str], list[Key]]:
         """Also the cells whose pictures are lost."""
         stores.check(self.results)
         logged, problems = self._log.read({self.key(lane) for lane in lanes})
@@ -117,7 +124,7 @@ class Storage(NamedTuple):
             logged[key] = {e: r for e, r in records.items() if e <= last}
         return Progress(done, logged), problems, list(lost)
 
-    def recover(self, lanes: Iterable[Lane]) -> tuple["Progress", list[str]]:
+    def recover(self, lanes: Iterable[Lane]) -> tuple[Progress, list[str]]:
         """As `look`, and mended for a study that goes on.
 
         A torn last line of the log is cut off, pictures that cannot be read are emptied and the

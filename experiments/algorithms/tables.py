@@ -8,7 +8,6 @@ import numpy as np
 
 from deqbilevel import algorithms, plots
 from deqbilevel.algorithms import arrivals
-from deqbilevel.plots.algorithms import HEIGHTS
 from experiments import common, folders
 from experiments.algorithms import peers
 from experiments.drawing import draw
@@ -29,7 +28,8 @@ def report(
     methods = list(dict.fromkeys(row["method"] for row in rows))
     target = arrivals.target(rows, close)
     numbers = {
-        m: arrivals.numbers([r for r in rows if r["method"] == m], target, HEIGHTS) for m in methods
+        m: arrivals.numbers([r for r in rows if r["method"] == m], target, plots.HEIGHTS)
+        for m in methods
     }
     lines = [f"# Upper-level algorithms on {problem}", "", about, ""]
     lines += _table(numbers, target)
@@ -50,7 +50,7 @@ def report(
 
 
 def _table(numbers: dict[str, dict[str, Any]], target: float) -> list[str]:
-    scores = [n for n in HEIGHTS if any(n in x for x in numbers.values())]
+    scores = [n for n in plots.HEIGHTS if any(n in x for x in numbers.values())]
     head = ["method", "loops", "rate", "steps", "calls", "seconds"]
     head += [name.replace("_", " ") for name in scores]
     head += [f"calls to {target:.4g}", f"seconds to {target:.4g}", "upper order", "lower order"]

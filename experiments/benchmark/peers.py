@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jaxopt
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -152,6 +151,8 @@ def _torch_operator(torch: Any, problem: Problem) -> tuple[Callable, Callable]:
 
 def plain_jaxopt(problem: Problem) -> Step:
     """jaxopt: a solver for one image under vmap, with its default implicit differentiation."""
+    import jaxopt
+
     model, params = problem.model, problem.params
     weights: Any = {"A": params["A"], "b": params["b"]}
 

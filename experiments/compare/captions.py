@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deqbilevel.plots import CAPTIONS
+from deqbilevel import plots
 from deqbilevel.studies import grids
 from deqbilevel.studies.storage import Lane
 
@@ -17,7 +17,7 @@ def joined(
     activation is sampled stays as it is.
     """
     axes = dict(axes)
-    wanted = {task: setting for task, setting in CAPTIONS.items() if task in axes["task"]}
+    wanted = {task: setting for task, setting in plots.CAPTIONS.items() if task in axes["task"]}
     if any(name not in axes for setting in wanted.values() for name in setting):
         return axes, lanes
     before, found = dict(axes), list(lanes)

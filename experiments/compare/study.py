@@ -1,15 +1,17 @@
 """The study that the options of `experiments.compare` ask for, checked and ready to run."""
 
+from __future__ import annotations
+
 import contextlib
 import math
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import lazy_loader
 import numpy as np
-import xarray as xr
 from jax.experimental import multihost_utils
 
 from deqbilevel import baselines, data, lanes, learning, models, results, settings
@@ -21,6 +23,11 @@ from deqbilevel.studies.study import Study
 from experiments import folders, report, sizes
 from experiments.compare import captions, processes
 from experiments.compare.options import Compare
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = lazy_loader.load("xarray")
 
 FILES = (
     "results.zarr/<zarr>",

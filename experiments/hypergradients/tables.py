@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
+import scipy
 
 from deqbilevel import plots
 from experiments import common, folders
@@ -105,5 +105,5 @@ def growth(memory: dict[int, float]) -> float | None:
     least, most = 1e-3, 5.0
     if m[1] <= m[0] or excess(least) <= 0:
         return 0.0
-    root: Any = brentq(excess, least, most) if excess(most) < 0 else most
+    root: Any = scipy.optimize.brentq(excess, least, most) if excess(most) < 0 else most
     return float(root)
