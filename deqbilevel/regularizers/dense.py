@@ -134,4 +134,5 @@ def _analysed(u: Float[Array, "batch pixels"], params: Params) -> Float[Array, "
             f"A {list(A.shape)} and b {list(b.shape)}: expected [features, {u.shape[-1]}] and "
             f"[features] for u {list(u.shape)}"
         )
-    return u @ A.T + b
+    # Not u @ A.T, of which XLA keeps a transposed copy of A in every step.
+    return jax.lax.dot_general(u, A, (((u.ndim - 1,), (1,)), ((), ()))) + b
