@@ -96,9 +96,7 @@ def trainings() -> dict[str, Callable[[], tuple[learning.Trainer, Any, str]]]:
         images = data.Images(np.asarray(IMAGES), np.asarray(IMAGES), SHAPE, "")
         run = networks.build(config, "inpainting", name, images)
         setting = SETTINGS[config.setting]
-        trainer = learning.trainer(
-            run.taught, setting, total_steps=2, batch_size=2, learned=run.learned
-        )
+        trainer = learning.trainer(run.taught, setting, total_steps=2, batch_size=2)
         return trainer, run.params, setting.precision
 
     def replaced(way: str) -> tuple[learning.Trainer, Any, str]:
