@@ -100,7 +100,7 @@ def refused(learner: Learner, params: dict[str, Any]) -> str | None:
     return None
 
 
-@pytest.mark.parametrize(("operator", "R", "loss", "way"), CASES, ids="-".join)
+@pytest.mark.parametrize(("operator", "R", "loss", "way"), CASES, ids=map("-".join, CASES))
 @float64
 def test_it_learns_by_a_gradient_that_finite_differences_confirm(operator, R, loss, way):
     learner, params = learner_of(operator, R, loss, way)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from deqbilevel import checks, operators
+from deqbilevel import operators
 from deqbilevel.operators import Operator
 from deqbilevel.types import FixedPointMap, Images, Params
 
@@ -41,9 +41,7 @@ def primal_dual_step(K: Operator, analysis: Analysis) -> FixedPointMap:
 
     is smooth. Converges for tau gamma ||Omega|| <= 1. At the solution |d| = 1 where Omega x is
     not zero, and there dd+/dd is below 1 as well: G is a map that `implicit.fixed_point` can take.
-    Raises: ValueError for an operator without a resolvent, which the step in x is.
     """
-    checks.function("K.resolvent", getattr(K, "resolvent", None))
 
     def G(u: State, params: Params, f: Array) -> State:
         back = K.adjoint(f)
