@@ -116,7 +116,8 @@ def _step(learner: Learner, state: State, truths: Any, fs: Any, key: Any) -> tup
     ]
     parts = shares(learner.loss, [len(x) for x in truths])
     loss = _total(parts, [x.loss for x in found])
-    gradient = jax.tree.map(lambda *x: _total(parts, x), *(x.gradient for x in found))
+    # JAX's gradient by a complex number is the conjugate of the direction of steepest ascent.
+    gradient = jax.tree.map(lambda *x: jnp.conj(_total(parts, x)), *(x.gradient for x in found))
     weights = weights_of(learner, old)
     diverged = ~jnp.isfinite(loss + optax.tree.norm(gradient))
     solved = jnp.all(jnp.stack([setting.solved(x.info, x.adjoint) for x in found]))
