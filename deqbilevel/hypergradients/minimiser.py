@@ -49,7 +49,7 @@ def minimiser(
     if not weights:
         raise ValueError("weights: expected one entry of params or more, to differentiate by")
     for leaf in jax.tree.leaves(weights):
-        checks.floating("weights", leaf)
+        checks.floating("weights", leaf, of_complex=True)
     checks.batch(u=u)
     everything = params | weights
     _, hessian = jax.linearize(at(F, everything, f), u)
