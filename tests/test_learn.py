@@ -11,15 +11,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deqbilevel import losses, pictures, recipes, solvers
+from deqbilevel import data, losses, pictures, recipes, solvers
 from deqbilevel.operators import OPERATORS
 from deqbilevel.recipes import Learned, Recipe
 from deqbilevel.regularizers import REGULARIZERS
 from experiments import command
 from experiments.learn import Learn, main, parts
 
-SMALL: dict[str, Any] = {"train_size": 40, "test_size": 10, "batch_size": 20, "epochs": 2}
+SMALL: dict[str, Any] = {"batch_size": 20, "epochs": 2}
 SMALL |= {"final_evaluations": 100, "lower_evaluations": 20, "adjoint_evaluations": 20}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Digits of half their size, as data that a user brings."""
+    digits = data.load("sample", train_size=40, test_size=10)
+    parts = {name: getattr(digits, name).reshape(-1, 28, 28) for name in ("train", "test")}
+    halves = {k: x.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)) for k, x in parts.items()}
+    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    np.savez(path, **halves, range=np.array([-1.0, 1.0]))
+    return f"arrays:{path}"
 
 
 def config(*words: str, **options: Any) -> Any:
@@ -33,10 +44,10 @@ FILTERS = ("--regularizer.filters", "3", "3", "3", "--regularizer.eps", "0.05")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, Any]]:
+def run(small: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, Any]]:
     """A run of filters for inpainting, and its numbers."""
     out = tmp_path_factory.mktemp("learn") / "run"
-    chosen = config("--operator", "row_mask", *FILTERS, out=out)
+    chosen = config("--operator", "row_mask", *FILTERS, data=small, out=out)
     return chosen, main(chosen)
 
 
@@ -68,7 +79,7 @@ def test_what_was_learned_is_loaded_in_a_line(run: tuple[Any, dict[str, Any]]) -
     learned = recipes.load(run[0].out)
     assert (learned.recipe.operator, learned.shape, learned.range) == (
         "row_mask",
-        (28, 28),
+        (14, 14),
         (-1.0, 1.0),
     )
     model = learned.model((15, 40))
@@ -116,21 +127,24 @@ def test_pictures_are_reconstructed_at_their_own_sizes(
     ],
     ids=["deq", "other size", "algorithm", "fresh"],
 )
-def test_other_problems_run(words: tuple[str, ...], tmp_path: Path) -> None:
-    numbers = main(config(*words, epochs=1, out=tmp_path / "run"))
+def test_other_problems_run(words: tuple[str, ...], small: str, tmp_path: Path) -> None:
+    numbers = main(config(*words, epochs=1, data=small, out=tmp_path / "run"))
     assert np.isfinite(numbers["test_loss"]) and not numbers["diverged"]
     assert ("psnr_db_measured" in numbers) == ("random_matrix" not in words)
 
 
-def test_an_operator_is_learned(tmp_path: Path) -> None:
+def test_an_operator_is_learned(small: str, tmp_path: Path) -> None:
     words = ("--operator", "diagonal_blur", *FILTERS, "--learn", "filters", "beta", "K")
-    main(config(*words, epochs=1, out=tmp_path / "run"))
+    main(config(*words, epochs=1, data=small, out=tmp_path / "run"))
     learned = recipes.load(tmp_path / "run")
     assert np.any(learned.params["K"].weights != 0.2)
 
 
-def test_filters_of_one_task_start_another(run: tuple[Any, dict[str, Any]], tmp_path: Path) -> None:
-    numbers = main(config(*FILTERS, epochs=0, initial=run[0].out, out=tmp_path / "run"))
+def test_filters_of_one_task_start_another(
+    run: tuple[Any, dict[str, Any]], small: str, tmp_path: Path
+) -> None:
+    options = {"epochs": 0, "initial": run[0].out, "data": small}
+    numbers = main(config(*FILTERS, **options, out=tmp_path / "run"))
     learned, before = recipes.load(tmp_path / "run").params, recipes.load(run[0].out).params
     np.testing.assert_array_equal(learned["filters"], before["filters"])
     assert numbers["psnr_db_learned"] == numbers["psnr_db_start"]
@@ -142,7 +156,7 @@ def test_filters_of_one_task_start_another(run: tuple[Any, dict[str, Any]], tmp_
         (("--regularizer", "denoiser"), {"hypergradient": "minimiser"}, "needs a symmetric dG/du"),
         (("--regularizer", "affine"), {"lower": "optimized_gradient"}, "an energy"),
         (("--regularizer", "affine"), {"algorithm": "aid"}, "minimises no lower-level cost"),
-        (("--regularizer.filters", "3", "50", "50"), {}, "larger than the image of 28x28"),
+        (("--regularizer.filters", "3", "50", "50"), {}, "larger than the image of 14x14"),
         (("--operator", "random_matrix", "--operator.rate", "2"), {}, "rate=2.0: expected"),
         ((), {"learn": ("colour",)}, "learned=.*colour"),
         ((), {"optimiser": "lbfgs"}, "--batch-size 20: a line search needs"),
@@ -153,10 +167,10 @@ def test_filters_of_one_task_start_another(run: tuple[Any, dict[str, Any]], tmp_
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(
-    words: tuple[str, ...], options: dict[str, Any], said: str, tmp_path: Path
+    words: tuple[str, ...], options: dict[str, Any], said: str, small: str, tmp_path: Path
 ) -> None:
     with pytest.raises(SystemExit, match=f"error: .*{said}"):
-        main(config(*words, out=tmp_path / "run", **options))
+        main(config(*words, data=small, out=tmp_path / "run", **options))
     assert not (tmp_path / "run").exists()
 
 
