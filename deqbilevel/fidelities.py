@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 from deqbilevel import checks
 from deqbilevel.checks import Registry
 
-Data = Inexact[Array, "batch data"]
+Data = Inexact[Array, "#batch data"]
+"""One measurement may stand for all images of a batch."""
 
 
 class Fidelity(NamedTuple):

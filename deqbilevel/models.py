@@ -58,6 +58,8 @@ class Model(NamedTuple):
     start: Callable[[Inexact[Array, "batch data"]], Images]
     """f -> where the lower level is solved from."""
     D: Fidelity = fidelities.squares
+    K_norm: Any = None
+    """||K||, or a bound on it, of the K above; None: found where it is needed."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -122,10 +124,14 @@ class Model(NamedTuple):
                 "which it would follow; give the step size tau in params"
             )
         params = with_scalars(params)
-        K = operators.of(self.K, params)
-        norm = operators.norm(K, checks.pixels(self.shape))
         of_regularizer = params["gamma"] * self.R.lipschitz(params)
-        return params["lam"] * self.D.curvature * norm**2 + of_regularizer
+        return params["lam"] * self.D.curvature * self._norm(params) ** 2 + of_regularizer
+
+    def _norm(self, params: Params) -> Any:
+        """||K|| or a bound on it, anew only where K is learned."""
+        if self.K_norm is not None and "K" not in params:
+            return self.K_norm
+        return operators.norm(operators.of(self.K, params), checks.pixels(self.shape))
 
     def completed(self, params: Params) -> Params:
         """`params` with what a map needs: lam and gamma, 1 where there are none, and the step size
@@ -148,8 +154,7 @@ class Model(NamedTuple):
         if self.R.preconditioner is None:
             return lambda r: r
         params = with_scalars(params)
-        norm = operators.norm(operators.of(self.K, params), checks.pixels(self.shape))
-        seen = 1.0 if isinstance(self.K, Identity) else norm**2 / 2
+        seen = 1.0 if isinstance(self.K, Identity) else self._norm(params) ** 2 / 2
         gamma = params["gamma"]
         apply = self.R.preconditioner(u, params, params["lam"] * self.D.curvature * seen / gamma)
         return lambda r: apply(r) / gamma
@@ -273,7 +278,16 @@ def assemble(
     adjoints.check(K, checks.pixels(R.shape))
     linear = R.linearised is not None and step is maps.gradient_step and D is fidelities.squares
     G = ConvolutionalStep(K, R) if linear else step(K, R.gradient, D)
-    return Model(K, R, G, K.adjoint if start is None else start, D)
+    return Model(K, R, G, K.adjoint if start is None else start, D, _known_norm(K, R))
+
+
+def _known_norm(K: Operator, R: Regularizer) -> float | None:
+    """||K|| as a number, which no step has to find again; None where K is traced."""
+    if checks.traced(K):
+        return None
+    with jax.ensure_compile_time_eval():
+        norm = operators.norm(K, checks.pixels(R.shape))
+    return None if checks.traced(norm) else float(norm)
 
 
 def build(task: str, model: str, shape: tuple[int, int], features: int | None = None) -> Model:

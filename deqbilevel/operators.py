@@ -54,7 +54,7 @@ def of(K: Operator, params: Params) -> Operator:
     return learned
 
 
-def norm(K: Operator, pixels: int, *, iterations: int = 100) -> Float[Array, ""]:
+def norm(K: Any, pixels: int, *, iterations: int = 100) -> Float[Array, ""]:
     """||K||_2 or a bound on it: the operator's own, else by power iteration on K^T K.
 
     The latter is never above the true norm, and below it by less than a percent but for spectra

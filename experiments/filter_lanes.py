@@ -68,8 +68,8 @@ def model_of(options: dict[str, Any], shape: tuple[int, int]) -> Model:
     """The model of images of a shape."""
     # Under vmap over lanes a product of matrices is faster than a grouped convolution.
     method = "patch" if options["seeds"] > 1 else None
-    own = convolutional.bank_of(shape, options["boundary"], method)
-    return models.assemble(operators.Identity(), own.regularizer(lambda key: _initial(options, 0)))
+    own, start = convolutional.bank_of(shape, options["boundary"], method), _initial(options, 0)
+    return models.assemble(operators.Identity(), own.regularizer(lambda key: start))
 
 
 def setting_of(options: dict[str, Any]) -> Setting:

@@ -282,11 +282,12 @@ def main(config: Filters) -> dict[str, Any]:
             )
             _check_images(config, options, task)
             lanes = filter_lanes.lanes_of(options, task)
-            name = f"filters-{config.experiment}-{common.digest(options)}"
+            chosen = folders.growing(options)
+            name = f"filters-{config.experiment}-{common.digest(chosen)}"
             claimed = folders.claim(
                 config.out,
                 name,
-                options,
+                chosen,
                 files=FILES,
                 inputs=inputs_of(config, task),
                 sources={

@@ -31,6 +31,9 @@ from experiments.schema import fault
 
 MARKER, INPUTS = "options.json", "inputs.json"
 
+LENGTHS = ("epochs", "iterations")
+"""Options that say how long a run is."""
+
 
 @contextlib.contextmanager
 def claim(
@@ -102,6 +105,13 @@ def claim_over(
     )
 
 
+def growing(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that tell a run from others: without its length where the learning rate does not
+    depend on it, so that the same run can be made longer."""
+    free = options.get("schedule") == "constant"
+    return {name: x for name, x in options.items() if not (free and name in LENGTHS)}
+
+
 @contextlib.contextmanager
 def alone_in(out: Path) -> Iterator[None]:
     """Make a folder, and keep other programs of ours out of it meanwhile.
@@ -160,8 +170,10 @@ def _agree_on(out: Path, options: Mapping[str, Any], inputs: Mapping[str, Any]) 
         if stored.get(name) != current.get(name)
     ]
     if changed:
+        longer = [n for n in LENGTHS if stored.get(n) != current.get(n) and "schedule" in current]
+        grows = "".join(f"--{n} may grow where it began with --schedule constant; " for n in longer)
         raise ValueError(
-            f"{out} holds a run with other options ({'; '.join(changed)}); choose another "
+            f"{out} holds a run with other options ({'; '.join(changed)}); {grows}choose another "
             "--out, or --fresh to start it anew"
         )
     read = data.changes(_object(out / INPUTS), json.loads(json.dumps(inputs)))

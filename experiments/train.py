@@ -89,7 +89,9 @@ class Train:
     """Test images."""
     batch_size: Annotated[int, options.size] = 100
     learning_rate: Annotated[float | None, options.rate, options.default("the setting's")] = None
-    """Adam's, at the start of its cosine schedule."""
+    """Adam's, at the start of its schedule."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Of the learning rate; a run with a constant one can be made longer by --epochs."""
     data: Annotated[str, options.data] = "sample"
     """sample, faces, idx:DIR, tfds, tfds:DIR or images:DIR."""
     patch: Annotated[int, options.side, options.patches] = 28
@@ -132,7 +134,7 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
             pixels=pixels,
         )
         model = models.build(config.task, config.model, images.shape)
-        options = common.options_of(config) | {"precision": setting.precision}
+        options = folders.growing(common.options_of(config)) | {"precision": setting.precision}
         name = f"{config.task}-{config.model}-{config.setting}-{common.digest(options)}"
         claimed = folders.claim_over(images, config, name, options, FILES)
         out = stack.enter_context(claimed)
@@ -143,10 +145,18 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
     print(f"test loss without learning: {baselines.text(known)}", file=sys.stderr)
     steps = learning.steps_per_epoch(len(train), batch_size)
     total_steps = max(config.epochs, 1) * steps
-    trainer = learning.trainer(model, setting, total_steps=total_steps, batch_size=batch_size)
+    schedule = learning.cosine if config.schedule == "cosine" else learning.linear(1.0)
+    trainer = learning.trainer(
+        model, setting, total_steps=total_steps, batch_size=batch_size, schedule=schedule
+    )
     if config.algorithm is not None:
         trainer = train_algorithms.trainer(
-            trainer, model, config.algorithm, count=len(train), total_steps=total_steps
+            trainer,
+            model,
+            config.algorithm,
+            count=len(train),
+            total_steps=total_steps,
+            schedule=schedule,
         )
     state = trainer.init(model.init(params_key) | hyperparameters)
     state, records = running.course(

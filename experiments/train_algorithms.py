@@ -11,11 +11,11 @@ from jaxtyping import Array, PRNGKeyArray
 from deqbilevel import algorithms, learning, precision
 from deqbilevel.algorithms import Algorithm, Problem
 from deqbilevel.algorithms.guarding import Guarded
-from deqbilevel.learning import HUGE, Metrics, State, Trainer, finite
+from deqbilevel.learning import HUGE, Metrics, Schedule, State, Trainer, finite
 from deqbilevel.models import Model
 from deqbilevel.solvers.base import OFFSET
 from deqbilevel.types import Images, Params
-from experiments.algorithm_options import DEBLURRING, MINIBATCHES
+from experiments.algorithm_options import DEBLURRING, FILTERS, MINIBATCHES
 
 
 def check(model: str, name: str, **others: bool) -> None:
@@ -30,7 +30,7 @@ def check(model: str, name: str, **others: bool) -> None:
     if model != "bilevel":
         raise ValueError(
             f"--algorithm {name} with --model {model}: a fixed point that minimises no lower-level "
-            "cost; take --model bilevel, or leave --algorithm out"
+            "cost; take a model with an energy (--model bilevel), or leave --algorithm out"
         )
     if name not in DEBLURRING:
         raise ValueError(
@@ -39,17 +39,29 @@ def check(model: str, name: str, **others: bool) -> None:
         )
 
 
-def method(name: str, problem: Problem, params: Params, total_steps: int) -> Algorithm:
-    """A method with its options for the dense model, moved by Adam as in `learning.step`."""
-    rates = learning.cosine(params["learning_rate"], total_steps)
-    own = {k: v for k, v in DEBLURRING[name].items() if k != "rate"} | MINIBATCHES.get(name, {})
+def method(
+    name: str, problem: Problem, params: Params, total_steps: int, schedule: Schedule
+) -> Algorithm:
+    """A method with its options, moved by Adam as in `learning.step`; those of filters where the
+    step of the lower level is 1/L."""
+    rates = schedule(params["learning_rate"], total_steps)
+    options = DEBLURRING if "tau" in params else FILTERS
+    own = {k: v for k, v in options[name].items() if k != "rate"} | MINIBATCHES.get(name, {})
     if name == "maid":
         return algorithms.maid(problem, step_size=params["learning_rate"], **own)
     adam = optax.chain(learning.adam_direction(params), optax.scale_by_learning_rate(rates))
     return algorithms.METHODS[name](problem, adam, **own)
 
 
-def trainer(base: Trainer, model: Model, name: str, *, count: int, total_steps: int) -> Trainer:
+def trainer(
+    base: Trainer,
+    model: Model,
+    name: str,
+    *,
+    count: int,
+    total_steps: int,
+    schedule: Schedule = learning.cosine,
+) -> Trainer:
     """The trainer with its steps replaced by those of a method, on `count` training images.
 
     `State.optimiser` is the method's, guarded, with the rows of all images: where the lower level
@@ -61,14 +73,14 @@ def trainer(base: Trainer, model: Model, name: str, *, count: int, total_steps: 
     def posed(params: Params, truth: Images, f: Images) -> tuple[algorithms.Posed, Algorithm]:
         loss, learned = base.learner.loss, base.learner.learned
         found = algorithms.posed(model, params, truth, f, loss=loss, learned=learned, smooth=False)
-        return found, method(name, found.problem, params, total_steps)
+        return found, method(name, found.problem, params, total_steps, schedule)
 
     def fields(own: Algorithm, inner: Any) -> dict[str, Array]:
         return {name: getattr(inner, name) for name in own.rows}
 
     @precision.highest
-    def init(params: Params, f: Any = None) -> State:
-        state = base.init(params) if f is None else base.init(params, f)
+    def init(params: Params) -> State:
+        state = base.init(params)
         dark = jnp.zeros((count, math.prod(model.shape)), precision.dtype_of(state.params))
         problem, own = posed(state.params, dark, model.K.apply(dark))
         guarded = algorithms.guarded(own).init(problem.gamma, problem.x)

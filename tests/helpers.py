@@ -137,7 +137,7 @@ def small_model(operator: str, name: str, step: Any = None) -> models.Model:
     """A model on 6x6 images with a named operator, tied or untied by its name."""
     K = ALL_OPERATORS[operator](SHAPE)
     options = {} if step is None else {"step": step}
-    R = regularizers.dense.dense(SHAPE, tied=models.MODELS[name])
+    R = regularizers.dense.dense(SHAPE, tied=models.MODELS[name], activation=None)
     return models.assemble(K, R, start=zeros, **options)
 
 

@@ -15,7 +15,6 @@ from helpers import (
     model_params,
     normal,
     small_model,
-    untyped,
 )
 
 from deqbilevel.hypergradients import fixed_point, no_info
@@ -23,6 +22,7 @@ from deqbilevel.losses import mean_squared_error
 from deqbilevel.maps import MAPS
 from deqbilevel.models import MODELS, assemble, measure
 from deqbilevel.potentials import clipping, softshrink
+from deqbilevel.regularizers.dense import dense
 from deqbilevel.settings import SETTINGS, Budget
 from deqbilevel.solvers import ADJOINTS, SYMMETRIC, anderson
 
@@ -145,30 +145,28 @@ class Projections(NamedTuple):
 @float64
 def test_an_operator_needs_its_adjoint_and_no_resolvent(name):
     K = Projections(normal(4, 20, PIXELS) / 10)
-    with untyped():
-        model = assemble(K, tied=False, shape=SHAPE)
+    model = assemble(K, dense(SHAPE, tied=False, activation=None))
     params = model_params(small_model("identity", "deq"))
     truth, u0 = normal(2, 2, PIXELS), jnp.zeros((2, PIXELS))
     limits = {"tolerance": 1e-13, "max_evaluations": 2000}
     relative = {"relative": True} if name == "anderson" else {}
-    with untyped():
-        f = measure(K, truth, 0.1, jax.random.key(0))
-        adjoint = ADJOINTS[name](**limits, **relative)
-        solve = fixed_point(model.G, anderson(**limits, relative=True), adjoint)
+    f = measure(K, truth, 0.1, jax.random.key(0))
+    adjoint = ADJOINTS[name](**limits, **relative)
+    solve = fixed_point(model.G, anderson(**limits, relative=True), adjoint)
 
-        @jax.jit
-        @partial(jax.value_and_grad, has_aux=True)
-        def gradient(params, f):
-            u, info = solve(params, f, u0)
-            return mean_squared_error(u, truth), info
+    @jax.jit
+    @partial(jax.value_and_grad, has_aux=True)
+    def gradient(params, f):
+        u, info = solve(params, f, u0)
+        return mean_squared_error(u, truth), info
 
-        def moved(h):
-            return gradient(params | {"A": params["A"] + h * direction}, f)
+    def moved(h):
+        return gradient(params | {"A": params["A"] + h * direction}, f)
 
-        direction = normal(5, *params["A"].shape) / PIXELS
-        (_, info), slopes = moved(0.0)
-        h = 1e-4
-        expected = (moved(h)[0][0] - moved(-h)[0][0]) / (2 * h)
+    direction = normal(5, *params["A"].shape) / PIXELS
+    (_, info), slopes = moved(0.0)
+    h = 1e-4
+    expected = (moved(h)[0][0] - moved(-h)[0][0]) / (2 * h)
     assert info.converged and abs(expected) > 1e-3
     np.testing.assert_allclose(jnp.vdot(slopes["A"], direction), expected, rtol=1e-6)
 

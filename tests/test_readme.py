@@ -9,7 +9,7 @@ from experiments import compare
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-OPENING, STUDY, PICTURE, ALGORITHM = range(4)
+OPENING, STUDY, PICTURE, ALGORITHM, OWN = range(5)
 """What the blocks are about, in order."""
 
 
@@ -19,7 +19,7 @@ def said_by(block: int, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_there_is_a_test_for_every_block() -> None:
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
 
 
 def test_the_opening_learns_both_ways_and_is_better_than_the_measurement(
@@ -52,3 +52,10 @@ def test_a_picture_is_denoised(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_algorithm_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert float(said_by(ALGORITHM, capsys).split()[-1]) < 1e-3
+
+
+def test_a_problem_of_ones_own_is_learned(capsys: pytest.CaptureFixture[str]) -> None:
+    losses = [float(line.split()[-1]) for line in said_by(OWN, capsys).splitlines()]
+    assert len(losses) == 3 and losses[-1] < 0.8 * losses[0]
+    lines = [line for line in BLOCKS[OWN].splitlines() if line and "import" not in line]
+    assert len(lines) <= 15

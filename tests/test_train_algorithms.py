@@ -48,7 +48,10 @@ def test_the_loss_falls_and_a_run_that_goes_on_ends_bit_for_bit_the_same(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "deq", "algorithm": "aid"}, "minimises no lower-level cost; take --model bile"),
+        (
+            {"model": "deq", "algorithm": "aid"},
+            "minimises no lower-level cost; take a model with an energy",
+        ),
         ({"algorithm": "stable"}, "--algorithm stable: too much for a dense A"),
         ({"algorithm": "lagrangian"}, "expected one of hoag, ba, accelerated_ba, aid"),
         ({"algorithm": "aid", "solver": "picard"}, "--algorithm aid with --solver: "),

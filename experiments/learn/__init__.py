@@ -149,9 +149,7 @@ def _learn(config: Any) -> dict[str, Any]:
                 value_range=RANGES[config.range],
             )
             problem = _posed(config, images)
-            chosen = common.options_of(config)
-            if config.schedule == "constant":
-                chosen.pop("epochs")  # they may grow
+            chosen = folders.growing(common.options_of(config))
             chosen["initial"] = config.initial and str(config.initial)
             name = f"learn-{config.operator}-{config.regularizer}-{common.digest(chosen)}"
             claimed = folders.claim_over(
@@ -229,7 +227,12 @@ def _posed(config: Any, images: data.Images) -> Any:
     if config.algorithm is not None:
         train_algorithms.check("bilevel" if model.tied else "deq", config.algorithm)
         trainer = train_algorithms.trainer(
-            trainer, model, config.algorithm, count=count, total_steps=total_steps
+            trainer,
+            model,
+            config.algorithm,
+            count=count,
+            total_steps=total_steps,
+            schedule=schedule,
         )
     learning.check(trainer.learner, params)
     model.require(params)

@@ -7,6 +7,7 @@ an entry of a registry is an entry of this command.
 
 import dataclasses
 import inspect
+import itertools
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -65,7 +66,7 @@ def with_options(kind: type, arguments: Sequence[str]) -> type:
 
 def _chosen(part: str, arguments: Sequence[str]) -> str | None:
     """What a command line says of a part, in either form of an option with a value."""
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+    for flag, value in itertools.pairwise([*arguments, ""]):
         if flag == f"--{part}":
             return value
         if flag.startswith(f"--{part}="):
@@ -118,7 +119,8 @@ def setting_of(config: Any, model: Model, params: Mapping[str, Any]) -> Setting:
             learning_rate=config.learning_rate,
             solver=lower,
             hypergradient=config.hypergradient or default,
-            warm=model.tied and not config.fresh_noise if config.warm is None else config.warm,
+            warm=config.algorithm is None  # which goes on warm by itself
+            and (model.tied and not config.fresh_noise if config.warm is None else config.warm),
         )
     )
 

@@ -43,9 +43,10 @@ def report(
     f = model.measure(start, test, key)
     before, _ = reconstructed(model, setting, start, f)
     u, residual = reconstructed(model, setting, done.state.params, f)
-    nothing = {"adjoint": model.K.adjoint(f)}
-    if f.shape == test.shape:
-        nothing = {"measured": f} | nothing
+    back = model.K.adjoint(f)
+    nothing = {"measured": f} if f.shape == test.shape else {}
+    if not nothing or not bool(jnp.array_equal(f, back)):
+        nothing |= {"adjoint": back}
     pictures = {**nothing, "start": before, "learned": u}
     scores = {name: _scores(images, x, test) for name, x in pictures.items()}
     last = done.records[-1]

@@ -1,0 +1,225 @@
+"""`experiments.learn`: parts by name, what they bring, and pictures by what was learned."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deqbilevel import data, losses, pictures, recipes, solvers
+from deqbilevel.operators import OPERATORS
+from deqbilevel.recipes import Learned, Recipe
+from deqbilevel.regularizers import REGULARIZERS
+from experiments import command
+from experiments.learn import Learn, main, parts
+
+SMALL: dict[str, Any] = {"batch_size": 20, "epochs": 2}
+SMALL |= {"final_evaluations": 100, "lower_evaluations": 20, "adjoint_evaluations": 20}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Digits of half their size, as data that a user brings."""
+    digits = data.load("sample", train_size=40, test_size=10)
+    parts = {name: getattr(digits, name).reshape(-1, 28, 28) for name in ("train", "test")}
+    halves = {k: x.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)) for k, x in parts.items()}
+    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    np.savez(path, **halves, range=np.array([-1.0, 1.0]))
+    return f"arrays:{path}"
+
+
+def config(*words: str, **options: Any) -> Any:
+    """What a command line of such words means, with options beside."""
+    kind = parts.with_options(Learn, words)
+    found, _ = command.parse(kind, words)
+    return dataclasses.replace(found, **(SMALL | options))
+
+
+FILTERS = ("--regularizer.filters", "3", "3", "3", "--regularizer.eps", "0.05")
+
+
+@pytest.fixture(scope="module")
+def run(small: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, Any]]:
+    """A run of filters for inpainting, and its numbers."""
+    out = tmp_path_factory.mktemp("learn") / "run"
+    chosen = config("--operator", "row_mask", *FILTERS, data=small, out=out)
+    return chosen, main(chosen)
+
+
+def test_filters_are_learned_for_inpainting(run: tuple[Any, dict[str, Any]]) -> None:
+    chosen, numbers = run
+    assert numbers["psnr_db_learned"] > numbers["psnr_db_start"] > numbers["psnr_db_adjoint"]
+    assert numbers["test_loss"] < numbers["test_loss_adjoint"]
+    there = {path.name for path in chosen.out.iterdir()}
+    assert there >= {"learned.npz", "reconstructions.png", "losses.png", "kernels.png"}
+    stored = json.loads((chosen.out / "result.json").read_text())
+    assert stored["psnr_db_learned"] == numbers["psnr_db_learned"]
+    for name in ("reconstructions", "kernels"):
+        assert np.std(iio.imread(chosen.out / f"{name}.png")) > 5
+
+
+def test_a_run_is_shown_again_and_made_longer(run: tuple[Any, dict[str, Any]]) -> None:
+    chosen, numbers = run
+    again = main(chosen)
+    assert {k: again[k] for k in ("test_loss", "seconds")} == {
+        k: numbers[k] for k in ("test_loss", "seconds")
+    }
+    longer = main(dataclasses.replace(chosen, epochs=3))
+    assert longer["epochs"] == 3 and longer["test_loss"] != numbers["test_loss"]
+    with pytest.raises(SystemExit, match=r"epochs.*may grow where it began with --schedule const"):
+        main(dataclasses.replace(chosen, epochs=4, schedule="cosine"))
+
+
+def test_what_was_learned_is_loaded_in_a_line(run: tuple[Any, dict[str, Any]]) -> None:
+    learned = recipes.load(run[0].out)
+    assert (learned.recipe.operator, learned.shape, learned.range) == (
+        "row_mask",
+        (14, 14),
+        (-1.0, 1.0),
+    )
+    model = learned.model((15, 40))
+    truth = jnp.zeros((1, 600)).at[0, 200:300].set(1.0)
+    f = model.measure(learned.params, truth, jax.random.key(0))
+    u, info = model.reconstruct(
+        solvers.optimized_gradient(tolerance=1e-4, max_evaluations=400), learned.params, f
+    )
+    assert info.converged and u.shape == truth.shape
+
+
+def test_pictures_are_reconstructed_at_their_own_sizes(
+    run: tuple[Any, dict[str, Any]], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    for name, shape in {"a": (30, 20), "b/c": (12, 40)}.items():
+        path = tmp_path / "in" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        iio.imwrite(path, (255 * rng.random(shape)).astype(np.uint8))
+    options = {"apply": run[0].out, "data": f"images:{tmp_path / 'in'}", "out": tmp_path / "out"}
+    numbers = main(config(**options))
+    assert numbers["pictures"] == 2 and numbers["psnr_db"] > numbers["psnr_measured_db"]
+    for name, shape in {"a": (30, 20), "b/c": (12, 40)}.items():
+        found = iio.imread(tmp_path / "out" / "reconstructed" / f"{name}.png")
+        assert found.dtype == np.uint16 and found.shape == shape
+    truth = pictures.read_grey(tmp_path / "in" / "a.png").reshape(1, -1)
+    stored = pictures.read_grey(tmp_path / "out" / "reconstructed" / "a.png").reshape(1, -1)
+    rows = [json.loads(x) for x in (tmp_path / "out" / "pictures.jsonl").read_text().splitlines()]
+    own = float(losses.psnr(*map(jnp.asarray, (stored, truth)), data_range=2.0)[0])
+    [row] = [row for row in rows if row["picture"] == "a"]
+    assert row["psnr_db"] == pytest.approx(own, abs=0.3)  # clipped to the range
+    (tmp_path / "out" / "reconstructed" / "a.png").unlink()
+    assert main(config(**options)) == numbers  # nothing is made again
+    blind = main(config(**options | {"measured": True, "out": tmp_path / "blind"}))
+    assert blind["psnr_db"] is None and not (tmp_path / "blind" / "measured").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--regularizer", "denoiser", "--regularizer.channels", "2", "--regularizer.layers", "2"),
+        ("--operator", "random_matrix", "--operator.rate", "0.3", *FILTERS),
+        (*FILTERS, "--algorithm", "aid"),
+        (*FILTERS, "--fresh-noise", "--loss", "half_squared_error"),
+    ],
+    ids=["deq", "other size", "algorithm", "fresh"],
+)
+def test_other_problems_run(words: tuple[str, ...], small: str, tmp_path: Path) -> None:
+    numbers = main(config(*words, epochs=1, data=small, out=tmp_path / "run"))
+    assert np.isfinite(numbers["test_loss"]) and not numbers["diverged"]
+    assert ("psnr_db_measured" in numbers) == ("random_matrix" not in words)
+
+
+def test_an_operator_is_learned(small: str, tmp_path: Path) -> None:
+    words = ("--operator", "diagonal_blur", *FILTERS, "--learn", "filters", "beta", "K")
+    main(config(*words, epochs=1, data=small, out=tmp_path / "run"))
+    learned = recipes.load(tmp_path / "run")
+    assert np.any(learned.params["K"].weights != 0.2)
+
+
+def test_filters_of_one_task_start_another(
+    run: tuple[Any, dict[str, Any]], small: str, tmp_path: Path
+) -> None:
+    options = {"epochs": 0, "initial": run[0].out, "data": small}
+    numbers = main(config(*FILTERS, **options, out=tmp_path / "run"))
+    learned, before = recipes.load(tmp_path / "run").params, recipes.load(run[0].out).params
+    np.testing.assert_array_equal(learned["filters"], before["filters"])
+    assert numbers["psnr_db_learned"] == numbers["psnr_db_start"]
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "said"),
+    [
+        (("--regularizer", "denoiser"), {"hypergradient": "minimiser"}, "needs a symmetric dG/du"),
+        (("--regularizer", "affine"), {"lower": "optimized_gradient"}, "an energy"),
+        (("--regularizer", "affine"), {"algorithm": "aid"}, "minimises no lower-level cost"),
+        (("--regularizer.filters", "3", "50", "50"), {}, "larger than the image of 14x14"),
+        (("--operator", "random_matrix", "--operator.rate", "2"), {}, "rate=2.0: expected"),
+        ((), {"learn": ("colour",)}, "learned=.*colour"),
+        ((), {"optimiser": "lbfgs"}, "--batch-size 20: a line search needs"),
+        ((), {"learn": ("K",), "sampling": True, "noise": 200.0}, "--noise 200"),
+        ((), {"sampling": True}, "K is not learned"),
+        ((), {"lower": "newton"}, "puts its Jacobian together"),
+        ((), {"measured": True}, "--measured True: has no effect here, only with --apply"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(
+    words: tuple[str, ...], options: dict[str, Any], said: str, small: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match=f"error: .*{said}"):
+        main(config(*words, data=small, out=tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("part", parts.PARTS)
+def test_every_part_brings_its_options(part: str) -> None:
+    for name in parts.PARTS[part]:
+        words = (f"--{part}", name)
+        found = {field.name for field in dataclasses.fields(parts.with_options(Learn, words))}
+        assert {f for f, _, _ in parts.options_of(part, name)} <= found
+    assert ("operator__size", int, 5) in parts.options_of("operator", "diagonal_blur")
+    assert not [f for f, *_ in parts.options_of("operator", "diagonal_blur_zero") if "bound" in f]
+    assert set(parts.PARTS["operator"]) == set(OPERATORS)
+    assert set(parts.PARTS["regularizer"]) == set(REGULARIZERS)
+
+
+# ---- recipes
+
+
+@pytest.mark.parametrize("name", REGULARIZERS)
+def test_recipes_keep_every_regulariser(name: str, tmp_path: Path) -> None:
+    recipe, shape = Recipe(regularizer=name, learns_operator=True, operator="row_mask"), (6, 7)
+    model = recipe.model(shape)
+    params = recipe.init(model, jax.random.key(2)) | {"tau": jnp.asarray(0.3)}
+    about = {"made": "here"}
+    recipes.save(tmp_path / "x.npz", Learned(recipe, shape, (0.0, 1.0), params, about))
+    found = recipes.load(tmp_path / "x.npz")
+    assert found._replace(params={}) == Learned(recipe, shape, (0.0, 1.0), {}, about)
+    assert jax.tree.structure(found.params) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, found.params, params)
+    if name == "dense":
+        with pytest.raises(ValueError, match="other weights there"):
+            found.model((6, 8))
+
+
+def test_files_that_hold_something_else(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not there; expected the folder of a run"):
+        recipes.load(tmp_path)
+    path = tmp_path / "learned.npz"
+    np.savez(path, about=np.array("{}"))
+    with pytest.raises(ValueError, match=r"learned\.npz: not what deqbilevel wrote"):
+        recipes.load(tmp_path)
+    recipe = Recipe()
+    params = recipe.init(recipe.model((8, 8)), jax.random.key(0))
+    with pytest.raises(ValueError, match="holds values that are not finite"):
+        bad = params | {"beta": params["beta"] + jnp.nan}
+        recipes.save(path, Learned(recipe, (8, 8), (0.0, 1.0), bad, {}))
+    with pytest.raises(ValueError, match=r"expected .* and single numbers"):
+        recipes.save(path, Learned(recipe, (8, 8), (0.0, 1.0), {"A": jnp.ones((2, 2))}, {}))
+    header = json.dumps({"recipe": Recipe("nothing")._asdict(), "shape": (8, 8), "range": (0, 1)})
+    np.savez(path, about=np.array(header))
+    with pytest.raises(ValueError, match="operator 'nothing': expected one of identity"):
+        recipes.load(path)
