@@ -437,5 +437,5 @@ def test_windows_of_preconditioned_mixing_are_checked():
 
 def test_the_preconditioned_adjoint_wants_a_map_that_puts_its_jacobian_together():
     setting = settings.SETTINGS["fast"]._replace(hypergradient="preconditioned")
-    with pytest.raises(ValueError, match=r"take the one of models\.convolutional"):
+    with pytest.raises(ValueError, match=r"take a gradient step on regularizers"):
         setting.differentiable(setting.budget)(lambda u, params, f: u)
