@@ -11,9 +11,9 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -21,42 +21,27 @@ import numpy as np
 from jaxtyping import Array
 from tqdm import tqdm
 
-from deqbilevel import data, learning, losses, models
+from deqbilevel import learning, losses, models
 from deqbilevel.linearised import linear_solve
 from deqbilevel.models import Model
 from deqbilevel.settings import Budget, Setting
 from deqbilevel.solvers import ADJOINTS
 from deqbilevel.types import At, Params
-from experiments import command, common, faces, folders, options
-from experiments.faces import Faces
+from experiments import command, common, folders, options
+from experiments.faces import Faces, Problem, posing
+from experiments.faces.posing import Posed
 
 
 @dataclass(frozen=True)
-class Speed:
+class Speed(Problem):
     """How many times faster an epoch is."""
 
-    models: tuple[Literal["bilevel", "deq"], ...] = ("bilevel", "deq")
-    """bilevel: C = A; deq: C starts as a copy of A."""
-    kernels: Annotated[tuple[int, int], options.whole(1, 10_000)] = (30, 3)
-    """Number, and height and width, which is odd."""
-    task: Literal["denoising", "deblurring"] = "denoising"
-    kernels_from: Annotated[
-        Path | None,
-        options.folder("the --out of a finished run of experiments.faces"),
-        options.default("none, but random ones"),
-    ] = None
-    """The folder of a run of experiments.faces, whose learned kernels are taken."""
     evaluations: Annotated[tuple[int, int], options.whole(1, 100_000)] = (55, 60)
     """Of the fast forward solve, for bilevel and for deq; Newton's include products."""
     products: Annotated[tuple[int, int], options.whole(1, 100_000)] = (24, 34)
     """Of the fast adjoint solve."""
     rounds: Annotated[int, options.whole(1, 10_000)] = 3
     """Epochs of each, of which the median time is taken."""
-    data: Annotated[str, options.data] = "photographs"
-    """photographs, faces, images:DIR (whole pictures), celeb_a or celeb_a:DIR."""
-    shape: options.Middle = None
-    """Height and width of the middle to take of each picture."""
-    train_size: Annotated[int, options.size] = 10
     seed: Annotated[int, options.seed] = 0
     out: Annotated[Path | None, options.output, options.runs] = None
     """Folder of result.json."""
@@ -69,75 +54,54 @@ def main(config: Speed) -> dict[str, Any]:
     """Measure, and return {model: {setting: numbers, "ratio": of seconds}}."""
     with contextlib.ExitStack() as stack:
         with common.clear_errors():
-            options = common.options_of(config)
-            options["kernels_from"] = config.kernels_from and str(config.kernels_from)
-            known = ("models", "kernels", "task", "kernels_from", "data", "shape", "seed")
+            known = [field.name for field in fields(Problem)] + ["seed"]
             own = Faces(**{name: getattr(config, name) for name in known}, test_size=1, guard=None)
-            faces.check(own, own.resolved())
-            images = data.load(
-                config.data,
-                train_size=config.train_size,
-                test_size=1,
-                whole=True,
-                shape=config.shape,
-                seed=config.seed,
-            )
-            given = {name: faces.stored_kernels(own, name) for name in config.models}
-            name = f"faces_speed-{common.digest(options)}"
+            posed, options = posing.posed(own), posing.options_of(config)
             claimed = folders.claim_over(
-                images,
+                posed.images,
                 config,
-                name,
+                f"faces_speed-{common.digest(options)}",
                 options,
                 ["result.json"],
-                read=given,
+                read=posed.given,
                 sources={"--kernels-from": config.kernels_from},
             )
             out = stack.enter_context(claimed)
         result = out / "result.json"
         if result.exists():
             return folders.stored(result, {name: {"ratio": 0.0} for name in config.models})
-        truth = jnp.asarray(images.train)
         numbers = {
-            name: _of_model(config, own, name, images.shape, given[name], truth)
-            for name in tqdm(config.models, unit="model")
+            name: _of_model(config, own, posed, name) for name in tqdm(config.models, unit="model")
         }
         folders.write(result, json.dumps(numbers, indent=1))
         return numbers
 
 
-def _of_model(
-    config: Speed,
-    own: Faces,
-    name: str,
-    shape: tuple[int, int],
-    given: Params | None,
-    truth: Array,
-) -> dict[str, Any]:
+def _of_model(config: Speed, own: Faces, posed: Posed, name: str) -> dict[str, Any]:
     """The numbers of a model: published and fast, in turns."""
     place = 0 if name == "bilevel" else 1
     budget = Budget(config.evaluations[place], config.products[place])
-    fast = faces.setting(own, name)._replace(
-        forward_tolerance=None, adjoint_tolerance=None, budget=budget, limit=budget
-    )
     published = replace(own, setting="published")
-    lane = faces.lanes_of(own, name)[0]
-    model = faces.build(own, name, shape)
+    settings = {
+        "published": (published, posing.setting(published, name)),
+        "fast": (
+            own,
+            posing.setting(own, name)._replace(
+                forward_tolerance=None, adjoint_tolerance=None, budget=budget, limit=budget
+            ),
+        ),
+    }
+    model, lane = posed.models[name], posing.lanes_of(own, name)[0]
+    truth = jnp.asarray(posed.images.train)
     epochs, found = {}, {}
-    for label, as_set, how in (
-        ("published", published, faces.setting(published, name)),
-        ("fast", own, fast),
-    ):
-        params = faces.initial(as_set, as_set.resolved(), model, given, lane)
+    for label, (as_set, how) in settings.items():
+        params = posing.initial(as_set, model, posed.given[name], lane)
         epochs[label] = _epoch(model, how, params, truth)
         found[label] = {"evaluations": how.budget.forward, "products": how.budget.adjoint}
         found[label] |= _residuals(model, how, params, truth)
-    seconds: dict[str, list[float]] = {label: [] for label in epochs}
-    for _ in range(config.rounds):
-        for label, epoch in epochs.items():
-            seconds[label].append(epoch())
+    seconds = [{label: epoch() for label, epoch in epochs.items()} for _ in range(config.rounds)]
     for label in epochs:
-        found[label]["seconds"] = float(np.median(seconds[label]))
+        found[label]["seconds"] = float(np.median([each[label] for each in seconds]))
     found["ratio"] = found["published"]["seconds"] / found["fast"]["seconds"]
     return found
 

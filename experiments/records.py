@@ -24,11 +24,13 @@ class Log(NamedTuple):
     """Of a record, see `experiments.schema`."""
     run: str
     """See `folders.identity`; stored with every record."""
+    part: Mapping[str, str] = {}
+    """Of several that share the file: what its records say, and no other's."""
 
     @classmethod
-    def of(cls, path: Path, schema: dict[str, Any]) -> "Log":
-        """The log of the run that the folder belongs to."""
-        return cls(path, schema, folders.identity(path.parent))
+    def of(cls, path: Path, schema: dict[str, Any], part: Mapping[str, str] | None = None) -> "Log":
+        """The log of the run that the folder belongs to, or of a part of it."""
+        return cls(path, schema, folders.identity(path.parent), part or {})
 
     def read(self) -> list[dict[str, Any]]:
         """The records; none where there is no file.
@@ -49,16 +51,18 @@ class Log(NamedTuple):
                 break
             found.append(self._checked(number, entry))
         if lines and not (len(found) == len(lines) and lines[-1].endswith(b"\n")):
-            self.keep(found)
-        return found
+            self._replace(part={}).keep(found)
+        return [record for record in found if self.part.items() <= record.items()]
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Store one record more."""
         files.append(self.path, self._line(record))
 
     def keep(self, kept: Iterable[Mapping[str, Any]]) -> None:
-        """Make these the only records of the file."""
-        folders.write(self.path, "".join(self._line(record) for record in kept))
+        """Make these the only records; those of other parts stay."""
+        there = self._replace(part={}).read() if self.part else []
+        others = [record for record in there if not self.part.items() <= record.items()]
+        folders.write(self.path, "".join(self._line(record) for record in (*others, *kept)))
 
     def course(self, name: str, expected: Sequence[int]) -> list[dict[str, Any]]:
         """The records up to the last of the values of `name` that are expected, each once.

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from deqbilevel import checkpoints, learning
+from deqbilevel import checkpoints, data, learning, settings
+from deqbilevel.data import Images
 from deqbilevel.learning import Metrics, State, Trainer
 from deqbilevel.settings import Setting
 from experiments import common
@@ -22,6 +23,19 @@ FILES = ("metrics.jsonl", "latest/<checkpoint>", "best/<checkpoint>")
 
 RECORD = {"epoch": 0} | dict.fromkeys(learning.RECORDS, ANY)
 RECORD |= {"test_loss": 0.0, "diverged": False}
+
+
+def setting_of(config: Any) -> Setting:
+    """That of --setting, in the --precision that is asked for. Raises: ValueError."""
+    setting = settings.SETTINGS[config.setting]
+    return settings.check(setting._replace(precision=config.precision or setting.precision))
+
+
+def images_of(config: Any, **how: Any) -> Images:
+    """Those of --data, as many and as large as the options say; `how` as for `data.load`."""
+    names = ("train_size", "test_size", "patch", "shape", "seed")
+    asked = {name: getattr(config, name) for name in names if hasattr(config, name)}
+    return data.load(config.data, **asked, **how)
 
 
 class Course(NamedTuple):
@@ -43,47 +57,89 @@ def course(
     steps: int,
     key: jax.Array,
     f: Any = None,
+    part: Mapping[str, str] | None = None,
 ) -> Course:
     """Train from where an earlier call stopped to the last epoch.
 
     images: for training and test; steps: of an epoch; f: measurements of the training images, where
-    they stay the same. `best` keeps the params with the least test loss.
+    they stay the same. `best` keeps the params with the least test loss. part: of one of several
+    runs in the folder what its records say, see `files_of`.
     """
-    train, test = images
-    done = checkpoints.latest_step(out / "latest")
-    log = Log.of(out / "metrics.jsonl", RECORD)
-    records = [] if done is None else log.course("epoch", range(done + 1))
+
+    def keep_best(state: State, record: dict[str, Any], before: list[dict[str, Any]]) -> None:
+        if all(record["test_loss"] < earlier["test_loss"] for earlier in before):
+            checkpoints.save(out / "best", record["epoch"], state.params)
+
+    return follow(
+        out / "states" / "-".join(part.values()) if part else out / "latest",
+        Log.of(out / "metrics.jsonl", RECORD, part),
+        trainer,
+        setting,
+        state,
+        images,
+        epochs=epochs,
+        steps=steps,
+        key=key,
+        f=f,
+        keep=(lambda state, record, before: None) if part else keep_best,
+    )
+
+
+def files_of(*parts: str) -> list[str]:
+    """What `course` writes of several runs in a folder, by the values of their `part`."""
+    return ["metrics.jsonl", *(f"states/{part}/<checkpoint>" for part in parts)]
+
+
+def follow(
+    folder: Path,
+    log: Log,
+    trainer: Trainer,
+    setting: Setting,
+    state: State,
+    images: tuple[jax.Array, jax.Array],
+    *,
+    epochs: int,
+    steps: int,
+    key: jax.Array,
+    f: Any = None,
+    every: int = 1,
+    plain: Callable[[dict[str, Any]], dict[str, Any]] = common.plain,
+    keep: Callable[[State, dict[str, Any], list[dict[str, Any]]], None],
+) -> Course:
+    """`course`, with checkpoints in a folder and records in a log.
+
+    every: what one epoch of the trainer counts for, as it may pass over the images several times.
+    plain: what a record is in JSON. keep: called with the state and the record of an epoch and
+    those before it, ahead of its checkpoint.
+    """
+    done = checkpoints.latest_step(folder)
+    records = log.course("epoch", range(0, -1 if done is None else done + 1, every))
     if done is not None:
-        state = checkpoints.restore(out / "latest", state)
+        state = checkpoints.restore(folder, state)
     if (done or 0) < epochs:
-        trainer = learning.compiled(trainer, state, train, key, f)
+        trainer = learning.compiled(trainer, state, images[0], key, f)
     with _progress(epochs * steps, (done or 0) * steps) as (bar, on_steps):
         following = learning.run(
             trainer,
             setting,
             state,
-            train,
-            test,
-            epochs=epochs,
+            *images,
+            epochs=epochs // every,
             key=key,
-            start=0 if done is None else done + 1,
+            start=0 if done is None else done // every + 1,
             f=f,
             on_steps=on_steps,
         )
         for state, values in following:
-            record = common.plain(values)
-            losses = [r["test_loss"] for r in records]
-            if not losses or record["test_loss"] < min(losses):
-                checkpoints.save(out / "best", record["epoch"], state.params)
+            record = {**log.part, **plain(values | {"epoch": values["epoch"] * every})}
+            keep(state, record, records)
             records.append(record)
             # The record first: a checkpoint says that everything before it is on disk.
             log.keep(records)
-            checkpoints.save(out / "latest", record["epoch"], state)
-            bar.write(
-                f"epoch {record['epoch']}: train loss {record['train_loss']:.4f}, "
-                f"test loss {record['test_loss']:.4f}",
-                file=sys.stderr,
-            )
+            checkpoints.save(folder, record["epoch"], state)
+            losses = (np.min(values[f"{name}_loss"]) for name in ("train", "test"))
+            said = "epoch {}: train loss {:.4f}, test loss {:.4f}".format(record["epoch"], *losses)
+            bar.write(said, file=sys.stderr)
     return Course(state, records)
 
 
@@ -93,7 +149,7 @@ def _progress(total: int, done: int) -> Iterator[tuple[Any, Any]]:
 
         def on_steps(count: int, metrics: Metrics, seconds: float) -> None:
             spent = np.sum(metrics.forward_evaluations + metrics.adjoint_evaluations)
-            loss = float(metrics.loss[-1])
+            loss = np.min(metrics.loss[..., -1])
             bar.set_postfix_str(f"loss {loss:.4f}, {spent / seconds:.0f} evaluations/s")
             bar.update(count)
 

@@ -11,6 +11,7 @@ from deqbilevel import checkpoints
 from deqbilevel.regularizers import normalised
 from deqbilevel.settings import Budget
 from experiments import common, faces, faces_speed
+from experiments.faces import posing, training
 from experiments.records import Log
 
 TINY = {
@@ -70,12 +71,12 @@ def test_the_epoch_of_least_training_loss_is_shown(tmp_path):
     options = TINY | {"models": ("deq",), "learning_rates": (3.0, 1.0), "evaluate_every": 1}
     numbers = faces.main(faces.Faces(out=tmp_path, **options))
     courses = np.array(
-        [r["train_loss"] for r in Log.of(tmp_path / "metrics-deq.jsonl", faces.RECORD).read()]
+        [r["train_loss"] for r in Log.of(tmp_path / "metrics-deq.jsonl", training.RECORD).read()]
     )
     epoch, lane = np.unravel_index(np.argmin(courses[1:]), (4, 2))
     assert numbers["epoch_deq"] == epoch + 1 < 4
     assert numbers["lane_deq"]["learning_rate"] == options["learning_rates"][lane]
-    best = faces.Best({"A": np.zeros((2, 3))}, courses[0], np.array([0, 0]))
+    best = training.Best({"A": np.zeros((2, 3))}, courses[0], np.array([0, 0]))
     best = best.after({"A": np.ones((2, 3))}, 7, np.array([0.0, np.inf]))
     np.testing.assert_array_equal(best.params["A"], [[1, 1, 1], [0, 0, 0]])
     np.testing.assert_array_equal(best.epoch, [7, 0])
@@ -85,7 +86,7 @@ def test_the_epoch_of_least_training_loss_is_shown(tmp_path):
 
 
 def test_no_step_is_taken_from_what_is_not_solved(tmp_path, monkeypatch):
-    monkeypatch.setattr(faces, "Budget", lambda *counts: Budget(2, 2))
+    monkeypatch.setattr(posing, "Budget", lambda *counts: Budget(2, 2))
     options = TINY | {"models": ("deq",), "out": tmp_path}
     numbers = faces.main(faces.Faces(**options))
     assert numbers["solved_deq"] == 0 and numbers["diverged_deq"] == 0
@@ -106,7 +107,7 @@ def test_kernels_of_one_task_deblur_as_they_are(learned, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
     (tmp_path / "kernels-bilevel.npz").write_bytes((out / "kernels-bilevel.npz").read_bytes())
     (tmp_path / "kernels-deq.npz").unlink()
-    tied = faces.stored_kernels(faces.Faces(**options | {"kernels_from": tmp_path}), "deq")
+    tied = posing.stored_kernels(faces.Faces(**options | {"kernels_from": tmp_path}), "deq")
     np.testing.assert_array_equal(tied["C"], tied["A"])
     with pytest.raises(SystemExit, match=r"2 kernels 3x3; --kernels 3 3 asks"):
         faces.main(faces.Faces(out=tmp_path, **options | {"kernels": (3, 3)}))
@@ -126,7 +127,7 @@ def test_the_published_iteration_reaches_the_same_reconstructions(learned, tmp_p
     [
         ({"kernels": (30, 4)}, "--kernels 30 4: expected 1 or more, of an odd size"),
         ({"kernels": (5, 3), "starts": ("first_differences",)}, "differences are --kernels 2 3"),
-        ({"kernels": (2, 13)}, "larger than pictures"),
+        ({"kernels": (2, 13)}, "13x13 pixels are larger than the image of 12x10"),
         ({"epochs": 3}, "expected a multiple of --evaluate-every 2"),
         ({"learning_rates": (0.0,)}, "--learning-rates 0.0: expected 1e-09 or more"),
         ({"models": ()}, "--models: expected one value or more"),
@@ -178,6 +179,6 @@ def test_kernels_of_another_kind_are_named(name, kernels, message, tmp_path):
     np.savez(tmp_path / f"kernels-{name}.npz", **kernels)
     config = faces.Faces(kernels_from=tmp_path, **TINY | {"models": (name,)})
     with pytest.raises(ValueError, match=message):
-        model = faces.build(config, name, (12, 10))
-        stored = faces.stored_kernels(config, name)
+        model = posing.recipe_of(config, name).model((12, 10))
+        stored = posing.stored_kernels(config, name)
         model.refresh(normalised.bank_of((12, 10)).start(**stored))

@@ -16,6 +16,7 @@ from PIL import Image
 
 from deqbilevel import data, learning, maps, models, plots, settings
 from experiments import naive
+from experiments.naive import report, training
 
 
 @float64
@@ -27,7 +28,7 @@ def test_naive_steps_are_adams_on_the_naive_loss_with_fresh_noise():
     params = default_precision(scalars | model.init(jax.random.key(1)))
     images, order = normal(0, 6, PIXELS), jnp.array([[0, 1, 2], [5, 3, 4], [0, 3, 1]])
     keys = jax.random.split(jax.random.key(2), 3)
-    trainer = naive.ways(model, settings.SETTINGS["fast"], total_steps=4, batch_size=3)["naive"]
+    trainer = training.ways(model, settings.SETTINGS["fast"], total_steps=4, batch_size=3)["naive"]
     state, metrics = trainer.steps(trainer.init(params), images, order, keys)
 
     weights = {key: params[key] for key in ("A", "b", "C")}
@@ -50,13 +51,19 @@ def test_naive_steps_are_adams_on_the_naive_loss_with_fresh_noise():
         assert np.abs(x - params[key]).max() > 2**-7
     assert not state.diverged
 
+    before = jax.tree.map(np.asarray, state.params)
+    state, _ = trainer.steps(state, images.at[0].set(jnp.nan), order, keys)
+    assert state.diverged
+    for key in ("A", "b", "C"):
+        np.testing.assert_array_equal(state.params[key], before[key])
+
 
 @float64
 def test_the_course_is_that_of_picard_from_zero_to_the_fixed_point():
     model = small_model("row_mask", "deq")
     params, truth, f = model_params(model), normal(2, 2, PIXELS), normal(3, 2, PIXELS)
     few = settings.SETTINGS["paper"]._replace(evaluation_budget=3)
-    run = jax.jit(lambda *x: naive.course_of(model, few, [1, 4], *x))
+    run = jax.jit(lambda *x: report.course_of(model, few, [1, 4], *x))
     course, infos, naive_loss = run(params, truth, f)
     G, u = jax.jit(model.G), [jnp.zeros_like(f)]
     for _ in range(4):
@@ -73,13 +80,13 @@ def test_the_course_is_that_of_picard_from_zero_to_the_fixed_point():
 def test_errors_of_each_part_are_null_where_there_is_none_or_no_number():
     u, truth = jnp.array([[1.0, 2.0, 4.0]]), jnp.zeros((1, 3))
     masked = np.array([True, False, False])
-    assert naive.errors(u, truth, masked) == {
+    assert report.errors(u, truth, masked) == {
         "masked_loss": 1.0,
         "kept_loss": 10.0,
         "test_loss": 7.0,
     }
-    assert naive.errors(u, truth, ~masked & masked)["masked_loss"] is None
-    assert naive.errors(u * np.inf, truth, masked)["test_loss"] is None
+    assert report.errors(u, truth, ~masked & masked)["masked_loss"] is None
+    assert report.errors(u * np.inf, truth, masked)["test_loss"] is None
 
 
 def halved(load: Callable[..., data.Images]) -> Callable[..., data.Images]:
@@ -127,7 +134,7 @@ def test_naive_training_cannot_fill_the_masked_rows_and_goes_on_where_it_stopped
         return run(*args, **options)
 
     monkeypatch.setattr(learning, "run", counted)
-    lost = tmp_path / "parameters" / "bilevel-naive.npz"
+    lost = tmp_path / "learned-bilevel-naive.npz"
     lost.unlink()
     again = naive.main(config)
     assert len(trained) == 1 and lost.exists()

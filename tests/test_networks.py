@@ -15,6 +15,7 @@ from deqbilevel import learning, models, operators, settings
 from deqbilevel.regularizers import networks
 from deqbilevel.regularizers.networks import NETWORKS
 from experiments import networks as experiment
+from experiments.networks import assembling, report
 
 UNUSED = {"channels": 8, "layers": 4}
 """Options of networks as they are where nothing is said, for models that are none."""
@@ -223,7 +224,7 @@ def test_the_experiment_compares_its_models_and_goes_on(tiny, capsys, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(experiment, "evaluate", stop)
+        patch.setattr(report, "evaluate", stop)
         experiment.main(config)
     trained = (tiny["out"] / "metrics.jsonl").read_text()
     numbers = experiment.main(config)
@@ -247,8 +248,8 @@ def test_the_experiment_compares_its_models_and_goes_on(tiny, capsys, monkeypatc
 
 
 def test_plug_and_play_is_taught_to_remove_noise_alone(tiny):
-    images = experiment._images(experiment.Networks(**tiny))
-    run = experiment.build(experiment.Networks(**tiny), "inpainting", "plug_and_play", images)
+    images = experiment.load(experiment.Networks(**tiny))
+    run = assembling.build(experiment.Networks(**tiny), "inpainting", "plug_and_play", images)
     f, u = jnp.asarray(images.test), jnp.ones_like(images.test)
     assert isinstance(run.taught.K, operators.Identity)
     D = f - run.model.N(f, run.params)
@@ -261,8 +262,8 @@ def test_plug_and_play_is_taught_to_remove_noise_alone(tiny):
 
 def test_deprox_is_the_map_of_the_paper_and_learned_through_its_fixed_point(tiny):
     """[REB] (10): D(u - tau lam K^T (K u - f))."""
-    images = experiment._images(experiment.Networks(**tiny))
-    run = experiment.build(experiment.Networks(**tiny), "inpainting", "deprox", images)
+    images = experiment.load(experiment.Networks(**tiny))
+    run = assembling.build(experiment.Networks(**tiny), "inpainting", "deprox", images)
     f, u = jnp.asarray(images.test), jnp.ones_like(images.test)
     step = u - 0.9 * run.model.K.adjoint(run.model.K.apply(u) - f)
     expected = step - run.model.N(step, run.params)

@@ -29,8 +29,11 @@ from deqbilevel import (
 from deqbilevel.regularizers import convolutional
 from deqbilevel.settings import SETTINGS, converged
 from deqbilevel.solvers import SOLVERS
-from experiments import faces, naive, networks, train_algorithms
+from experiments import faces, train_algorithms
+from experiments.faces import posing
 from experiments.hypergradients import cases
+from experiments.naive import training as naive
+from experiments.networks import Networks, assembling
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (6, 6)
@@ -85,16 +88,16 @@ def trainings() -> dict[str, Callable[[], tuple[learning.Trainer, Any, str]]]:
 
     def of_faces(setting: str, kernel: int) -> tuple[learning.Trainer, Any, str]:
         config = faces.Faces(setting=setting, kernels=(2, kernel))
-        model = faces.build(config, "deq", SHAPE)
+        model = posing.recipe_of(config, "deq").model(SHAPE)
         lane = {"start": "random", "learning_rate": 1e-2, "seed": 0}
-        params = faces.initial(config, {"noise": 0.1}, model, None, lane)
-        setting = faces.setting(config, "deq")
+        params = posing.initial(config, model, None, lane)
+        setting = posing.setting(config, "deq")
         return learning.trainer(model, setting, total_steps=2, batch_size=2), params, "highest"
 
     def of_networks(name: str) -> tuple[learning.Trainer, Any, str]:
-        config = networks.Networks(channels=2, layers=2)
+        config = Networks(channels=2, layers=2)
         images = data.Images(np.asarray(IMAGES), np.asarray(IMAGES), SHAPE, "")
-        run = networks.build(config, "inpainting", name, images)
+        run = assembling.build(config, "inpainting", name, images)
         setting = SETTINGS[config.setting]
         trainer = learning.trainer(run.taught, setting, total_steps=2, batch_size=2)
         return trainer, run.params, setting.precision

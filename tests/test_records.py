@@ -63,6 +63,18 @@ def test_a_course_has_every_record_once(tmp_path: Path) -> None:
         log.course("epoch", range(3))
 
 
+def test_parts_of_a_file_leave_each_other_alone(tmp_path: Path) -> None:
+    logs = [Log(tmp_path / "rows.jsonl", {"a": 0}, "", {"model": name}) for name in ("b", "c")]
+    kept = [[{"model": log.part["model"], "a": i} for i in range(2)] for log in logs]
+    for log, records in zip(logs, kept, strict=True):
+        log.keep(records)
+    logs[0].keep(kept[0][:1])
+    with logs[0].path.open("a") as file:
+        file.write('{"model": "c", "a')
+    assert [log.read() for log in logs] == [kept[0][:1], kept[1]]
+    assert logs[0].path.read_text().count("\n") == 3
+
+
 @pytest.mark.parametrize(
     ("change", "wrong"),
     [
