@@ -21,13 +21,13 @@ from deqbilevel import (
     precision,
     settings,
 )
-from deqbilevel.regularizers import convolutional, networks, normalised
+from deqbilevel.regularizers import convolutional, dense, networks, normalised
 from deqbilevel.studies import grids
 
 TABLES = [
     models.TASKS,
     models.MODELS,
-    models.ACTIVATIONS,
+    dense.ACTIVATIONS,
     maps.MAPS,
     operators.OPERATORS,
     operators.CONVOLUTIONS,

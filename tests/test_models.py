@@ -20,9 +20,10 @@ from helpers import (
 
 from deqbilevel import losses, maps, models, operators, solvers
 from deqbilevel.hypergradients import fixed_point
-from deqbilevel.models import ACTIVATIONS, MODELS, TASKS
+from deqbilevel.models import MODELS, TASKS
 from deqbilevel.operators import OPERATORS
 from deqbilevel.regularizers import convolutional, dense, function, networks, normalised
+from deqbilevel.regularizers.dense import ACTIVATIONS
 from deqbilevel.solvers import ADJOINTS, anderson, gmres
 
 GOOD = {"tau": 0.9, "gamma": 0.1, "activation": "relu"}

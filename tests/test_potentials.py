@@ -8,7 +8,6 @@ import pytest
 from helpers import default_precision, float64
 
 from deqbilevel import potentials
-from deqbilevel.models import ACTIVATIONS
 from deqbilevel.potentials import (
     POTENTIALS,
     CornerRounded,
@@ -25,6 +24,7 @@ from deqbilevel.potentials import (
     relu,
     softshrink,
 )
+from deqbilevel.regularizers.dense import ACTIVATIONS
 
 POINTS = np.linspace(-2.97, 2.97, 100)
 """No point lies within 0.01 of a kink of the table's potentials (0 and +-0.5 and +-1)."""

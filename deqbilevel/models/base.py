@@ -1,15 +1,7 @@
-"""Models: the lower level of a learning problem, of an operator K, a regulariser R, a data fidelity
-D and a step. They make the map G whose fixed point u* = G(u*, params, f) reconstructs f.
-
-    model = models.build("denoising", "bilevel", (28, 28))         # [REB]: a task and one word
-    model = models.assemble(K, convolutional.convolutional(K.shape))    # your own choice of parts
-    params = model.init(key) | models.hyperparameters(tau=0.9, gamma=0.1, activation="relu")
-
-A regulariser with an energy makes it bilevel learning, one without a deep equilibrium model (DEQ).
-"""
+"""The model: operator, regulariser, data fidelity and step as one record."""
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -17,33 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
 from deqbilevel import adjoints, checks, fidelities, maps, operators, precision
-from deqbilevel.checks import Registry
 from deqbilevel.fidelities import Fidelity
 from deqbilevel.jacobians import ConvolutionalStep
 from deqbilevel.operators import Identity, Operator
-from deqbilevel.regularizers import Regularizer, dense
-from deqbilevel.regularizers.dense import ACTIVATIONS
+from deqbilevel.regularizers import Regularizer
 from deqbilevel.solvers import as_solver
 from deqbilevel.types import At, FixedPointMap, Images, Info, Params, Solve, Solver
-
-TASKS: Registry[str] = Registry(
-    "task",
-    {
-        "denoising": "identity",
-        "inpainting": "row_mask",
-        "deblurring": "diagonal_blur",
-    },
-)
-"""The tasks of [REB] 3.3 and the names of their forward operators."""
-
-MODELS: Registry[bool] = Registry(
-    "model",
-    {
-        "bilevel": True,
-        "deq": False,
-    },
-)
-"""The models and whether their regulariser is tied."""
 
 DAMPING = 0.3
 """Added to the diagonal of the P of `Model.solve`."""
@@ -288,54 +259,6 @@ def _known_norm(K: Operator, R: Regularizer) -> float | None:
     with jax.ensure_compile_time_eval():
         norm = operators.norm(K, checks.pixels(R.shape))
     return None if checks.traced(norm) else float(norm)
-
-
-def build(task: str, model: str, shape: tuple[int, int], features: int | None = None) -> Model:
-    """The dense model of [REB] 3.2 with the gradient step, (14) or (18), solved from zero.
-
-    `features` is the number of rows of A; None: as many as pixels, as in the paper.
-    Raises: ValueError for an unknown task or model, a shape without pixels, and fewer than one
-    feature.
-    """
-    checks.pixels(shape)
-    K = operators.OPERATORS[TASKS[task]](shape)
-    R = dense.dense(shape, tied=MODELS[model], features=features, activation=None)
-    return assemble(K, R, start=jnp.zeros_like)
-
-
-def hyperparameters(
-    *,
-    tau: float,
-    gamma: float,
-    activation: str | None,
-    lam: float = 1.0,
-    noise: float = 0.0,
-    learning_rate: float | None = None,
-    threshold: float | None = None,
-) -> Params:
-    """The scalars of a run as leaves in JAX's default precision; all may be vmapped over.
-
-    tau: step size, and threshold of Softshrink unless that is given; gamma: weight of the
-    regulariser; lam: weight of the data fidelity; noise: standard deviation alpha on the scale of
-    images in [-1, 1]; activation: None where the regulariser brings its own; learning_rate: None
-    for the setting's.
-    Raises: ValueError for an unknown activation or a negative or infinite number.
-    """
-    scalars = {"tau": tau, "gamma": gamma, "lam": lam, "noise": noise}
-    if learning_rate is not None:
-        scalars["learning_rate"] = learning_rate
-    for name, value in scalars.items():
-        least = {"above": 0} if name in ("tau", "learning_rate") else {"least": 0}
-        if isinstance(value, list | tuple):
-            raise ValueError(f"{name}={value}: expected a number, or an array of them")
-        checks.number(name, value, **least)
-    if threshold is not None:
-        checks.number("threshold", threshold, least=0)
-    if activation is None:
-        return jax.tree.map(partial(jnp.array, dtype=float), scalars)
-    threshold = tau if threshold is None else threshold
-    phi = ACTIVATIONS[activation](threshold)
-    return jax.tree.map(partial(jnp.array, dtype=float), scalars | {"phi": phi})
 
 
 def measure(

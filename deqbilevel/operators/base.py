@@ -1,0 +1,109 @@
+"""Forward operators K of imaging inverse problems f = K u + noise, [REB] 3.3, as pytrees.
+
+An operator maps images `[..., pixels]` (rows of a flattened height x width image) to data of any
+size, real or complex, and has
+
+    apply(u)           K u
+    adjoint(v)         K^T v, real: <K u, v> = <u, K^T v> with <x, y> = Re x^H y for complex data
+
+and, where it knows them in closed form,
+
+    bound()            ||K||_2, or a bound on it
+    resolvent(z, a)    (I + a K^T K)^{-1} z, the proximal map of a/2 ||K u||^2
+
+Of another operator `norm` and `resolvent` find them by iterations. Arrays are leaves, so that an
+operator can be vmapped over, or learned as `params["K"]`, see `of`; shapes are static.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.sparse.linalg import cg
+from jaxtyping import Array, Float, Inexact
+
+from deqbilevel import checks
+from deqbilevel.checks import number, whole
+from deqbilevel.types import Params
+
+
+@runtime_checkable
+class Operator(Protocol):
+    """A linear map from images to data; see the module's docstring."""
+
+    def apply(self, u: Float[Array, "*batch pixels"]) -> Inexact[Array, "*batch data"]: ...
+
+    def adjoint(self, v: Inexact[Array, "*batch data"]) -> Float[Array, "*batch pixels"]: ...
+
+
+def of(K: Operator, params: Params) -> Operator:
+    """The operator at `params`: their `K`, where the operator or a part of it is learned, else K.
+
+    Raises: ValueError for a `K` of another kind of operator.
+    """
+    learned = params.get("K", K)
+    if type(learned) is not type(K):
+        raise ValueError(
+            f"params: K is a {type(learned).__name__}; expected a {type(K).__name__} as in the "
+            "model, whose leaves alone are learned"
+        )
+    return learned
+
+
+def norm(K: Any, pixels: int, *, iterations: int = 100) -> Float[Array, ""]:
+    """||K||_2 or a bound on it: the operator's own, else by power iteration on K^T K.
+
+    The latter is never above the true norm, and below it by less than a percent but for spectra
+    whose largest values lie close together.
+    Raises: ValueError for what is no operator, and for counts that are none.
+    """
+    for name in ("apply", "adjoint"):
+        checks.function(f"K.{name}", getattr(K, name, None))
+    whole("pixels", pixels)
+    whole("iterations", iterations, least=0)
+    bound = getattr(K, "bound", None)
+    if bound is not None:
+        return jnp.asarray(bound())
+
+    def iterate(_: Any, u: Array) -> Array:
+        v = K.adjoint(K.apply(u))
+        return v / jnp.maximum(jnp.linalg.norm(v), jnp.finfo(v.dtype).tiny)
+
+    start = jax.random.normal(jax.random.key(0), (1, pixels))
+    u = jax.lax.fori_loop(0, iterations, iterate, start / jnp.linalg.norm(start))
+    return jnp.linalg.norm(K.apply(u))
+
+
+def resolvent(
+    K: Operator, z: Float[Array, "*batch pixels"], a: Any
+) -> Float[Array, "*batch pixels"]:
+    """(I + a K^T K)^{-1} z: the operator's own, else by conjugate gradients on each image.
+
+    These take some sqrt(1 + a ||K||^2) iterations for each digit, to rounding. Derivatives in z, a
+    and the leaves of K are again solutions of such a system, as exact.
+    Raises: ValueError for a negative a.
+    """
+    own = getattr(K, "resolvent", None)
+    return _by_conjugate_gradients(K, z, a) if own is None else own(z, a)
+
+
+def _by_conjugate_gradients(
+    K: Operator, z: Float[Array, "*batch pixels"], a: Any
+) -> Float[Array, "*batch pixels"]:
+    a = jnp.asarray(number("a", a, least=0), z.dtype)
+
+    def system(x: Array) -> Array:
+        return x + a * K.adjoint(K.apply(x[None]))[0]
+
+    def solve(z: Array) -> Array:
+        return cg(system, z, tol=float(jnp.finfo(z.dtype).eps))[0]
+
+    return jax.vmap(solve)(z.reshape(-1, z.shape[-1])).reshape(z.shape)
+
+
+def sized(name: str, x: Any, pixels: int) -> Any:
+    """Images of so many pixels; others may broadcast, or fill another number of images."""
+    if np.shape(x)[-1:] != (pixels,):
+        raise ValueError(f"{name} of shape {list(np.shape(x))}: expected images of {pixels} pixels")
+    return x

@@ -1,0 +1,83 @@
+"""Diagonal operators: the identity, and masks for inpainting."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from deqbilevel import checks
+from deqbilevel.checks import number, pixels
+from deqbilevel.operators.base import sized
+from deqbilevel.types import pytree
+
+
+@pytree
+@dataclass(frozen=True)
+class Identity:
+    """K u = u: denoising."""
+
+    def apply(self, u: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
+        return u
+
+    def adjoint(self, v: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
+        return v
+
+    def bound(self) -> float:
+        return 1.0
+
+    def resolvent(self, z: Float[Array, "*batch pixels"], a: Any) -> Float[Array, "*batch pixels"]:
+        return z / (1 + number("a", a, least=0))
+
+
+@pytree
+@dataclass(frozen=True)
+class Mask:
+    """K u = mask * u, a diagonal operator with entries 0 (missing) and 1 (kept): inpainting."""
+
+    mask: Float[Array, "*lanes pixels"]
+
+    def apply(self, u: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
+        return self.mask * sized("u", u, self.mask.shape[-1])
+
+    def adjoint(self, v: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
+        return self.mask * sized("v", v, self.mask.shape[-1])
+
+    def bound(self) -> Float[Array, "*lanes"]:
+        return jnp.max(jnp.abs(self.mask), axis=-1)
+
+    def resolvent(self, z: Float[Array, "*batch pixels"], a: Any) -> Float[Array, "*batch pixels"]:
+        a = number("a", a, least=0)
+        return sized("z", z, self.mask.shape[-1]) / (1 + a * self.mask**2)
+
+
+def row_mask(shape: tuple[int, int], missing: int) -> Mask:
+    """The mask that removes the top `missing` rows of an image.
+
+    Raises: ValueError if no row or every row would be missing.
+    """
+    pixels(shape)
+    if isinstance(missing, bool) or missing not in range(1, shape[0]):
+        raise ValueError(
+            f"missing={missing}: expected between 1 and {shape[0] - 1} rows of an image of "
+            f"{shape[0]} rows; choose a smaller mask or a larger image"
+        )
+    mask = np.ones(shape, np.float32)
+    mask[:missing] = 0
+    return Mask(jnp.asarray(mask.ravel()))
+
+
+def identity(shape: tuple[int, int]) -> Identity:
+    """The images as they are: denoising."""
+    return Identity()
+
+
+def upper_mask(shape: tuple[int, int], part: float = 1 / 3) -> Mask:
+    """`row_mask` without the upper part of the rows, rounded up: a third in [REB] 3.3.2.
+
+    Raises: ValueError for a part that leaves no row, or takes none.
+    """
+    pixels(shape)
+    # Rounded, so that a third of 27 rows is 9 of them and not 10.
+    return row_mask(shape, int(np.ceil(round(checks.number("part", part) * shape[0], 6))))

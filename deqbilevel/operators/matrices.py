@@ -1,0 +1,43 @@
+"""Operators that are a matrix: compressed sensing."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from deqbilevel import checks
+from deqbilevel.checks import pixels, whole
+from deqbilevel.operators.base import sized
+from deqbilevel.types import pytree
+
+
+@pytree
+@dataclass(frozen=True)
+class Matrix:
+    """K u = M u with a matrix of any number of rows, real or complex."""
+
+    M: Inexact[Array, "*lanes data pixels"]
+
+    def apply(self, u: Float[Array, "*batch pixels"]) -> Inexact[Array, "*batch data"]:
+        return sized("u", u, self.M.shape[-1]) @ self.M.T
+
+    def adjoint(self, v: Inexact[Array, "*batch data"]) -> Float[Array, "*batch pixels"]:
+        return jnp.real(sized("v", v, self.M.shape[-2]) @ jnp.conj(self.M))
+
+    def bound(self) -> Float[Array, ""]:
+        return jnp.linalg.norm(self.M, 2)
+
+
+def random_matrix(shape: tuple[int, int], rate: float = 0.5, seed: int = 0) -> Matrix:
+    """Compressed sensing: a matrix of independent normal entries, with `rate` times as many rows as
+    there are pixels, of variance 1 / rows.
+
+    Raises: ValueError for a rate that is not above 0, or leaves no row.
+    """
+    rows = int(checks.number("rate", rate, above=0, most=1) * pixels(shape))
+    if rows < 1:
+        raise ValueError(f"rate={rate}: no row for {pixels(shape)} pixels; take a larger rate")
+    whole("seed", seed, least=0, most=2**32 - 1)
+    M = jax.random.normal(jax.random.key(seed), (rows, pixels(shape))) / rows**0.5
+    return Matrix(M)
