@@ -43,7 +43,7 @@ from experiments import (
     watch,
 )
 from experiments.compare import captions, study
-from experiments.filters import lanes
+from experiments.filters import lanes, outcome
 from experiments.hypergradients import tables
 
 ROOT = Path(__file__).parents[1]
@@ -378,7 +378,7 @@ def test_filters_are_learned_and_an_interruption_changes_no_bit(
         save(*args)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(filters.checkpoints, "save", interrupted)
+        patched.setattr(checkpoints, "save", interrupted)
         filters.main(parts)
     again = filters.main(parts)
     apart = ("out", "step_ms", "seconds", "images_per_second")
@@ -393,7 +393,7 @@ def test_filters_are_learned_and_an_interruption_changes_no_bit(
 def test_filters_of_own_images_and_of_a_picture_that_a_package_ships(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(filters, "FINAL_EVALUATIONS", 20)
+    monkeypatch.setattr(outcome, "FINAL_EVALUATIONS", 20)
     rng, read = np.random.default_rng(0), tmp_path / "read"
     read.mkdir()
     for name in ("a", "b"):

@@ -6,8 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from deqbilevel.data.base import Picture
-
 
 class Group(NamedTuple):
     """Images of one shape, as rows."""
@@ -16,7 +14,7 @@ class Group(NamedTuple):
     truth: Float[np.ndarray, "images pixels"]
 
 
-def by_shape(pictures: Sequence[Picture]) -> list[Group]:
+def by_shape(pictures: Sequence[Float[np.ndarray, "_ _"]]) -> list[Group]:
     """The pictures by their shapes, which are sorted; of one shape in the order given."""
     shapes = sorted({picture.shape for picture in pictures})
     return [Group(s, np.stack([x.ravel() for x in pictures if x.shape == s])) for s in shapes]
