@@ -27,12 +27,13 @@ from deqbilevel import (
     recipes,
     settings,
     solvers,
+    upper,
 )
 from deqbilevel.data import Images
 from deqbilevel.learning import evaluation
 from deqbilevel.models import Model
 from deqbilevel.recipes import Learned
-from experiments import command, common, folders, options, running, sizes, train_algorithms
+from experiments import algorithm_choice, command, common, folders, options, running, sizes
 from experiments.drawing import draw
 
 FILES = (*running.FILES, recipes.file(), "result.json")
@@ -150,14 +151,8 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
         model, setting, total_steps=total_steps, batch_size=batch_size, schedule=schedule
     )
     if config.algorithm is not None:
-        trainer = train_algorithms.trainer(
-            trainer,
-            model,
-            config.algorithm,
-            count=len(train),
-            total_steps=total_steps,
-            schedule=schedule,
-        )
+        method = algorithm_choice.trained(config.algorithm, total_steps, schedule)
+        trainer = upper.trainer(trainer, method, count=len(train))
     state = trainer.init(model.init(params_key) | hyperparameters)
     state, records = running.course(
         out,
@@ -193,7 +188,7 @@ def _setting(config: Train) -> settings.Setting:
     if config.algorithm is not None:
         given = {k: getattr(config, k) for k in ("solver", "hypergradient", "products")}
         others = {name: value != getattr(Train, name) for name, value in given.items()}
-        train_algorithms.check(config.model, config.algorithm, **others)
+        algorithm_choice.check(config.model, config.algorithm, **others)
         return setting._replace(limit=setting.budget)  # nothing that would grow
     if config.products is not None:
         budget, limit = (

@@ -29,12 +29,11 @@ from deqbilevel import (
     settings,
     studies,
 )
+from deqbilevel.data import groups
 from deqbilevel.regularizers import convolutional
 from experiments import (
     common,
     compare,
-    filter_lanes,
-    filter_tasks,
     filters,
     folders,
     gradient_accuracy,
@@ -44,6 +43,7 @@ from experiments import (
     watch,
 )
 from experiments.compare import captions, study
+from experiments.filters import lanes, outcome
 from experiments.hypergradients import tables
 
 ROOT = Path(__file__).parents[1]
@@ -378,7 +378,7 @@ def test_filters_are_learned_and_an_interruption_changes_no_bit(
         save(*args)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(filters.checkpoints, "save", interrupted)
+        patched.setattr(checkpoints, "save", interrupted)
         filters.main(parts)
     again = filters.main(parts)
     apart = ("out", "step_ms", "seconds", "images_per_second")
@@ -393,7 +393,7 @@ def test_filters_are_learned_and_an_interruption_changes_no_bit(
 def test_filters_of_own_images_and_of_a_picture_that_a_package_ships(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(filters, "FINAL_EVALUATIONS", 20)
+    monkeypatch.setattr(outcome, "FINAL_EVALUATIONS", 20)
     rng, read = np.random.default_rng(0), tmp_path / "read"
     read.mkdir()
     for name in ("a", "b"):
@@ -436,7 +436,7 @@ def test_filters_of_pictures_of_several_sizes_in_minibatches(tmp_path: Path) -> 
         filters=None, beta_0=None,
     )  # fmt: skip
     assert filters.main(again)["psnr_db"] == numbers["psnr_db"]
-    redrawn = filter_lanes.redrawn(learned.params, 0.9, np.random.default_rng(0))
+    redrawn = lanes.redrawn(learned.params, 0.9, np.random.default_rng(0))
     before, after = (np.asarray(convolutional.strengths(p)) for p in (learned.params, redrawn))
     np.testing.assert_allclose(after, np.maximum(before, 0.9 * before.max()), rtol=1e-5)
 
@@ -454,13 +454,13 @@ def test_filters_are_learned_by_line_searches(name: Any, tmp_path: Path) -> None
 
 
 def test_minibatches_take_every_image_in_every_round() -> None:
-    whole = filter_tasks.batches([6, 3], 3, seed=1, first=0, count=9)
+    whole = groups.minibatches([6, 3], 3, seed=1, first=0, count=9)
     assert [x.shape for x in whole] == [(9, 2), (9, 1)]
     for images, rounds in zip(whole, (3, 3), strict=True):
         for i in range(0, 9, rounds):
             assert sorted(images[i : i + rounds].ravel()) == list(range(images.size // 3))
     assert any((whole[0][:3] != whole[0][3:6]).ravel())
-    later = filter_tasks.batches([6, 3], 3, seed=1, first=4, count=5)
+    later = groups.minibatches([6, 3], 3, seed=1, first=4, count=5)
     for a, b in zip(whole, later, strict=True):
         np.testing.assert_array_equal(a[4:], b)
 

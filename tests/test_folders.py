@@ -9,7 +9,7 @@ from PIL import Image
 
 from deqbilevel.data import DataError, folder, load
 from deqbilevel.pictures import check_apart, names, pictures
-from experiments import filter_tasks
+from experiments.filters import tasks
 
 
 def save(path, seed=0):
@@ -102,11 +102,11 @@ def test_pictures_of_one_name_in_two_folders_count_for_themselves(tmp_path):
     request = {"count": 3, "patch": 0, "seed": 0}
     folders = tmp_path / "train", tmp_path / "test"
     with pytest.raises(ValueError, match=r"--images 4: .*train has only 3 pictures to learn from"):
-        filter_tasks.task("natural", *folders, **(request | {"count": 4}))
-    task = filter_tasks.task("natural", *folders, **request)
+        tasks.task("natural", *folders, **(request | {"count": 4}))
+    task = tasks.task("natural", *folders, **request)
     assert list(task.pictures) == ["a/0", "a/1", "a/2", "b/0", "b/1", "b/2"]
     with pytest.raises(DataError, match=r"train/2\.png: the same picture for training"):
-        filter_tasks.task("natural", folders[0], folders[0], **request)
+        tasks.task("natural", folders[0], folders[0], **request)
 
 
 def copy(root, source, target):

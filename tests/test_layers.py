@@ -27,7 +27,7 @@ LAYERS = [
     ["jacobians"],
     ["settings", "models", "pretrained"],
     ["learning", "algorithms", "conditions", "baselines"],
-    ["contraction", "studies", "courses", "recipes"],
+    ["contraction", "studies", "courses", "recipes", "upper"],
 ]
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 INSIDE = {

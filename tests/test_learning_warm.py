@@ -20,7 +20,9 @@ from deqbilevel import hypergradients, learning, losses, models, operators
 from deqbilevel.potentials import POTENTIALS, Quadratic
 from deqbilevel.regularizers import convolutional
 from deqbilevel.solvers import DESCENTS, symmetric_solve
-from experiments import filter_lanes, filter_tasks, filters
+from experiments import filters
+from experiments.filters import lanes as filter_lanes
+from experiments.filters import tasks
 
 PIXELS = SHAPE[0] * SHAPE[1]
 LEARNED = ("filters", "beta", "beta_0", "phi")
@@ -412,7 +414,7 @@ def test_images_and_batches_out_of_range_are_refused():
 
 def test_filters_print_that_the_best_beta_0_is_at_the_edge(monkeypatch, capsys):
     options = filters.Filters("vertical-bars", filters=(2, 3, 2), seeds=2).resolved()
-    lanes = filter_lanes.lanes_of(options, filter_tasks.task("vertical-bars", None, None, 1, 0, 0))
+    lanes = filter_lanes.lanes_of(options, tasks.task("vertical-bars", None, None, 1, 0, 0))
 
     def search(learner, params, truth, f, name, values):
         """The first value is best for the lane whose filters sum to more."""
@@ -422,6 +424,7 @@ def test_filters_print_that_the_best_beta_0_is_at_the_edge(monkeypatch, capsys):
 
     sums = lanes.params["filters"].sum((1, 2, 3))
     monkeypatch.setattr(learning, "search", search)
-    np.testing.assert_array_equal(filter_lanes.searched(options, lanes), [-4, -4])
+    found = filter_lanes.searched(options, lanes)
+    np.testing.assert_array_equal(found.params["beta_0"], [-4, -4])
     (line,) = capsys.readouterr().out.splitlines()
     assert f"beta_0 = -4 of lane {int(sums.argmax())} is at the edge of the grid from -6 to" in line

@@ -25,11 +25,12 @@ from deqbilevel import (
     operators,
     potentials,
     precision,
+    upper,
 )
 from deqbilevel.regularizers import convolutional
 from deqbilevel.settings import SETTINGS, converged
 from deqbilevel.solvers import SOLVERS
-from experiments import faces, train_algorithms
+from experiments import algorithm_choice, faces
 from experiments.faces import posing
 from experiments.hypergradients import cases
 from experiments.naive import training as naive
@@ -109,7 +110,7 @@ def trainings() -> dict[str, Callable[[], tuple[learning.Trainer, Any, str]]]:
         if way == "naive":
             return naive.ways(model, setting, 2, 2)["naive"], params, asked
         return (
-            train_algorithms.trainer(trainer, model, "aid", count=4, total_steps=2),
+            upper.trainer(trainer, algorithm_choice.trained("aid", 2), count=4),
             params,
             asked,
         )

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deqbilevel import checkpoints, learning, models, settings
+from deqbilevel import checkpoints, learning, models, settings, upper
 from deqbilevel.learning import State, Trainer
-from experiments import common, train, train_algorithms
+from experiments import algorithm_choice, common, train
 
 SMALL = {"train_size": 60, "test_size": 20, "batch_size": 20, "epochs": 2}
 TIMED = {"seconds", "evaluation_seconds", "step_ms"}
@@ -73,7 +73,7 @@ def small(name: str, total_steps: int, **scalars: float) -> tuple[Trainer, State
     base = learning.trainer(
         model, settings.SETTINGS["accurate"], total_steps=total_steps, batch_size=8
     )
-    trainer = train_algorithms.trainer(base, model, name, count=24, total_steps=total_steps)
+    trainer = upper.trainer(base, algorithm_choice.trained(name, total_steps), count=24)
     known = {"tau": 0.3, "gamma": 1.0, "activation": "identity", "noise": 0.5} | scalars
     return trainer, trainer.init(model.init(jax.random.key(2)) | models.hyperparameters(**known))
 

@@ -16,7 +16,9 @@ from deqbilevel.algorithms.base import Gamma
 from deqbilevel.algorithms.judging import Accuracy, Scores
 from deqbilevel.losses import half_squared_error
 from deqbilevel.types import Params
-from experiments import algorithm_options, filter_lanes, filter_tasks, filters, folders
+from experiments import algorithm_options, filters, folders
+from experiments.filters import lanes as filter_lanes
+from experiments.filters import tasks
 from experiments.schema import ANY
 
 DIGITS = 100
@@ -108,11 +110,8 @@ def _filters(name: Literal["vertical-bars", "cameraman"]) -> Callable[[dict[str,
         image = options["image"] and Path(options["image"])
         config = filters.Filters(name, image=image, seeds=options["seeds"], seed=options["seed"])
         settings = config.resolved()
-        task = filter_tasks.task(name, image, None, settings["images"], settings["patch"], 0)
-        lanes = filter_lanes.lanes_of(settings, task)
-        if settings["beta_0"] is None:
-            found = filter_lanes.searched(settings, lanes)
-            lanes = lanes._replace(params=lanes.params | {"beta_0": found})
+        task = tasks.task(name, image, None, settings["images"], settings["patch"], 0)
+        lanes = filter_lanes.searched(settings, filter_lanes.lanes_of(settings, task))
         (model,), truth = lanes.learner.models, lanes.truth[0]
 
         def pose(lane: Any) -> Posed:
@@ -123,7 +122,7 @@ def _filters(name: Literal["vertical-bars", "cameraman"]) -> Callable[[dict[str,
 
         about = f"{task.source}: {settings['filters']} filters, noise {settings['noise']:.3f}"
         accuracy = Accuracy("limited_memory_bfgs", 500, 300, 1e-4)
-        inputs = filters.inputs_of(config, task)
+        inputs = tasks.inputs_of(task, config.start)
         return Case(pose, (lanes.params, lanes.f[0]), about, scores, accuracy, inputs)
 
     return build

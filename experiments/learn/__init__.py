@@ -30,9 +30,10 @@ from deqbilevel import (
     precision,
     recipes,
     regularizers,
+    upper,
 )
 from deqbilevel.recipes import Learned
-from experiments import common, folders, options, running, sizes, train_algorithms
+from experiments import algorithm_choice, common, folders, options, running, sizes
 from experiments.learn import applying, parts, report
 
 FILES = (*running.FILES, recipes.file(), "result.json")
@@ -225,15 +226,9 @@ def _posed(config: Any, images: data.Images) -> Any:
         sampling=config.sampling,
     )
     if config.algorithm is not None:
-        train_algorithms.check("bilevel" if model.tied else "deq", config.algorithm)
-        trainer = train_algorithms.trainer(
-            trainer,
-            model,
-            config.algorithm,
-            count=count,
-            total_steps=total_steps,
-            schedule=schedule,
-        )
+        algorithm_choice.check("bilevel" if model.tied else "deq", config.algorithm)
+        method = algorithm_choice.trained(config.algorithm, total_steps, schedule)
+        trainer = upper.trainer(trainer, method, count=count)
     learning.check(trainer.learner, params)
     model.require(params)
     return recipe, model, setting, params, trainer

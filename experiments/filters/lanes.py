@@ -14,8 +14,8 @@ from deqbilevel.losses import half_squared_error
 from deqbilevel.models import Model
 from deqbilevel.regularizers import convolutional
 from deqbilevel.settings import Budget, Setting
-from experiments import filter_tasks
-from experiments.filter_tasks import Task
+from experiments.filters import tasks
+from experiments.filters.tasks import Task
 
 BETA_0 = {"vertical-bars": learning.BETA_0}
 """The grid of beta_0, that of [CF] D for the bars; else a wide one, for any potential."""
@@ -46,12 +46,12 @@ def lanes_of(options: dict[str, Any], task: Task) -> Lanes:
     """
     seeds = range(options["seed"], options["seed"] + options["seeds"])
     noise, realisations = options["noise"], options["realisations"]
-    own = [filter_tasks.measured(task, noise, realisations, seed) for seed in seeds]
+    own = [tasks.measured(task, noise, realisations, seed) for seed in seeds]
     groups = zip(*(lane.f for lane in own), strict=True)
     starts = [_initial(options, seed) for seed in seeds]
     dtype = precision.dtype_of(starts[0])
     f = [jnp.asarray(np.stack(group), dtype) for group in groups]
-    truth = [jnp.asarray(x, dtype) for x in filter_tasks.truths(task, realisations)]
+    truth = [jnp.asarray(x, dtype) for x in tasks.truths(task, realisations)]
     learner = learner_of(options, [group.shape for group in task.groups])
     if options["algorithm"] is not None and len(truth) > 1:
         raise ValueError(
@@ -171,8 +171,11 @@ def redrawn(params: dict[str, Any], share: float, rng: np.random.Generator) -> d
     return drawn | {"beta": jnp.asarray(beta)}
 
 
-def searched(options: dict[str, Any], lanes: Lanes) -> Array:
-    """beta_0 of each lane, by the upper-level loss on up to twenty training images of a shape."""
+def searched(options: dict[str, Any], lanes: Lanes) -> Lanes:
+    """The lanes with the beta_0 of the options, or each with the best by the upper-level loss on up
+    to twenty training images of a shape."""
+    if options["beta_0"] is not None:
+        return lanes
     values = BETA_0.get(options["experiment"], WIDE)
     truth, f = lanes.truth[0][:20], lanes.f[0][:, :20]
 
@@ -186,4 +189,4 @@ def searched(options: dict[str, Any], lanes: Lanes) -> Array:
             f"from {values[0]:g} to {values[-1]:g}; a better one may lie beyond, see --beta-0",
             flush=True,
         )
-    return found.best
+    return lanes._replace(params=lanes.params | {"beta_0": found.best})

@@ -8,10 +8,16 @@ import numpy as np
 import skimage
 from jaxtyping import Float
 
+from deqbilevel import pretrained
 from deqbilevel.data import folder
+from deqbilevel.data.base import SIGNED, Picture, mapped
 from deqbilevel.data.folder import read_grey
+from deqbilevel.data.groups import Group, by_shape
+from experiments import folders
 
-Picture = Float[np.ndarray, "height width"]
+UNIT = (0.0, 1.0)
+"""The range of the images, as in [CF]."""
+
 Rows = Float[np.ndarray, "images pixels"]
 
 CORNERS = ((310, 220), (220, 370), (100, 250))
@@ -28,13 +34,6 @@ HELD_OUT = 20
 
 SHOWN = 8
 """Test pictures of one's own that are reconstructed at the end."""
-
-
-class Group(NamedTuple):
-    """Images of one shape, with values in [0, 1] as in [CF]."""
-
-    shape: tuple[int, int]
-    truth: Rows
 
 
 class Task(NamedTuple):
@@ -106,7 +105,7 @@ def _folders(
         paths, test_paths = folder.split(image, seed)
     streams = [np.random.default_rng((seed, 4 + i)) for i in range(2)]
     if patch:
-        unit = (folder.patches(paths, count, patch, streams[0]) + 1) / 2
+        unit = mapped(folder.patches(paths, count, patch, streams[0]), SIGNED, UNIT)
         groups = [Group((patch, patch), unit)]
     else:
         if count > len(paths):
@@ -114,9 +113,9 @@ def _folders(
                 f"--images {count}: {image} has only {len(paths)} pictures to learn from; ask for "
                 f"at most {len(paths)}, or cut patches of them (--patch)"
             )
-        groups = _by_shape([_unit(path) for path in paths[:count]])
+        groups = by_shape([_unit(path) for path in paths[:count]])
     size = patch or PATCH
-    held_out = (folder.patches(test_paths, HELD_OUT, size, streams[1]) + 1) / 2
+    held_out = mapped(folder.patches(test_paths, HELD_OUT, size, streams[1]), SIGNED, UNIT)
     shown = test_paths if experiment == "natural" else test_paths[:SHOWN]
     taken = f"{size}x{size} patches" if patch else "all"
     source = f"{taken} of {len(paths)} pictures in {image.resolve().name}"
@@ -126,13 +125,16 @@ def _folders(
 
 
 def _unit(path: Path) -> Picture:
-    """A picture in [0, 1]."""
-    return (read_grey(path) + 1) / 2
+    return mapped(read_grey(path), SIGNED, UNIT)
 
 
-def _by_shape(pictures: list[Picture]) -> list[Group]:
-    shapes = sorted({picture.shape for picture in pictures})
-    return [Group(s, np.stack([x.ravel() for x in pictures if x.shape == s])) for s in shapes]
+def inputs_of(task: Task, start: str | None) -> dict[str, str]:
+    """What tells the images and the filters to start with from others."""
+    read: dict[str, Any] = {"images": task._replace(cut=None, source="")}
+    if start is not None:
+        learned = pretrained.load(start)
+        read["--start"] = (learned.params, learned.boundary)
+    return folders.given(read) | {"source": task.source}
 
 
 class Measured(NamedTuple):
@@ -164,24 +166,3 @@ def measured(task: Task, noise: float, realisations: int, seed: int) -> Measured
 def truths(task: Task, realisations: int) -> list[Rows]:
     """The true training images of each group, once for each realisation of the noise."""
     return [np.tile(group.truth, (realisations, 1)) for group in task.groups]
-
-
-def batches(sizes: list[int], batch: int, seed: int, first: int, count: int) -> list[np.ndarray]:
-    """For each group the images of steps first, first + 1, ...: int[count, its share of batch].
-
-    Every group of a size takes its share of each batch, at least one. Its images come in a new
-    random order in every round; what does not fill a batch waits for the next.
-    """
-
-    def of_group(group: int, size: int) -> np.ndarray:
-        share = min(size, max(1, round(batch * size / sum(sizes))))
-        rounds = size // share
-
-        def of_step(step: int) -> np.ndarray:
-            rng = np.random.default_rng((seed, 3, group, step // rounds))
-            place = step % rounds * share
-            return rng.permutation(size)[place : place + share]
-
-        return np.stack([of_step(step) for step in range(first, first + count)])
-
-    return [of_group(group, size) for group, size in enumerate(sizes)]

@@ -1,0 +1,7 @@
+"""python -m experiments.filters, see the package."""
+
+from experiments import command
+from experiments.filters import Filters, main
+
+if __name__ == "__main__":
+    command.run(Filters, main)
