@@ -1,8 +1,9 @@
 """Every operator, regulariser, loss and way to a hypergradient together, from the registries.
 
-All four would be thousands of programs to compile. Here every regulariser meets every way, and in
-turn every operator and loss: each pair of an operator with either of them is there. What does not
-go together is refused by name, and those refusals are listed. Problems are conditioned so well that
+All four would be thousands of programs to compile. Here every operator meets every regulariser
+twice, once with each of two losses, by the ways that were least used so far and go with it, so that
+a new entry of any registry is there by being registered. What does not go together is refused by
+name, and all of those refusals are listed. Problems are conditioned so well that
 a few hundred evaluations solve them to rounding: iterations that are differentiated are then exact.
 """
 
@@ -46,18 +47,37 @@ SMALL: dict[str, dict[str, Any]] = {
 ESTIMATES = ("shine", "jacobian_free", "gaussian_smoothing")
 """Ways that are no exact gradient by their nature; the loss falls along them all the same."""
 
-CASES = [
-    (list(OPERATORS)[(i + j) % len(OPERATORS)], R, list(LOSSES)[(i * j + j) % len(LOSSES)], way)
-    for (i, R), (j, way) in itertools.product(enumerate(SMALL), enumerate(NAMES))
-]
+MAPS = ("dense untied", "normalised untied", "affine", "denoiser")
+"""Regularisers without an energy."""
+
+REFUSED = {
+    *itertools.product(MAPS, (*SYMMETRIC, MINIMISER)),
+    ("dense", MINIMISER),  # its activations have kinks
+    *((R, "preconditioned") for R in SMALL if not R.startswith("normalised")),
+}
+"""The pairs of a regulariser and a way that do not go together."""
+
+
+def cases() -> list[tuple[str, str, str, str]]:
+    """Operator, regulariser, loss and way, with every way about as often as any other."""
+    found, times = [], dict.fromkeys(NAMES, 0)
+    for turn, (R, operator) in itertools.product(range(2), itertools.product(SMALL, OPERATORS)):
+        # Of a pair one loss is for the first turn, the other for the second.
+        place = list(SMALL).index(R) + list(OPERATORS).index(operator) + turn
+        way = min((way for way in NAMES if (R, way) not in REFUSED), key=lambda way: times[way])
+        times[way] += 1
+        found.append((operator, R, list(LOSSES)[place % len(LOSSES)], way))
+    return found
+
+
+CASES = cases()
 
 
 def test_every_entry_of_every_registry_has_a_case():
     operators, regularizers, losses, ways = (set(x) for x in zip(*CASES, strict=True))
     assert operators == set(OPERATORS) and losses == set(LOSSES) and ways == set(NAMES)
     assert {name.split()[0] for name in regularizers} == set(REGULARIZERS)
-    assert {(a, b) for a, b, *_ in CASES} == set(itertools.product(OPERATORS, SMALL))
-    assert len({(a, d) for a, _, _, d in CASES}) == len(OPERATORS) * len(NAMES)
+    assert {case[:3] for case in CASES} == set(itertools.product(OPERATORS, SMALL, LOSSES))
 
 
 # ---- problems
@@ -108,8 +128,8 @@ def prepared(model: Model, params: dict[str, Any]) -> dict[str, Any]:
 def setting(way: str, solver: str | None = None) -> Setting:
     """A lower level that is solved to rounding."""
     static = way in (*STATIC, "finite_differences")
-    picard = Budget(300, 300)
-    budget = picard if static else Budget(3000, 3000)
+    budget = Budget(300, 300) if static else Budget(3000, 3000)
+    budget = budget._replace(adjoint=64) if way == "gaussian_smoothing" else budget
     return Setting(
         forward_tolerance=1e-12,
         adjoint_tolerance=1e-11,
@@ -188,24 +208,15 @@ def refused(learner: Learner, params: dict[str, Any]) -> str | None:
 @float64
 def test_it_learns_by_a_gradient_that_finite_differences_confirm(operator, R, loss, way):
     learner, params = learner_of(operator, R, loss, way)
-    if said := refused(learner, params):
-        assert way in said and "take" in said
-        return
     learns(learner, params, exact=way not in ESTIMATES)
 
 
 @float64
 def test_what_is_refused_is_what_cannot_be():
-    found = set()
-    for case in CASES:
-        if refused(*learner_of(*case)):
-            found.add((case[1], case[3]))
-    asymmetric = {"dense untied", "normalised untied", "affine", "denoiser"}
-    symmetric = {way for way in NAMES if way in (*SYMMETRIC, MINIMISER)}
-    expected = set(itertools.product(asymmetric, symmetric))
-    expected |= {("dense", MINIMISER)}  # its activations have kinks
-    expected |= {(R, "preconditioned") for R in SMALL if not R.startswith("normalised")}
-    assert found == expected
+    for R, way in itertools.product(SMALL, NAMES):
+        said = refused(*learner_of("identity", R, "mean_squared_error", way))
+        assert (said is not None) == ((R, way) in REFUSED), (R, way, said)
+        assert said is None or (way in said and "take" in said)
 
 
 @pytest.mark.parametrize(
@@ -247,9 +258,13 @@ LEARNED: dict[str, Any] = {
 """Operators whose leaves can be anything, so that they have a gradient."""
 
 
-@pytest.mark.parametrize("way", [MINIMISER, "gmres", "unrolled"])
-@pytest.mark.parametrize("sampling", [False, True], ids=["for reconstruction", "sampling too"])
-@pytest.mark.parametrize("operator", LEARNED)
+IN_TURN = [
+    (operator, sampling, [MINIMISER, "gmres", "unrolled"][(i + sampling) % 3])
+    for (i, operator), sampling in itertools.product(enumerate(LEARNED), (False, True))
+]
+
+
+@pytest.mark.parametrize(("operator", "sampling", "way"), IN_TURN)
 @float64
 def test_an_operator_is_learned_by_the_gradient_through_the_whole_solve(operator, sampling, way):
     built, weights = regularizer_of("convolutional")
@@ -258,14 +273,14 @@ def test_an_operator_is_learned_by_the_gradient_through_the_whole_solve(operator
     learns(Learner((model,), setting(way), by_its_rate, ("K",), sampling=sampling), params)
 
 
-@pytest.mark.parametrize("way", [MINIMISER, "gmres", "unrolled"])
+@pytest.mark.parametrize("way", [MINIMISER, "gmres"])
 @float64
 def test_weights_and_operator_are_learned_together_of_complex_data(way):
     built, weights = regularizer_of("convolutional")
     model = models.assemble(complex_matrix(SHAPE), built)
     params = prepared(model, weights) | {"K": model.K}
-    for learned in (built.learned, (*built.learned, "K")):
-        learns(Learner((model,), setting(way), by_its_rate, learned), params)
+    learned = (*built.learned, "K")
+    learns(Learner((model,), setting(way), by_its_rate, learned), params)
 
 
 # ---- regularisers of one's own
@@ -329,8 +344,8 @@ OWN = {
 
 @pytest.mark.parametrize(
     ("energy", "way"),
-    [(True, MINIMISER), (True, "gmres"), (False, "gmres"), (False, "unrolled")],
-    ids=["energy-minimiser", "energy-gmres", "map-gmres", "map-unrolled"],
+    [(True, MINIMISER), (False, "gmres")],
+    ids=["energy", "map"],
 )
 @pytest.mark.parametrize("own", OWN)
 @float64
