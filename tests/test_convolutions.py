@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from deqbilevel import convolutions
 from deqbilevel.potentials import CornerRounded, Quadratic
-from deqbilevel.regularizers import convolutional, normalised
+from deqbilevel.regularizers import bases, convolutional, normalised
 
 SHAPE = (8, 9)
 BOUNDARIES = {"circular": "wrap", "zero": "constant", "reflecting": "reflect"}
@@ -70,7 +70,7 @@ def test_lipschitz_bounds_hold_and_the_one_by_transfer_functions_is_met(boundary
     assert norm <= bound * (1 + 1e-12) and bound <= by_norms
     if boundary == "circular":
         assert bound == pytest.approx(norm, rel=1e-10)
-    cosines = convolutional.init(convolutional.cosines(7, 7) / 7, beta_0=0.0, phi=Quadratic())
+    cosines = convolutional.init(bases.cosines(7, 7) / 7, beta_0=0.0, phi=Quadratic())
     R = convolutional.bank_of((50, 50), boundary)
     assert float(R.lipschitz_by_norms(cosines)) > 15 * float(R.lipschitz(cosines))
 
@@ -90,7 +90,7 @@ def test_bases():
     assert len(convolutional.BASES["differences"](1, 3)) == 1
     drawn = convolutional.random(jax.random.key(0), 5, 4, 2)
     np.testing.assert_allclose(jnp.linalg.norm(drawn, axis=(1, 2)), 1, rtol=1e-6)
-    basis = convolutional.cosines(3, 3)
+    basis = bases.cosines(3, 3)
     p = convolutional.init(normal(0, 2, 8), beta_0=0.0, phi=Quadratic(), basis=basis)
     np.testing.assert_allclose(convolutional.filters(p).sum((1, 2)), 0, atol=1e-12)
     expected = np.einsum("kr,rij->kij", np.asarray(p["filters"]), basis)
@@ -149,7 +149,7 @@ def test_sizes_boundaries_and_methods_that_are_none_are_refused():
             build(SHAPE, "zero", "winograd")
         with pytest.raises(ValueError, match="shape=0: expected a whole number, 1 or more"):
             build((0, 4))
-    for make in (convolutional.cosines, convolutional.differences):
+    for make in (bases.cosines, bases.differences):
         with pytest.raises(ValueError, match="columns=-1: expected a whole number, 1 or more"):
             make(3, -1)
     for make in (convolutional.random, normalised.uniform):

@@ -17,6 +17,7 @@ import xarray as xr
 from test_training import TEST, TRAIN
 
 from deqbilevel import archives, lanes, learning, models, results, studies
+from deqbilevel.learning import epochs
 from deqbilevel.settings import SETTINGS, Budget
 from deqbilevel.studies import grids, keeping, plans, running
 from deqbilevel.studies.storage import Progress, Storage
@@ -176,10 +177,10 @@ def test_lanes_wait_for_lanes_like_them(tmp_path: Path) -> None:
 def test_work_counts_what_the_slowest_lane_of_each_vmap_makes() -> None:
     spent = np.array([[10.0, 1.0], [4.0, 3.0], [2.0, 2.0], [2.0, 5.0]])
     one = jax.sharding.Mesh(jax.devices()[:1], ("lane",))
-    work = learning._work(spent, lanes.Lanes(one, 4, 2))
+    work = epochs._work(spent, lanes.Lanes(one, 4, 2))
     assert work["needed_evaluations"].tolist() == [11, 7, 4, 7]
     assert work["made_evaluations"].tolist() == [13, 13, 7, 7]
-    assert learning._work(spent, lanes.Lanes(one, 4, 1))["made_evaluations"].tolist() == [
+    assert epochs._work(spent, lanes.Lanes(one, 4, 1))["made_evaluations"].tolist() == [
         11,
         7,
         4,

@@ -9,6 +9,7 @@ minibatches, on images of several shapes, with lower levels that go on warm.
 
 from deqbilevel.learning.base import Learner, Metrics, State, check
 from deqbilevel.learning.epochs import (
+    EXECUTION,
     RECORDS,
     Epoch,
     ahead,
@@ -40,6 +41,7 @@ from deqbilevel.learning.training import Trainer, steps_per_epoch, trainer
 __all__ = [
     "BATCH",
     "BETA_0",
+    "EXECUTION",
     "HUGE",
     "RECORDS",
     "SEARCHING",

@@ -78,9 +78,9 @@ class Learn:
     """Take the measurements by the K that is learned, as when a mask is learned."""
     lower: Annotated[str | None, options.among(parts.LOWER), BY_MODEL] = None
     """Solver of the lower level: optimized_gradient of an energy, else anderson."""
-    lower_evaluations: Annotated[int, options.whole(1, 100_000)] = 50
+    lower_evaluations: Annotated[int, options.whole(1, 100_000)] = 100
     """In each step, at most."""
-    lower_tolerance: Annotated[float, options.number(0, 1)] = 1e-4
+    lower_tolerance: Annotated[float, options.number(0, 1)] = 1e-5
     """Relative residual at which it stops before."""
     warm: Annotated[bool | None, options.default("with an energy and noise that stays")] = None
     """Go on with the lower level of an image where the last step left it."""
