@@ -19,7 +19,6 @@ import numpy as np
 from deqbilevel import (
     algorithms,
     baselines,
-    data,
     hypergradients,
     learning,
     models,
@@ -118,13 +117,7 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
         rate = setting.learning_rate if config.learning_rate is None else config.learning_rate
         scalars = {n: getattr(config, n) for n in ("tau", "gamma", "lam", "noise", "activation")}
         hyperparameters = models.hyperparameters(**scalars, learning_rate=rate)
-        images = data.load(
-            config.data,
-            train_size=config.train_size,
-            test_size=config.test_size,
-            patch=config.patch,
-            seed=config.seed,
-        )
+        images = running.images_of(config)
         sizes.dense(config, [config.model], images)
         batch_size = sizes.batch(config, len(images.train))
         count, pixels = images.train.shape
@@ -146,7 +139,7 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
     print(f"test loss without learning: {baselines.text(known)}", file=sys.stderr)
     steps = learning.steps_per_epoch(len(train), batch_size)
     total_steps = max(config.epochs, 1) * steps
-    schedule = learning.cosine if config.schedule == "cosine" else learning.linear(1.0)
+    schedule = learning.SCHEDULES[config.schedule]
     trainer = learning.trainer(
         model, setting, total_steps=total_steps, batch_size=batch_size, schedule=schedule
     )

@@ -23,6 +23,7 @@ from deqbilevel.learning.epochs import (
 )
 from deqbilevel.learning.evaluation import BATCH, HUGE, evaluation, finite, mean_loss
 from deqbilevel.learning.rates import (
+    SCHEDULES,
     SEARCHING,
     Optimiser,
     Schedule,
@@ -44,6 +45,7 @@ __all__ = [
     "EXECUTION",
     "HUGE",
     "RECORDS",
+    "SCHEDULES",
     "SEARCHING",
     "Epoch",
     "Learner",

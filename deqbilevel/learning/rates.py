@@ -57,6 +57,12 @@ def linear(part: float) -> Schedule:
     return lambda start, total_steps: optax.linear_schedule(start, part * start, total_steps)
 
 
+SCHEDULES: checks.Registry[Schedule] = checks.Registry(
+    "schedule", {"cosine": cosine, "constant": linear(1.0)}
+)
+"""Those that a command may name."""
+
+
 def adam(total_steps: int, schedule: Schedule = cosine) -> Optimiser:
     """Adam whose rate falls from `params["learning_rate"]` along the schedule over `total_steps`.
 

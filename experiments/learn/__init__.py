@@ -27,13 +27,12 @@ from deqbilevel import (
     learning,
     losses,
     operators,
-    precision,
     recipes,
     regularizers,
     upper,
 )
 from deqbilevel.recipes import Learned
-from experiments import algorithm_choice, common, folders, options, running, sizes
+from experiments import algorithm_choice, command, common, folders, options, running, sizes
 from experiments.learn import applying, parts, report
 
 FILES = (*running.FILES, recipes.file(), "result.json")
@@ -130,25 +129,16 @@ class Learn:
     """Start anew instead of going on."""
 
 
+@command.checked
 def main(config: Any) -> dict[str, Any]:
     """Learn, resuming where an earlier call stopped, or apply; returns the headline numbers."""
-    with common.clear_errors():
-        options.check(config)
-    run = applying.apply if config.apply is not None else _learn
-    return precision.highest(run)(config)
+    return _learn(config) if config.apply is None else applying.apply(config)
 
 
 def _learn(config: Any) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         with common.clear_errors():
-            images = data.load(
-                config.data,
-                train_size=config.train_size,
-                test_size=config.test_size,
-                patch=config.patch,
-                seed=config.seed,
-                value_range=RANGES[config.range],
-            )
+            images = running.images_of(config, value_range=RANGES[config.range])
             problem = _posed(config, images)
             chosen = folders.growing(common.options_of(config))
             chosen["initial"] = config.initial and str(config.initial)
@@ -161,7 +151,7 @@ def _learn(config: Any) -> dict[str, Any]:
 
 
 def _run(config: Any, images: data.Images, problem: Any, out: Path) -> dict[str, Any]:
-    recipe, model, setting, params, trainer = problem
+    recipe, model, setting, params, trainer, steps = problem
     _, run_key, picture_key = learning.keys(config.seed)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
     known = baselines.baselines(model.K, train, test, config.noise, picture_key)
@@ -169,7 +159,6 @@ def _run(config: Any, images: data.Images, problem: Any, out: Path) -> dict[str,
     measured = model.measure(params, train, jax.random.fold_in(picture_key, 1))
     state = trainer.init(params, measured) if setting.warm else trainer.init(params)
     f = None if config.fresh_noise or config.sampling else measured
-    steps = learning.steps_per_epoch(len(train), config.batch_size)
     done = running.course(
         out,
         trainer,
@@ -192,7 +181,8 @@ def _run(config: Any, images: data.Images, problem: Any, out: Path) -> dict[str,
 
 
 def _posed(config: Any, images: data.Images) -> Any:
-    """The recipe, the model, the setting, the params to start from and the trainer.
+    """The recipe, the model, the setting, the params to start from, the trainer and its steps of an
+    epoch.
 
     Raises: ValueError for parts and options that do not go together, before anything runs.
     """
@@ -212,8 +202,9 @@ def _posed(config: Any, images: data.Images) -> Any:
     count = len(images.train)
     whole = config.optimiser != "adam"
     batch_size = count if whole else config.batch_size
-    total_steps = max(config.epochs, 1) * learning.steps_per_epoch(count, batch_size)
-    schedule = learning.cosine if config.schedule == "cosine" else learning.linear(1.0)
+    steps = learning.steps_per_epoch(count, batch_size)
+    total_steps = max(config.epochs, 1) * steps
+    schedule = learning.SCHEDULES[config.schedule]
     trainer = learning.trainer(
         model,
         setting,
@@ -231,7 +222,7 @@ def _posed(config: Any, images: data.Images) -> Any:
         trainer = upper.trainer(trainer, method, count=count)
     learning.check(trainer.learner, params)
     model.require(params)
-    return recipe, model, setting, params, trainer
+    return recipe, model, setting, params, trainer, steps
 
 
 def _scalars(config: Any) -> dict[str, Any]:

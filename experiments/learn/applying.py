@@ -1,8 +1,10 @@
 """Pictures of a folder reconstructed by what a run learned: `experiments.learn --apply`."""
 
 import contextlib
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,16 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from deqbilevel import data, losses, pictures, recipes, solvers
+from deqbilevel.models import Model
 from deqbilevel.recipes import Learned
-from deqbilevel.types import Solver
 from experiments import common, folders
 from experiments.records import Log
 from experiments.schema import ANY
 
 Picture = Float[np.ndarray, "height width"]
+
+Programs = Callable[[tuple[int, int]], tuple[Model, Any]]
+"""A shape -> the model of such pictures, and (params, f) -> their reconstruction, compiled once."""
 
 NUMBERS = ("psnr_measured_db", "psnr_db", "ssim", "residual", "clipped")
 
@@ -45,12 +50,12 @@ def apply(config: Any) -> dict[str, Any]:
         log = Log.of(out / "pictures.jsonl", ROW)
         rows = {row["picture"]: row for row in log.read()}
         log.keep(list(rows.values()))
-        solver = _solver(config, learned)
+        programs = _programs(config, learned)
         found = data.pictures(folder, learned.range)
         for i, (name, picture) in enumerate(tqdm(found, total=len(names), unit="picture")):
             if name not in rows:
                 key = jax.random.fold_in(jax.random.key(config.seed), i)
-                rows[name] = _reconstruct(config, learned, solver, name, picture, key, out)
+                rows[name] = _reconstruct(config, learned, programs, name, picture, key, out)
                 log.append(rows[name])
         numbers = {"pictures": len(rows)} | {k: _mean(rows.values(), k) for k in NUMBERS}
         folders.write(out / "result.json", json.dumps(numbers, indent=1))
@@ -76,17 +81,23 @@ def _claimed(config: Any, learned: Learned, names: Sequence[str]) -> Any:
     )
 
 
-def _solver(config: Any, learned: Learned) -> Solver:
+def _programs(config: Any, learned: Learned) -> Programs:
     limits = {"tolerance": config.final_tolerance, "max_evaluations": config.final_evaluations}
-    if learned.model().tied:
-        return solvers.optimized_gradient(**limits)
-    return solvers.anderson(relative=True, **limits)
+    tied = learned.model().tied
+    solver = solvers.optimized_gradient if tied else partial(solvers.anderson, relative=True)
+
+    @functools.cache
+    def of_shape(shape: tuple[int, int]) -> tuple[Model, Any]:
+        model = learned.model(shape)
+        return model, jax.jit(partial(model.reconstruct, solver(**limits)))
+
+    return of_shape
 
 
 def _reconstruct(
     config: Any,
     learned: Learned,
-    solver: Solver,
+    programs: Programs,
     name: str,
     picture: Picture,
     key: jax.Array,
@@ -94,9 +105,9 @@ def _reconstruct(
 ) -> dict[str, Any]:
     """Write what becomes of a picture, and return its row."""
     shape = (picture.shape[0], picture.shape[1])
-    model, truth = learned.model(shape), jnp.asarray(picture.reshape(1, -1), jnp.float32)
+    (model, solve), truth = programs(shape), jnp.asarray(picture.reshape(1, -1), jnp.float32)
     f = truth if config.measured else model.measure(learned.params, truth, key)
-    u, info = jax.jit(lambda params, f: model.reconstruct(solver, params, f))(learned.params, f)
+    u, info = solve(learned.params, f)
     image, path = np.asarray(u).reshape(shape), out / "reconstructed" / f"{name}.png"
     row = {"picture": name, "residual": float(info.residual)}
     row |= {"clipped": pictures.write(path, image, learned.range)}

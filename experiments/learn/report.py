@@ -41,8 +41,9 @@ def report(
     test = jnp.asarray(images.test[:JUDGED])
     key = learning.keys(config.seed)[2]
     f = model.measure(start, test, key)
-    before, _ = reconstructed(model, setting, start, f)
-    u, residual = reconstructed(model, setting, done.state.params, f)
+    solve = jax.jit(lambda params, f: model.reconstruct(setting.evaluation(), params, f))
+    before, _ = reconstructed(solve, start, f)
+    u, residual = reconstructed(solve, done.state.params, f)
     back = model.K.adjoint(f)
     nothing = {"measured": f} if f.shape == test.shape else {}
     if not nothing or not bool(jnp.array_equal(f, back)):
@@ -85,9 +86,8 @@ def report(
     return found
 
 
-def reconstructed(model: Model, setting: Setting, params: Params, f: Array) -> tuple[Array, float]:
+def reconstructed(solve: Any, params: Params, f: Array) -> tuple[Array, float]:
     """The reconstructions of measurements, some at a time, and their largest residual."""
-    solve = jax.jit(lambda params, f: model.reconstruct(setting.evaluation(), params, f))
     parts = [solve(params, f[i : i + TOGETHER]) for i in range(0, len(f), TOGETHER)]
     residual = max(float(info.residual) for _, info in parts)
     return jnp.concatenate([u for u, _ in parts]), residual
