@@ -8,9 +8,9 @@ from jaxtyping import Array
 
 from deqbilevel import maps, operators
 from deqbilevel.convolutions import multiplied, padded_grid
+from deqbilevel.convolutions.stencils import Factored, Stencil
 from deqbilevel.operators import Operator
 from deqbilevel.regularizers import Regularizer
-from deqbilevel.stencils import Factored, Stencil
 from deqbilevel.types import Images, Params, pytree
 
 FLOOR = 1e-3

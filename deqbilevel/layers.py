@@ -6,7 +6,7 @@
             return Conv(1, (3, 3))(nn.relu(Conv(16, (3, 3))(x)))
 
 Values and weights are those of flax; the derivative in a loop on a CPU is several times as fast,
-see `convolving`.
+see `convolutions.channels`.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from deqbilevel import checks
 from deqbilevel.checks import Registry
-from deqbilevel.convolving import padded
+from deqbilevel.convolutions.channels import padded
 
 PADDING: Registry[str | None] = Registry(
     "padding", {"SAME": "constant", "CIRCULAR": "wrap", "REFLECT": "reflect", "VALID": None}

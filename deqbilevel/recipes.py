@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deqbilevel import archives, arrays, checks, fidelities, maps, models, operators, regularizers
+from deqbilevel import checks, fidelities, maps, models, operators, regularizers
+from deqbilevel.disk import archives, arrays
 from deqbilevel.models import Model
 from deqbilevel.types import Params
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import lazy_loader
 import numpy as np
 
-from deqbilevel import stores
-from deqbilevel.files import FileError
+from deqbilevel.disk import stores
+from deqbilevel.disk.files import FileError
 
 if TYPE_CHECKING:
     import xarray as xr

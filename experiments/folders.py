@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from deqbilevel import data
-from deqbilevel.files import FileError, marked, sync, whole
+from deqbilevel.disk.files import FileError, marked, sync, whole
 from experiments import listing
 from experiments.listing import LIST, LOCK, named
 from experiments.schema import fault

@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from deqbilevel import stores
-from deqbilevel.files import whole
+from deqbilevel.disk import stores
+from deqbilevel.disk.files import whole
 
 LIST, LOCK = "files.txt", ".lock"
 

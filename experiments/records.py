@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deqbilevel import files
-from deqbilevel.files import FileError
+from deqbilevel.disk import files
+from deqbilevel.disk.files import FileError
 from experiments import folders
 from experiments.schema import fault
 

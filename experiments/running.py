@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from deqbilevel import checkpoints, data, learning, settings
+from deqbilevel import data, learning, settings
 from deqbilevel.data import Images
+from deqbilevel.disk import checkpoints
 from deqbilevel.learning import Metrics, State, Trainer
 from deqbilevel.settings import Setting
 from experiments import common

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from deqbilevel import learning, results
-from deqbilevel.files import FileError
+from deqbilevel.disk.files import FileError
 from experiments import command, common, options, report
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from deqbilevel import arrays
-from deqbilevel.arrays import Array
+from deqbilevel.disk import arrays
+from deqbilevel.disk.arrays import Array
 
 SCHEMA = {
     "A": Array(("kernels", "size", "size")),

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deqbilevel import checkpoints, files
-from deqbilevel.files import FileError
+from deqbilevel.disk import checkpoints, files
+from deqbilevel.disk.files import FileError
 
 TREE = {"w": jnp.arange(12.0).reshape(3, 4), "steps": (jnp.int32(4),)}
 

@@ -11,7 +11,7 @@ from helpers import float64, normal, untyped
 from jax.test_util import check_grads
 from scipy import ndimage
 
-from deqbilevel.convolving import convolve, valid
+from deqbilevel.convolutions.channels import convolve, valid
 from deqbilevel.hypergradients import METHODS, no_info
 from deqbilevel.layers import PADDING, Conv
 from deqbilevel.solvers import picard

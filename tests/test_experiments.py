@@ -18,18 +18,9 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from deqbilevel import (
-    baselines,
-    checkpoints,
-    learning,
-    models,
-    plots,
-    pretrained,
-    results,
-    settings,
-    studies,
-)
+from deqbilevel import baselines, learning, models, plots, pretrained, results, settings, studies
 from deqbilevel.data import groups
+from deqbilevel.disk import checkpoints
 from deqbilevel.regularizers import convolutional
 from experiments import (
     common,

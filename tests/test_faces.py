@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deqbilevel import checkpoints
+from deqbilevel.disk import checkpoints
 from deqbilevel.regularizers import normalised
 from deqbilevel.settings import Budget
 from experiments import common, faces, faces_speed

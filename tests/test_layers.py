@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "deqbilevel"
 LAYERS = [
-    ["types", "arrays", "checks", "files"],
-    ["lanes", "stores", "archives", "precision"],
+    ["types", "checks", "disk"],
+    ["lanes", "precision"],
     [
         "operators",
         "rules",
@@ -18,11 +18,10 @@ LAYERS = [
         "losses",
         "solvers",
         "results",
-        "checkpoints",
         "pictures",
         "fidelities",
     ],
-    ["stencils", "linearised", "adjoints", "convolving"],
+    ["linearised", "adjoints"],
     ["maps", "regularizers", "layers", "hypergradients", "data", "plots"],
     ["jacobians"],
     ["settings", "models", "pretrained"],
@@ -31,6 +30,8 @@ LAYERS = [
 ]
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 INSIDE = {
+    "disk": ["files", "arrays", "archives", "stores", "checkpoints"],
+    "convolutions": ["banks", "stencils", "channels"],
     "learning": [
         *("evaluation", "base", "rates", "gradients", "stepping", "searching", "training"),
         "epochs",

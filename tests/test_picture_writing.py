@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import untyped
 
-from deqbilevel import files
+from deqbilevel.disk import files
 from deqbilevel.pictures import DataError, read_grey, write
 
 LEVELS = np.random.default_rng(0).integers(0, 2**16, (9, 14))

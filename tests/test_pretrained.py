@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from helpers import untyped
 
-from deqbilevel import arrays, pretrained
+from deqbilevel import pretrained
+from deqbilevel.disk import arrays
 from deqbilevel.potentials import POTENTIALS, LogSum
 from deqbilevel.pretrained import Learned
 from deqbilevel.regularizers import convolutional

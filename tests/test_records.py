@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deqbilevel.files import FileError
+from deqbilevel.disk.files import FileError
 from experiments.records import Log
 from experiments.schema import ANY, fault
 

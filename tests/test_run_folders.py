@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deqbilevel.files import FileError
+from deqbilevel.disk.files import FileError
 from experiments import common, folders, listing, train
 
 FILES = ("result.json", "latest/<checkpoint>", "results.zarr/<zarr>", "states/<lanes>")

@@ -10,8 +10,9 @@ import pytest
 import xarray as xr
 from test_results import AXES, LANES, stored
 
-from deqbilevel import archives, files, results
-from deqbilevel.files import FileError
+from deqbilevel import results
+from deqbilevel.disk import archives, files
+from deqbilevel.disk.files import FileError
 from deqbilevel.studies import storage
 
 

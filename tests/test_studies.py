@@ -16,7 +16,8 @@ import pytest
 import xarray as xr
 from test_training import TEST, TRAIN
 
-from deqbilevel import archives, lanes, learning, models, results, studies
+from deqbilevel import lanes, learning, models, results, studies
+from deqbilevel.disk import archives
 from deqbilevel.learning import epochs
 from deqbilevel.settings import SETTINGS, Budget
 from deqbilevel.studies import grids, keeping, plans, running

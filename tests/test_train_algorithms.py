@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deqbilevel import checkpoints, learning, models, settings, upper
+from deqbilevel import learning, models, settings, upper
+from deqbilevel.disk import checkpoints
 from deqbilevel.learning import State, Trainer
 from experiments import algorithm_choice, common, train
 

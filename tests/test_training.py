@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deqbilevel import checkpoints, lanes, learning, losses, models, settings
+from deqbilevel import lanes, learning, losses, models, settings
+from deqbilevel.disk import checkpoints
 from deqbilevel.learning import evaluation
 from deqbilevel.settings import SETTINGS, Budget, grow
 

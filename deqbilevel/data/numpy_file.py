@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
-from deqbilevel import arrays
 from deqbilevel.data.base import DataError, Range, checked_range, first, generator
+from deqbilevel.disk import arrays
 
 TEST_SHARE = 1 / 5
 """Of images that come in one array."""

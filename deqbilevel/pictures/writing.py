@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from PIL import Image, PngImagePlugin
 
-from deqbilevel.files import whole
+from deqbilevel.disk.files import whole
 from deqbilevel.pictures.base import DataError, Range, check_size, checked_range
 
 WHITE = 2**16 - 1

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from deqbilevel import archives, arrays, checks
-from deqbilevel.arrays import Array
+from deqbilevel import checks
 from deqbilevel.checks import Registry, known
 from deqbilevel.convolutions import PAD
+from deqbilevel.disk import archives, arrays
+from deqbilevel.disk.arrays import Array
 from deqbilevel.potentials import POTENTIALS
 from deqbilevel.regularizers import Regularizer
 from deqbilevel.regularizers.convolutional import BASES, bank_of, require

@@ -21,9 +21,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import checks
 from deqbilevel.convolutions import Bank, Boundary, Method, bank
+from deqbilevel.convolutions.stencils import Factored, Stencil, assembled
 from deqbilevel.potentials import LogCosh
 from deqbilevel.regularizers.base import Regularizer, require_tied
-from deqbilevel.stencils import Factored, Stencil, assembled
 from deqbilevel.types import Images, Params
 
 SCALE = 2.7300944

@@ -17,8 +17,8 @@ import lazy_loader
 import numpy as np
 from numcodecs import Zstd
 
-from deqbilevel import files, stores
-from deqbilevel.files import FileError
+from deqbilevel.disk import files, stores
+from deqbilevel.disk.files import FileError
 from deqbilevel.studies.logs import Key
 
 if TYPE_CHECKING:

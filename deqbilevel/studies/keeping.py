@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deqbilevel import archives, arrays, checks, learning, results
+from deqbilevel import checks, learning, results
+from deqbilevel.disk import archives, arrays
 from deqbilevel.lanes import mine
 from deqbilevel.studies import grids
 from deqbilevel.studies.cubes import CELL

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deqbilevel import files
+from deqbilevel.disk import files
 
 Key = tuple[Any, ...]
 """A lane's values along the axes."""

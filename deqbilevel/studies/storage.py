@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import lazy_loader
 import numpy as np
 
-from deqbilevel import archives, stores
+from deqbilevel.disk import archives, stores
 from deqbilevel.studies.cubes import CELL, Cube
 from deqbilevel.studies.logs import Key, Log
 

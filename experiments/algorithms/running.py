@@ -4,7 +4,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deqbilevel import checkpoints, courses
+from deqbilevel import courses
+from deqbilevel.disk import checkpoints
 from experiments.algorithms import cases
 from experiments.algorithms.cases import CASES, Case
 from experiments.records import Log

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from deqbilevel import baselines, data, lanes, learning, models, results, settings
 from deqbilevel.data import Images
-from deqbilevel.files import marked
+from deqbilevel.disk.files import marked
 from deqbilevel.studies import grids, plans, running
 from deqbilevel.studies.storage import Lane, Storage
 from deqbilevel.studies.study import Study

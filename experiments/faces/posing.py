@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from deqbilevel import arrays, learning, models
+from deqbilevel import learning, models
 from deqbilevel.data import Images
+from deqbilevel.disk import arrays
 from deqbilevel.models import Model
 from deqbilevel.recipes import Recipe
 from deqbilevel.regularizers import normalised

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from deqbilevel import archives, baselines, learning, losses, models, plots, recipes
+from deqbilevel import baselines, learning, losses, models, plots, recipes
 from deqbilevel.data import Images
+from deqbilevel.disk import archives
 from deqbilevel.recipes import Learned
 from deqbilevel.types import Params
 from experiments import common, folders

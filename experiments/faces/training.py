@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deqbilevel import checkpoints, lanes, learning
+from deqbilevel import lanes, learning
+from deqbilevel.disk import checkpoints
 from deqbilevel.learning import State
 from deqbilevel.models import Model
 from deqbilevel.types import Params

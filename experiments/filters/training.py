@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Array
 from tqdm import tqdm
 
-from deqbilevel import checkpoints, learning, losses, solvers, upper
+from deqbilevel import learning, losses, solvers, upper
 from deqbilevel.data import groups
-from deqbilevel.files import FileError
+from deqbilevel.disk import checkpoints
+from deqbilevel.disk.files import FileError
 from deqbilevel.learning import Metrics, State
 from experiments import algorithm_choice
 from experiments.filters import lanes as starts

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from deqbilevel import archives, arrays, baselines, contraction, losses, plots, settings
+from deqbilevel import baselines, contraction, losses, plots, settings
 from deqbilevel.data import Images
+from deqbilevel.disk import archives, arrays
 from deqbilevel.types import Params, Solver
 from experiments import common, folders
 from experiments.drawing import draw

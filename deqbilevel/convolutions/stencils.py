@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
 from deqbilevel import checks
-from deqbilevel.convolutions import Bank, transfer
+from deqbilevel.convolutions.banks import Bank, transfer
 from deqbilevel.types import Images, pytree
 
 Kernels = Float[Array, "kernels rows columns"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from deqbilevel.files import FileError
+from deqbilevel.disk.files import FileError
 
 CODECS = ("zstd", "blosc")
 """Of these the second is what earlier versions wrote."""

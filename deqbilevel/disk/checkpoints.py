@@ -16,7 +16,7 @@ import jax
 import lazy_loader
 import numpy as np
 
-from deqbilevel.files import FileError, mark, room_for, sync
+from deqbilevel.disk.files import FileError, mark, room_for, sync
 
 ocp: Any = lazy_loader.load("orbax.checkpoint", suppress_warning=True)
 

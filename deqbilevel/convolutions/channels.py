@@ -24,7 +24,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 from deqbilevel.checks import known
-from deqbilevel.convolutions import PAD, Boundary
+from deqbilevel.convolutions.banks import PAD, Boundary
 
 ORDER = ("NHWC", "HWIO", "NHWC")
 """The axes of images, kernels and what comes of them, as XLA's CPU compiler wants them."""

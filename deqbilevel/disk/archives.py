@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from deqbilevel import arrays, files
-from deqbilevel.files import FileError
+from deqbilevel.disk import arrays, files
+from deqbilevel.disk.files import FileError
 
 
 def write_state(path: Path, epoch: int, leaves: Sequence[np.ndarray]) -> None:
