@@ -78,6 +78,27 @@ def ssim_or_nan(
     return jnp.full(len(u), jnp.nan, u.dtype)
 
 
+def scores(
+    u: Images, truth: Images, shape: tuple[int, int], peak: float
+) -> dict[str, Float[Array, " batch"]]:
+    """What reports say of each image: SNR and PSNR in dB, SSIM (`ssim_or_nan`).
+
+    The peak is the `data_range` of `psnr` and `ssim`, as `data.Images.peak` says it.
+    """
+    return {
+        "snr_db": snr(u, truth),
+        "psnr_db": psnr(u, truth, data_range=peak),
+        "ssim": ssim_or_nan(u, truth, shape, data_range=peak),
+    }
+
+
+def mean_scores(
+    u: Images, truth: Images, shape: tuple[int, int], peak: float
+) -> dict[str, Float[Array, ""]]:
+    """The means of `scores` over the images."""
+    return {name: jnp.mean(values) for name, values in scores(u, truth, shape, peak).items()}
+
+
 def has_ssim(shape: tuple[int, int]) -> bool:
     """Whether pictures of a shape hold the window of `ssim`."""
     checks.pixels(shape)

@@ -7,7 +7,16 @@ import pytest
 from helpers import float64, normal, untyped
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from deqbilevel.losses import LOSSES, mean_squared_error, psnr, snr, ssim, ssim_or_nan
+from deqbilevel.losses import (
+    LOSSES,
+    mean_scores,
+    mean_squared_error,
+    psnr,
+    scores,
+    snr,
+    ssim,
+    ssim_or_nan,
+)
 
 
 @pytest.fixture(params=LOSSES)
@@ -92,6 +101,22 @@ def test_ssim_is_that_of_scikit_image_and_refuses_pictures_below_its_window():
         with pytest.raises(ValueError, match=f"pictures of {shape[0]}x{shape[1]}: expected 11x11"):
             ssim(x, x, shape, data_range=2.0)
         assert np.isnan(ssim_or_nan(x, x, shape, data_range=2.0)).all()
+
+
+def test_scores_of_reports_are_the_measures_in_the_range_that_is_said():
+    truth = jnp.asarray(np.random.default_rng(1).uniform(0, 1, (2, 11 * 12)).astype(np.float32))
+    u = truth.at[0].add(0.1).at[1].add(-0.2)
+    found = scores(u, truth, (11, 12), 1.0)
+    expected = {
+        "snr_db": snr(u, truth),
+        "psnr_db": psnr(u, truth, data_range=1.0),
+        "ssim": ssim(u, truth, (11, 12), data_range=1.0),
+    }
+    assert list(found) == list(expected)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+        assert mean_scores(u, truth, (11, 12), 1.0)[name] == pytest.approx(float(values.mean()))
+    assert np.isnan(scores(u, truth, (4, 33), 1.0)["ssim"]).all()
 
 
 @pytest.mark.parametrize("shapes", [((4, 1), (1, 256)), ((4, 256), (1, 256)), ((256,), (1, 256))])

@@ -23,6 +23,9 @@ from experiments.faces.training import Run
 SHOWN = 5
 """Pictures that are drawn."""
 
+PEAK = 2.0
+"""Of images in [-1, 1]."""
+
 HEAD = ("", "epoch", "train loss", "test loss", "PSNR", "SSIM", "solved", "seconds")
 """Of the table."""
 
@@ -128,9 +131,10 @@ def _judged(config: Any, run: Run, *pairs: tuple[Params, Array]) -> list[Judged]
             "evaluations": float(info.evaluations),
         }
         for end, x in (("", u), ("_noisy", f)):
-            numbers[f"psnr{end}_db"] = float(jnp.mean(losses.psnr(x, truth, data_range=2.0)))
-            similar = jnp.mean(losses.ssim_or_nan(x, truth, model.shape, data_range=2.0))
-            numbers[f"ssim{end}"] = float(similar) if losses.has_ssim(model.shape) else None
+            scores = losses.mean_scores(x, truth, model.shape, PEAK)
+            numbers[f"psnr{end}_db"] = float(scores["psnr_db"])
+            similar = float(scores["ssim"])
+            numbers[f"ssim{end}"] = similar if losses.has_ssim(model.shape) else None
         return Judged(f, u, numbers)
 
     return [judged(*pair) for pair in pairs]

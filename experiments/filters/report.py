@@ -75,12 +75,10 @@ def _judged(outcome: Outcome, solve: Reconstruct, path: Path) -> list[dict[str, 
         u, residual = solve(lane, name)
         # The literature on natural images compares pictures as they are stored.
         shown = losses.quantised(u) if options["experiment"] == "natural" else u
-        values = {
+        values = losses.scores(shown, t, true.shape, 1.0) | {
             "snr_noisy_db": losses.snr(y, t),
             "snr_db": losses.snr(u, t),
             "psnr_noisy_db": losses.psnr(y, t, data_range=1.0),
-            "psnr_db": losses.psnr(shown, t, data_range=1.0),
-            "ssim": losses.ssim_or_nan(shown, t, true.shape, data_range=1.0),
             "residual": residual,
         }
         row = {"iteration": iterations, "lane": lane, "picture": name}

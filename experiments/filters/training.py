@@ -159,11 +159,7 @@ def _watcher(
 
     def judge(params: dict[str, Any], f: Array) -> dict[str, Array]:
         u, _ = model.reconstruct(solver, params, f)
-        return {
-            "snr_db": jnp.mean(losses.snr(u, true)),
-            "psnr_db": jnp.mean(losses.psnr(u, true, data_range=1.0)),
-            "ssim": jnp.mean(losses.ssim_or_nan(u, true, shape, data_range=1.0)),
-        }
+        return losses.mean_scores(u, true, shape, 1.0)
 
     judged = jax.jit(jax.vmap(judge))
     return lambda params: {

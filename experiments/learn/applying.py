@@ -118,12 +118,10 @@ def _reconstruct(
     shown = np.asarray(seen).reshape(shape)
     pictures.write(out / "measured" / f"{name}.png", shown, learned.range)
     peak = learned.range[1] - learned.range[0]
-    scores = {
-        "psnr_measured_db": losses.psnr(seen, truth, data_range=peak),
-        "psnr_db": losses.psnr(u, truth, data_range=peak),
-        "ssim": losses.ssim_or_nan(u, truth, shape, data_range=peak),
+    scores = losses.scores(u, truth, shape, peak) | {
+        "psnr_measured_db": losses.psnr(seen, truth, data_range=peak)
     }
-    return common.plain(row | {k: float(jnp.squeeze(v)) for k, v in scores.items()})
+    return common.plain(row | {k: float(jnp.squeeze(scores[k])) for k in unknown})
 
 
 def _mean(rows: Any, name: str) -> float | None:

@@ -1,6 +1,7 @@
 """What a run of `experiments.learn` shows: numbers beside doing nothing, pictures, filters."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,11 @@ def report(
     if not nothing or not bool(jnp.array_equal(f, back)):
         nothing |= {"adjoint": back}
     pictures = {**nothing, "start": before, "learned": u}
-    scores = {name: _scores(images, x, test) for name, x in pictures.items()}
+    judged = partial(losses.mean_scores, truth=test, shape=images.shape, peak=images.peak)
+    scores = {
+        name: {what: float(x) for what, x in judged(shown).items()}
+        for name, shown in pictures.items()
+    }
     last = done.records[-1]
     found: dict[str, Any] = {
         f"{what}_{name}": values[what] for name, values in scores.items() for what in values
@@ -91,12 +96,6 @@ def reconstructed(solve: Any, params: Params, f: Array) -> tuple[Array, float]:
     parts = [solve(params, f[i : i + TOGETHER]) for i in range(0, len(f), TOGETHER)]
     residual = max(float(info.residual) for _, info in parts)
     return jnp.concatenate([u for u, _ in parts]), residual
-
-
-def _scores(images: Images, u: Array, truth: Array) -> dict[str, float]:
-    psnr = losses.psnr(u, truth, data_range=images.peak)
-    similar = losses.ssim_or_nan(u, truth, images.shape, data_range=images.peak)
-    return {"psnr_db": float(jnp.mean(psnr)), "ssim": float(jnp.mean(similar))}
 
 
 def _caption(config: Any, images: Images, epochs: int) -> str:
