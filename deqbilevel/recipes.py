@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deqbilevel import checks, fidelities, maps, models, operators, regularizers
+from deqbilevel import checks, fidelities, maps, models, operators, pretrained, regularizers
 from deqbilevel.disk import archives, arrays
 from deqbilevel.models import Model
 from deqbilevel.types import Params
@@ -143,20 +143,26 @@ def save(path: Path, learned: Learned) -> None:
 
 
 def load(path: str | Path, name: str | None = None) -> Learned:
-    """What a command of ours learned: of the folder of a run, or of its file.
+    """What a command of ours learned: of the folder of a run, or of its file, or what ships, see
+    `pretrained.SHIPPED`.
 
     name: of the model, where a run has several.
     Raises: ValueError for a folder without such a file, and for a file that holds anything else,
     naming it and what is wrong there.
     """
     path = Path(path)
+    if str(path) in pretrained.SHIPPED and not path.exists():
+        return _shipped(str(path))
     if path.is_dir():
         there = sorted(x.stem.removeprefix("learned-") for x in path.glob(file("*")))
         if name is None and there and not (path / file()).exists():
             raise ValueError(f"{path}: several models; give the name of one: {', '.join(there)}")
         path = path / file(name)
     if not path.is_file():
-        raise ValueError(f"{path}: not there; expected the folder of a run that has ended")
+        raise ValueError(
+            f"{path}: not there; expected the folder of a run that has ended, or one of "
+            f"{', '.join(pretrained.SHIPPED)}, which ship"
+        )
     try:
         found = arrays.headers(path)
         header = json.loads(str(arrays.read(path, _only(found, "about"))["about"]))
@@ -172,6 +178,17 @@ def load(path: str | Path, name: str | None = None) -> Learned:
     leaves = [jnp.asarray(stored[name]) for name in _named(template)]
     params = jax.tree.unflatten(jax.tree.structure(template), leaves)
     return Learned(recipe, shape, limits, params, about)
+
+
+def _shipped(name: str) -> Learned:
+    """Filters for denoising that ship, with the recipe that they were learned by."""
+    found = pretrained.load(name)
+    made = found.about["options"]
+    chosen = {option: made[option] for option in ("filters", "basis", "potential", "eps")}
+    recipe = Recipe(regularizer_options=chosen | {"boundary": found.boundary})
+    shape = (made["patch"], made["patch"])
+    params = found.params | {"noise": jnp.asarray(made["noise"], float)}
+    return Learned(recipe, shape, (0.0, 1.0), params, found.about)
 
 
 def _named(params: Params) -> dict[str, Any]:

@@ -3,6 +3,6 @@
 import sys
 
 if sys.argv[:1] == ["-m"]:  # while one of them is being started: its imports take seconds
-    from experiments import interrupts
+    from deqbilevel.commands import interrupts
 
     interrupts.end_at_once()

@@ -22,12 +22,12 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from deqbilevel import learning, losses, models
+from deqbilevel.commands import command, common, folders, options
 from deqbilevel.linearised import linear_solve
 from deqbilevel.models import Model
 from deqbilevel.settings import Budget, Setting
 from deqbilevel.solvers import ADJOINTS
 from deqbilevel.types import At, Params
-from experiments import command, common, folders, options
 from experiments.faces import Faces, Problem, posing
 from experiments.faces.posing import Posed
 

@@ -22,11 +22,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from deqbilevel import convolutions, hypergradients, models, operators, plots, precision
+from deqbilevel.commands import command, common, folders, listing, options
+from deqbilevel.commands.drawing import draw
 from deqbilevel.potentials import Quadratic
 from deqbilevel.regularizers import convolutional
 from deqbilevel.solvers import picard
-from experiments import command, common, folders, listing, options
-from experiments.drawing import draw
 
 
 @dataclass(frozen=True)

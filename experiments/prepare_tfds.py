@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from deqbilevel.commands import command, common, options
 from deqbilevel.data import prepare
-from experiments import command, common, options
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deqbilevel import plots, results
+from deqbilevel.commands import folders
+from deqbilevel.commands.drawing import draw
 from deqbilevel.data import Images
 from deqbilevel.studies import grids
 from deqbilevel.studies.storage import Lane
-from experiments import folders
-from experiments.drawing import draw
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Array
 
 from deqbilevel import hypergradients, operators, plots, potentials
-from experiments import command, common, listing, options
-from experiments.drawing import draw
+from deqbilevel.commands import command, common, listing, options
+from deqbilevel.commands.drawing import draw
 
 
 @dataclass(frozen=True)

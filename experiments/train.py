@@ -28,12 +28,12 @@ from deqbilevel import (
     solvers,
     upper,
 )
+from deqbilevel.commands import algorithm_choice, command, common, folders, options, running, sizes
+from deqbilevel.commands.drawing import draw
 from deqbilevel.data import Images
 from deqbilevel.learning import evaluation
 from deqbilevel.models import Model
 from deqbilevel.recipes import Learned
-from experiments import algorithm_choice, command, common, folders, options, running, sizes
-from experiments.drawing import draw
 
 FILES = (*running.FILES, recipes.file(), "result.json")
 """What a run writes beside its figures, see `folders`."""

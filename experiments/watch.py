@@ -12,8 +12,9 @@ import numpy as np
 import tyro
 
 from deqbilevel import learning, results
+from deqbilevel.commands import command, common, options
 from deqbilevel.disk.files import FileError
-from experiments import command, common, options, report
+from experiments import report
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -14,7 +14,7 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-from experiments import programs
+from deqbilevel.commands import programs
 
 PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "programs"
 

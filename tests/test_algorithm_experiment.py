@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from deqbilevel.algorithms import arrivals
+from deqbilevel.commands.records import Log
 from experiments import algorithms
 from experiments.algorithms import running
 from experiments.algorithms.cases import POINT, SEARCH
-from experiments.records import Log
 
 SMALL = {"methods": ("aid",), "calls": 600, "search": 2}
 

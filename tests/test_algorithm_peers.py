@@ -16,10 +16,10 @@ from helpers import float64, normal
 from deqbilevel.algorithms import cleaning
 from deqbilevel.algorithms.judging import Accuracy
 from deqbilevel.algorithms.oracles import lower_level
+from deqbilevel.commands.records import Log
 from experiments.algorithms import clone as clones
 from experiments.algorithms import peer_search, peers
 from experiments.algorithms.cases import POINT, SEARCH, Case
-from experiments.records import Log
 
 CLONE = {
     "benchopt/__init__.py": """

@@ -19,14 +19,13 @@ import xarray as xr
 from PIL import Image
 
 from deqbilevel import baselines, learning, models, plots, pretrained, results, settings, studies
+from deqbilevel.commands import common, folders
 from deqbilevel.data import groups
 from deqbilevel.disk import checkpoints
 from deqbilevel.regularizers import convolutional
 from experiments import (
-    common,
     compare,
     filters,
-    folders,
     gradient_accuracy,
     hypergradients,
     smooth_proximal,

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deqbilevel.commands import common
+from deqbilevel.commands.records import Log
 from deqbilevel.disk import checkpoints
 from deqbilevel.regularizers import normalised
 from deqbilevel.settings import Budget
-from experiments import common, faces, faces_speed
+from experiments import faces, faces_speed
 from experiments.faces import posing, training
-from experiments.records import Log
 
 TINY = {
     "kernels": (2, 3), "data": "faces", "shape": (12, 10), "train_size": 3, "test_size": 2,

@@ -1,4 +1,4 @@
-"""`experiments.learn`: parts by name, what they bring, and pictures by what was learned."""
+"""`learn`: parts by name, and what they bring; `reconstruct`: pictures by what was learned."""
 
 import dataclasses
 import json
@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from deqbilevel import data, losses, pictures, recipes, solvers
+from deqbilevel.commands import command
+from deqbilevel.commands.learn import Learn, main, parts
 from deqbilevel.operators import OPERATORS
 from deqbilevel.recipes import Learned, Recipe
 from deqbilevel.regularizers import REGULARIZERS
-from experiments import command
-from experiments.learn import Learn, main, parts
 
 SMALL: dict[str, Any] = {"batch_size": 20, "epochs": 2}
 SMALL |= {"final_evaluations": 100, "lower_evaluations": 20, "adjoint_evaluations": 20}

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import jax
 import pytest
 
-from experiments import command, options
+from deqbilevel.commands import command, options
 
 ROOT = Path(__file__).parents[1]
 
@@ -218,7 +218,7 @@ def test_every_command_checks_its_options():
     folder = ROOT / "experiments"
     files = {path.stem for path in folder.glob("*.py") if "__main__" in path.read_text()}
     folders = {path.parent.name for path in folder.glob("*/__main__.py")}
-    assert (files - {"command"}) | folders == set(COMMANDS)
+    assert files | folders == set(COMMANDS)
 
 
 def started(code: str) -> subprocess.Popen:
@@ -230,7 +230,7 @@ def started(code: str) -> subprocess.Popen:
 WORKING = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from experiments import interrupts
+from deqbilevel.commands import interrupts
 interrupts.end_at_once()
 from tqdm import tqdm
 bar = tqdm(total=3)
@@ -259,7 +259,7 @@ def test_a_command_is_interrupted_while_it_is_imported():
 
 
 def test_a_reader_that_goes_away_leaves_no_traceback():
-    code = "from dataclasses import make_dataclass\nfrom experiments import command\n"
+    code = "from dataclasses import make_dataclass\nfrom deqbilevel.commands import command\n"
     code += "def main(config):\n    print('x' * 10**6, flush=True)\n"
     with started(code + "command.run(make_dataclass('Nothing', [], frozen=True), main)") as process:
         assert process.stdout is not None and process.stderr is not None

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from deqbilevel import plots
+from deqbilevel.commands.drawing import draw
 from deqbilevel.plots import paper
-from experiments.drawing import draw
 
 DIMS = ("task", "model", "noise", "tau", "gamma", "activation", "epoch")
 PICTURE = ("task", "model", "noise")

@@ -27,10 +27,11 @@ from deqbilevel import (
     precision,
     upper,
 )
+from deqbilevel.commands import algorithm_choice
 from deqbilevel.regularizers import convolutional
 from deqbilevel.settings import SETTINGS, converged
 from deqbilevel.solvers import SOLVERS
-from experiments import algorithm_choice, faces
+from experiments import faces
 from experiments.faces import posing
 from experiments.hypergradients import cases
 from experiments.naive import training as naive

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from deqbilevel.commands.records import Log
+from deqbilevel.commands.schema import ANY, fault
 from deqbilevel.disk.files import FileError
-from experiments.records import Log
-from experiments.schema import ANY, fault
 
 SCHEMA = {"epoch": 0, "loss": 0.0, "residual": ANY, "name": "", "last": False, "of_lanes": [0.0]}
 SCHEMA |= {"held_out": {"snr": [ANY]}}

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deqbilevel.commands import common, folders, listing
 from deqbilevel.disk.files import FileError
-from experiments import common, folders, listing, train
+from experiments import train
 
 FILES = ("result.json", "latest/<checkpoint>", "results.zarr/<zarr>", "states/<lanes>")
 OURS = (

@@ -9,7 +9,6 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "experiments"
 COMMANDS = {path.stem for path in FOLDER.glob("*.py") if "__main__" in path.read_text()}
 COMMANDS |= {path.parent.name for path in FOLDER.glob("*/__main__.py")}
-COMMANDS -= {"command"}
 LATE = (
     "dm_pix",
     "jaxopt",

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from deqbilevel import learning, models, settings, upper
+from deqbilevel.commands import algorithm_choice, common
 from deqbilevel.disk import checkpoints
 from deqbilevel.learning import State, Trainer
-from experiments import algorithm_choice, common, train
+from experiments import train
 
 SMALL = {"train_size": 60, "test_size": 20, "batch_size": 20, "epochs": 2}
 TIMED = {"seconds", "evaluation_seconds", "step_ms"}

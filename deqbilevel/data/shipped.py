@@ -112,7 +112,14 @@ def load_faces(
 @contextmanager
 def _shipped() -> Iterator[Path]:
     """The folder of scikit-image's pictures. Its functions would download what is not there."""
-    with as_file(files("skimage.data")) as folder:
+    try:
+        own = files("skimage.data")
+    except ModuleNotFoundError as error:
+        raise DataError(
+            "photographs and faces: are scikit-image's, which is not installed; run\n"
+            "    pip install scikit-image"
+        ) from error
+    with as_file(own) as folder:
         yield folder
 
 

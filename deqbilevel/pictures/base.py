@@ -1,12 +1,17 @@
 """What reading and writing picture files share: the error, the limits, grey values of pixels, and
 their range."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import lazy_loader
 import numpy as np
-import skimage
 from jaxtyping import Float32, Shaped
 from PIL import Image
+
+if TYPE_CHECKING:
+    import skimage
+else:
+    skimage = lazy_loader.load("skimage")
 
 Picture = Float32[np.ndarray, "height width"]
 """Grey values in [-1, 1]."""

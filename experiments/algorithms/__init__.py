@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from deqbilevel import algorithms, precision
 from deqbilevel.algorithms import cleaning
-from experiments import command, common, folders, options
+from deqbilevel.commands import command, common, folders, options
 from experiments.algorithms import cases, clone, peer_search, peers, running, tables
 from experiments.algorithms.cases import CASES, Case
 

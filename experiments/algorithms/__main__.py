@@ -1,6 +1,6 @@
 """python -m experiments.algorithms"""
 
-from experiments import command
+from deqbilevel.commands import command
 from experiments.algorithms import Algorithms, main
 
 command.run(Algorithms, main)

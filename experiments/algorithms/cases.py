@@ -14,12 +14,13 @@ from deqbilevel import algorithms, data, losses, models
 from deqbilevel.algorithms import Algorithm, Posed, cleaning
 from deqbilevel.algorithms.base import Gamma
 from deqbilevel.algorithms.judging import Accuracy, Scores
+from deqbilevel.commands import algorithm_options, folders
+from deqbilevel.commands.schema import ANY
 from deqbilevel.losses import half_squared_error
 from deqbilevel.types import Params
-from experiments import algorithm_options, filters, folders
+from experiments import filters
 from experiments.filters import lanes as filter_lanes
 from experiments.filters import tasks
-from experiments.schema import ANY
 
 DIGITS = 100
 """That are deblurred."""

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from deqbilevel.algorithms.cleaning import Corpus
+from deqbilevel.commands.records import Log
 from experiments.algorithms import cases
 from experiments.algorithms.clone import published, say, solvers
 from experiments.algorithms.peers import Evaluate, course, prepared
-from experiments.records import Log
 
 OUTER_RATIO = 1e-4
 """Of the lower step to the upper for a solver without a published one; their median."""

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from deqbilevel import courses
+from deqbilevel.commands.records import Log
 from deqbilevel.disk import checkpoints
 from experiments.algorithms import cases
 from experiments.algorithms.cases import CASES, Case
-from experiments.records import Log
 
 FACTOR = 4.0
 """Between two step sizes of a search."""

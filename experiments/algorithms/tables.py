@@ -8,9 +8,9 @@ import numpy as np
 
 from deqbilevel import algorithms, plots
 from deqbilevel.algorithms import arrivals
-from experiments import common, folders
+from deqbilevel.commands import common, folders
+from deqbilevel.commands.drawing import draw
 from experiments.algorithms import peers
-from experiments.drawing import draw
 
 DOUBLE_LOOP = (*algorithms.DOUBLE_LOOP, *peers.DOUBLE_LOOP)
 

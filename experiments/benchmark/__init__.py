@@ -25,9 +25,9 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from deqbilevel import data, learning, models
+from deqbilevel.commands import command, common, folders, listing, options
 from deqbilevel.learning import steps_per_epoch, trainer
 from deqbilevel.settings import SETTINGS, Budget, Setting
-from experiments import command, common, folders, listing, options
 from experiments.benchmark import peers
 from experiments.benchmark.peers import Evaluations, Problem, Step
 

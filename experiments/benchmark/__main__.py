@@ -1,6 +1,6 @@
 """python -m experiments.benchmark"""
 
-from experiments import command
+from deqbilevel.commands import command
 from experiments.benchmark import Benchmark, main
 
 command.run(Benchmark, main)

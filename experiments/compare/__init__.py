@@ -18,10 +18,11 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from deqbilevel import results
+from deqbilevel.commands import command, common
 from deqbilevel.studies import grids, keeping, plans, running, storage
 from deqbilevel.studies.storage import Lane, Storage
 from deqbilevel.studies.study import Study
-from experiments import command, common, report
+from experiments import report
 from experiments.compare.options import Compare
 from experiments.compare.study import Work, prepare
 

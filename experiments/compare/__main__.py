@@ -1,6 +1,6 @@
 """python -m experiments.compare"""
 
-from experiments import command
+from deqbilevel.commands import command
 from experiments.compare import Compare, main
 
 command.run(Compare, main)

@@ -9,9 +9,9 @@ import tyro
 
 from deqbilevel import settings
 from deqbilevel.checks import known
+from deqbilevel.commands import common, options
+from deqbilevel.commands.options import once
 from deqbilevel.studies import grids
-from experiments import common, options
-from experiments.options import once
 
 GRIDS: dict[str, dict[str, Any]] = {
     "quick": {

@@ -5,7 +5,7 @@ import time
 
 import jax
 
-from experiments import common
+from deqbilevel.commands import common
 from experiments.compare.options import Compare
 
 PATIENCE = 45.0

@@ -15,12 +15,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from deqbilevel import baselines, data, lanes, learning, models, results, settings
+from deqbilevel.commands import folders, sizes
 from deqbilevel.data import Images
 from deqbilevel.disk.files import marked
 from deqbilevel.studies import grids, plans, running
 from deqbilevel.studies.storage import Lane, Storage
 from deqbilevel.studies.study import Study
-from experiments import folders, report, sizes
+from experiments import report
 from experiments.compare import captions, processes
 from experiments.compare.options import Compare
 

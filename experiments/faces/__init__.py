@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from deqbilevel import recipes
-from experiments import command, common, folders, options
+from deqbilevel.commands import command, common, folders, options
 from experiments.faces import posing, report, training
 
 Start = Literal["random", "first_differences", "second_differences"]

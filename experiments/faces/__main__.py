@@ -1,6 +1,6 @@
 """python -m experiments.faces"""
 
-from experiments import command
+from deqbilevel.commands import command
 from experiments.faces import Faces, main
 
 command.run(Faces, main)

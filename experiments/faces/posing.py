@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from deqbilevel import learning, models
+from deqbilevel.commands import common, running, sizes
 from deqbilevel.data import Images
 from deqbilevel.disk import arrays
 from deqbilevel.models import Model
@@ -13,7 +14,6 @@ from deqbilevel.recipes import Recipe
 from deqbilevel.regularizers import normalised
 from deqbilevel.settings import Budget, Setting
 from deqbilevel.types import Params
-from experiments import common, running, sizes
 
 START = {
     "random": normalised.uniform,

@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Array
 
 from deqbilevel import baselines, learning, losses, models, plots, recipes
+from deqbilevel.commands import common, folders
+from deqbilevel.commands.drawing import draw
 from deqbilevel.data import Images
 from deqbilevel.disk import archives
 from deqbilevel.recipes import Learned
 from deqbilevel.types import Params
-from experiments import common, folders
-from experiments.drawing import draw
 from experiments.faces.posing import recipe_of, setting
 from experiments.faces.training import Run
 

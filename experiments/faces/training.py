@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from deqbilevel import lanes, learning
+from deqbilevel.commands import running
+from deqbilevel.commands.records import Log
+from deqbilevel.commands.schema import ANY
 from deqbilevel.disk import checkpoints
 from deqbilevel.learning import State
 from deqbilevel.models import Model
 from deqbilevel.types import Params
-from experiments import running
 from experiments.faces.posing import Posed, initial, lanes_of, setting
-from experiments.records import Log
-from experiments.schema import ANY
 
 RECORD = {"epoch": 0} | {name: [ANY] for name in learning.RECORDS}
 RECORD |= {"test_loss": [0.0], "diverged": [False], "seconds": [0.0]}

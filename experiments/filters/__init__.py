@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from deqbilevel import algorithms, hypergradients, solvers
-from experiments import command, common, folders, options
+from deqbilevel.commands import command, common, folders, options
 from experiments.filters import checking, lanes, report, tasks, training
 from experiments.filters.outcome import Outcome
 from experiments.filters.presets import ITERATIONS, PRESETS, SMOOTH

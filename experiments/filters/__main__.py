@@ -1,6 +1,6 @@
 """python -m experiments.filters, see the package."""
 
-from experiments import command
+from deqbilevel.commands import command
 from experiments.filters import Filters, main
 
 if __name__ == "__main__":

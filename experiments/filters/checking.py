@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from experiments import sizes
+from deqbilevel.commands import sizes
+from deqbilevel.commands.options import here
 from experiments.filters import training
 from experiments.filters.presets import LOWER_LEVEL
 from experiments.filters.tasks import Task
-from experiments.options import here
 
 
 def request(options: dict[str, Any]) -> None:

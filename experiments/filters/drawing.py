@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from deqbilevel import losses, plots
+from deqbilevel.commands.drawing import draw
 from deqbilevel.regularizers import convolutional
-from experiments.drawing import draw
 from experiments.filters.outcome import Outcome, Reconstruct
 
 COURSE = {

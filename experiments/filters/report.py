@@ -11,14 +11,14 @@ import numpy as np
 from tqdm import tqdm
 
 from deqbilevel import conditions, losses, pretrained, recipes
+from deqbilevel.commands import common, folders
+from deqbilevel.commands.records import Log
+from deqbilevel.commands.schema import ANY
 from deqbilevel.pretrained import Learned
 from deqbilevel.regularizers import convolutional
-from experiments import common, folders
 from experiments.filters import drawing
 from experiments.filters.outcome import Outcome, Reconstruct, reconstruction
 from experiments.filters.tasks import UNIT
-from experiments.records import Log
-from experiments.schema import ANY
 
 FILES = ("pictures.jsonl", "filters.npz", "conditions.txt", recipes.file(), "result.json")
 """What is written beside figures, see `folders`."""

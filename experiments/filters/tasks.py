@@ -9,11 +9,11 @@ import skimage
 from jaxtyping import Float
 
 from deqbilevel import pretrained
+from deqbilevel.commands import folders
 from deqbilevel.data import folder
 from deqbilevel.data.base import SIGNED, Picture, mapped
 from deqbilevel.data.folder import read_grey
 from deqbilevel.data.groups import Group, by_shape
-from experiments import folders
 
 UNIT = (0.0, 1.0)
 """The range of the images, as in [CF]."""

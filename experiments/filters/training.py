@@ -12,17 +12,17 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from deqbilevel import learning, losses, solvers, upper
+from deqbilevel.commands import algorithm_choice
+from deqbilevel.commands.records import Log
+from deqbilevel.commands.schema import ANY
 from deqbilevel.data import groups
 from deqbilevel.disk import checkpoints
 from deqbilevel.disk.files import FileError
 from deqbilevel.learning import Metrics, State
-from experiments import algorithm_choice
 from experiments.filters import lanes as starts
 from experiments.filters.lanes import Lanes
 from experiments.filters.presets import ITERATIONS
 from experiments.filters.tasks import Task
-from experiments.records import Log
-from experiments.schema import ANY
 
 START_EVALUATIONS = 200
 """At most, of the lower-level gradient for each training image before the first iteration."""

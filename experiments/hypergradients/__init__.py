@@ -24,8 +24,10 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from deqbilevel import hypergradients, learning, precision
+from deqbilevel.commands import command, common, folders, options, sizes
+from deqbilevel.commands.records import Log
+from deqbilevel.commands.schema import ANY
 from deqbilevel.solvers import DESCENTS, SOLVERS
-from experiments import command, common, folders, options, sizes
 from experiments.hypergradients import estimates, tables
 from experiments.hypergradients.cases import (
     PROBLEMS,
@@ -36,8 +38,6 @@ from experiments.hypergradients.cases import (
     quadratic,
     relative_error,
 )
-from experiments.records import Log
-from experiments.schema import ANY
 
 FILES = ("rows.jsonl", "estimates.jsonl", "summary.md", "result.json")
 """What a run writes beside its figures, see `folders`."""

@@ -1,6 +1,6 @@
 """python -m experiments.hypergradients"""
 
-from experiments import command
+from deqbilevel.commands import command
 from experiments.hypergradients import Hypergradients, main
 
 command.run(Hypergradients, main)

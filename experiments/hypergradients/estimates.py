@@ -16,11 +16,11 @@ import numpy as np
 from jaxtyping import Array
 from tqdm import tqdm
 
+from deqbilevel.commands import common
+from deqbilevel.commands.records import Log
+from deqbilevel.commands.schema import ANY
 from deqbilevel.types import Params
-from experiments import common
 from experiments.hypergradients.cases import Case, estimate, exact, relative_error
-from experiments.records import Log
-from experiments.schema import ANY
 
 ESTIMATES = {"implicit": "dense", "implicit, T products": "picard", "unrolled": "unrolled"}
 """The minimiser estimate at u_T with the adjoint solved exactly and by T products, and reverse mode

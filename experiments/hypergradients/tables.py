@@ -8,8 +8,8 @@ import numpy as np
 import scipy
 
 from deqbilevel import plots
-from experiments import common, folders
-from experiments.drawing import draw
+from deqbilevel.commands import common, folders
+from deqbilevel.commands.drawing import draw
 from experiments.hypergradients import estimates
 
 ORDERS = {

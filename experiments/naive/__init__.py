@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from deqbilevel import models, recipes
-from experiments import command, common, folders, options, running, sizes
+from deqbilevel.commands import command, common, folders, options, running, sizes
 from experiments.naive import report
 from experiments.naive.training import WAYS
 

@@ -1,6 +1,6 @@
 """python -m experiments.naive"""
 
-from experiments import command
+from deqbilevel.commands import command
 from experiments.naive import Naive, main
 
 command.run(Naive, main)

@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from deqbilevel import baselines, data, learning, maps, models, plots, settings
+from deqbilevel.commands import folders
+from deqbilevel.commands.drawing import draw
 from deqbilevel.models import Model
 from deqbilevel.settings import Setting
 from deqbilevel.types import Images, Info, Params
-from experiments import folders
-from experiments.drawing import draw
 from experiments.naive.training import trained
 
 MEASURED = 1000

@@ -10,12 +10,12 @@ import optax
 from jaxtyping import Array, PRNGKeyArray
 
 from deqbilevel import data, learning, maps, models, precision, recipes
+from deqbilevel.commands import running, sizes
 from deqbilevel.learning import Metrics, State, Trainer
 from deqbilevel.models import Model
 from deqbilevel.recipes import Learned
 from deqbilevel.settings import Setting
 from deqbilevel.types import Images
-from experiments import running, sizes
 
 WAYS = ("naive", "fixed_point")
 

@@ -22,12 +22,12 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from deqbilevel import baselines, learning, models, recipes
+from deqbilevel.commands import command, common, folders, options, running, sizes
+from deqbilevel.commands.records import Log
 from deqbilevel.data import Images
 from deqbilevel.recipes import Learned
-from experiments import command, common, folders, options, running, sizes
 from experiments.networks import assembling, report
 from experiments.networks.assembling import Run
-from experiments.records import Log
 
 Task = Literal["inpainting", "deblurring"]
 Name = Literal["bilevel", "deq", "degrad", "deprox", "convex", "plug_and_play"]

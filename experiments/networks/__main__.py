@@ -1,6 +1,6 @@
 """python -m experiments.networks"""
 
-from experiments import command
+from deqbilevel.commands import command
 from experiments.networks import Networks, main
 
 command.run(Networks, main)

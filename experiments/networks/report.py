@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Array
 
 from deqbilevel import baselines, contraction, losses, plots, settings
+from deqbilevel.commands import common, folders
+from deqbilevel.commands.drawing import draw
+from deqbilevel.commands.schema import ANY
 from deqbilevel.data import Images
 from deqbilevel.disk import archives, arrays
 from deqbilevel.types import Params, Solver
-from experiments import common, folders
-from experiments.drawing import draw
 from experiments.networks import assembling
 from experiments.networks.assembling import Run
-from experiments.schema import ANY
 
 PICTURES = 6
 """Test images that are drawn."""

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from deqbilevel import data, learning, models, settings
-from experiments import command, common, folders, listing
+from deqbilevel.commands import command, common, folders, listing
 from experiments.throughput.measuring import in_turns, matrix_rate, memory_of
 from experiments.throughput.options import Throughput, check, lanes_of
 from experiments.throughput.ways import FULL, alone, together

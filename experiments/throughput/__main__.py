@@ -1,6 +1,6 @@
 """python -m experiments.throughput"""
 
-from experiments import command
+from deqbilevel.commands import command
 from experiments.throughput import Throughput, main
 
 command.run(Throughput, main)

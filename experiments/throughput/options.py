@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from deqbilevel.commands import common, options, sizes
 from deqbilevel.studies import grids
 from deqbilevel.studies.storage import Lane
-from experiments import common, options, sizes
 from experiments.compare.options import GRIDS, ModelName, Task
 
 PAPER = GRIDS["paper"]

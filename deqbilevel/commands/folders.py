@@ -24,10 +24,10 @@ import jax
 import numpy as np
 
 from deqbilevel import data
+from deqbilevel.commands import listing
+from deqbilevel.commands.listing import LIST, LOCK, named
+from deqbilevel.commands.schema import fault
 from deqbilevel.disk.files import FileError, marked, sync, whole
-from experiments import listing
-from experiments.listing import LIST, LOCK, named
-from experiments.schema import fault
 
 MARKER, INPUTS = "options.json", "inputs.json"
 

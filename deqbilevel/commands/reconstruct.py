@@ -1,25 +1,33 @@
-"""Pictures of a folder reconstructed by what a run learned: `experiments.learn --apply`."""
+"""Reconstruct the pictures of a folder, each at its own size, by what was learned.
+
+deqbilevel reconstruct PICTURES
+deqbilevel reconstruct PICTURES --by runs/learn-0123abcd
+
+Without --by it denoises with filters that ship. Repeating the command makes what is missing.
+"""
 
 import contextlib
 import functools
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from jaxtyping import Float
 from tqdm import tqdm
 
 from deqbilevel import data, losses, pictures, recipes, solvers
+from deqbilevel.commands import command, common, folders, options
+from deqbilevel.commands.records import Log
+from deqbilevel.commands.schema import ANY
 from deqbilevel.models import Model
 from deqbilevel.recipes import Learned
-from experiments import common, folders
-from experiments.records import Log
-from experiments.schema import ANY
 
 Picture = Float[np.ndarray, "height width"]
 
@@ -32,19 +40,50 @@ ROW = {"picture": ""} | dict.fromkeys(NUMBERS, ANY)
 """A record of a picture; null where there is no truth."""
 
 
-def apply(config: Any) -> dict[str, Any]:
-    """Reconstruct each picture at its own size, write it as a PNG of 16 bits, and judge it.
+@dataclass(frozen=True)
+class Reconstruct:
+    """Reconstruct pictures by what a run learned, or by filters that ship."""
 
-    The pictures are true ones, which are measured first as they were for learning, or with
-    --measured the measurements. Each is on disk before the next; what is there is not made again.
+    pictures: Annotated[tyro.conf.Positional[Path], options.folder("pictures")]
+    """Folder whose pictures are reconstructed, each at its own size."""
+    by: Path = Path("natural")
+    """Folder of a run that has ended, or filters that ship: natural, for denoising."""
+    simulate: bool = False
+    """The pictures are true ones: measure them first, and judge what comes out."""
+    noise: Annotated[float | None, options.noise, options.default("that of learning")] = None
+    """Standard deviation in the measurements, on the range of what was learned."""
+    tolerance: Annotated[float, options.number(0, 1)] = 1e-5
+    """Relative residual at which a picture is done."""
+    evaluations: Annotated[int, options.whole(1, 100_000)] = 500
+    """Of the map, for a picture, at most."""
+    seed: Annotated[int, options.seed] = 0
+    """Of the noise of pictures that are measured first."""
+    out: Annotated[Path | None, options.output, options.runs] = None
+    """Folder of the results."""
+    fresh: bool = False
+    """Start anew instead of going on."""
+
+
+def kind(arguments: Sequence[str]) -> type:
+    """The options of the command."""
+    return Reconstruct
+
+
+@command.checked
+def main(config: Any) -> dict[str, Any]:
+    """Reconstruct, going on where an earlier call stopped; returns the mean numbers."""
+    return reconstruct(config)
+
+
+def reconstruct(config: Any) -> dict[str, Any]:
+    """Reconstruct each picture at its own size, and write it as a PNG of 16 bits.
+
+    The pictures are measurements, or with --simulate true ones, which are measured first as they
+    were for learning. Each is on disk before the next; what is there is not made again.
     """
     with contextlib.ExitStack() as stack:
         with common.clear_errors():
-            if not config.data.startswith("images:"):
-                raise ValueError(f"--data {config.data}: --apply reconstructs images:DIR")
-            folder = folders.source(config.data)
-            assert folder is not None
-            learned = recipes.load(config.apply)
+            folder, learned = config.pictures, _learned(config)
             names = pictures.names(pictures.pictures(folder), folder)
             out = stack.enter_context(_claimed(config, learned, names))
         log = Log.of(out / "pictures.jsonl", ROW)
@@ -62,27 +101,41 @@ def apply(config: Any) -> dict[str, Any]:
         return numbers | {"out": str(out)}
 
 
+def _learned(config: Any) -> Learned:
+    """What was learned, for measurements of another noise if --noise says so: D is weighted by the
+    inverse of its variance, as where u* is the most probable image."""
+    learned = recipes.load(config.by)
+    if config.noise is None:
+        return learned
+    known = learned.params.get("noise", 0.0)
+    if not (known > 0 and config.noise > 0):
+        raise ValueError(
+            f"--noise {config.noise}: of learning it was {float(known)}; both have to be above 0"
+        )
+    weight = learned.params["lam"] * (known / config.noise) ** 2
+    changed = {"noise": jnp.asarray(config.noise, float), "lam": weight}
+    return learned._replace(params=learned.params | changed)
+
+
 def _claimed(config: Any, learned: Learned, names: Sequence[str]) -> Any:
-    """The folder, for these pictures by this run."""
-    chosen = {"apply": str(config.apply), "data": config.data}
-    chosen |= {name: getattr(config, name) for name in ("measured", "seed", "final_tolerance")}
-    chosen |= {"final_evaluations": config.final_evaluations}
-    kinds = ("reconstructed",) if config.measured else ("reconstructed", "measured")
+    """The folder, for these pictures and what was learned."""
+    chosen = common.options_of(config) | {"by": str(config.by), "pictures": str(config.pictures)}
+    kinds = ("reconstructed", "measured") if config.simulate else ("reconstructed",)
     files = [f"{kind}/{name}.png" for kind in kinds for name in names]
     return folders.claim(
         config.out,
-        f"applied-{common.digest(chosen)}",
+        f"reconstruct-{common.digest(chosen)}",
         chosen,
         files=[*files, "pictures.jsonl", "result.json"],
         inputs=folders.given({"learned": learned.params})
         | {"pictures": common.digest({"": names})},
-        sources={"--data": folders.source(config.data), "--apply": config.apply},
+        sources={"PICTURES": config.pictures, "--by": config.by},
         fresh=config.fresh,
     )
 
 
 def _programs(config: Any, learned: Learned) -> Programs:
-    limits = {"tolerance": config.final_tolerance, "max_evaluations": config.final_evaluations}
+    limits = {"tolerance": config.tolerance, "max_evaluations": config.evaluations}
     tied = learned.model().tied
     solver = solvers.optimized_gradient if tied else partial(solvers.anderson, relative=True)
 
@@ -106,13 +159,13 @@ def _reconstruct(
     """Write what becomes of a picture, and return its row."""
     shape = (picture.shape[0], picture.shape[1])
     (model, solve), truth = programs(shape), jnp.asarray(picture.reshape(1, -1), jnp.float32)
-    f = truth if config.measured else model.measure(learned.params, truth, key)
+    f = model.measure(learned.params, truth, key) if config.simulate else truth
     u, info = solve(learned.params, f)
     image, path = np.asarray(u).reshape(shape), out / "reconstructed" / f"{name}.png"
     row = {"picture": name, "residual": float(info.residual)}
     row |= {"clipped": pictures.write(path, image, learned.range)}
     unknown = dict.fromkeys(("psnr_measured_db", "psnr_db", "ssim"))
-    if config.measured:
+    if not config.simulate:
         return common.plain(row | unknown)
     seen = f if f.shape == truth.shape else model.K.adjoint(f)
     shown = np.asarray(seen).reshape(shape)

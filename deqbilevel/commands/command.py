@@ -15,7 +15,7 @@ import jax
 import tyro
 
 from deqbilevel import precision
-from experiments import common, interrupts, options, programs
+from deqbilevel.commands import common, interrupts, options, programs
 
 HUGE = 1000
 """A bound that nobody meets by accident, and that --help need not show."""

@@ -71,7 +71,7 @@ def hypergradient(name: str, *, parameters: int, images: int, pixels: int) -> No
         )
 
 
-def fits(needed: float, what: str, advice: str) -> None:
+def fits(needed: float | int, what: str, advice: str) -> None:
     """Raises ValueError for more bytes than are free on a device."""
     free = plans.free_memory()
     if needed > free:

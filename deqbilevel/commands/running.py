@@ -11,13 +11,13 @@ import numpy as np
 from tqdm import tqdm
 
 from deqbilevel import data, learning, settings
+from deqbilevel.commands import common
+from deqbilevel.commands.records import Log
+from deqbilevel.commands.schema import ANY
 from deqbilevel.data import Images
 from deqbilevel.disk import checkpoints
 from deqbilevel.learning import Metrics, State, Trainer
 from deqbilevel.settings import Setting
-from experiments import common
-from experiments.records import Log
-from experiments.schema import ANY
 
 FILES = ("metrics.jsonl", "latest/<checkpoint>", "best/<checkpoint>")
 """What `course` writes, see `folders`."""

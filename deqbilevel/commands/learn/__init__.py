@@ -12,6 +12,7 @@ run again; `--epochs` may grow where the learning rate stays constant.
 import contextlib
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,9 +32,18 @@ from deqbilevel import (
     regularizers,
     upper,
 )
+from deqbilevel.commands import (
+    algorithm_choice,
+    command,
+    common,
+    folders,
+    options,
+    reconstruct,
+    running,
+    sizes,
+)
+from deqbilevel.commands.learn import parts, report
 from deqbilevel.recipes import Learned
-from experiments import algorithm_choice, command, common, folders, options, running, sizes
-from experiments.learn import applying, parts, report
 
 FILES = (*running.FILES, recipes.file(), "result.json")
 """What a run writes beside its figures, see `folders`."""
@@ -129,10 +139,31 @@ class Learn:
     """Start anew instead of going on."""
 
 
+def kind(arguments: Sequence[str]) -> type:
+    """The options of the command, with those of the parts that the arguments choose."""
+    return parts.with_options(Learn, arguments)
+
+
 @command.checked
 def main(config: Any) -> dict[str, Any]:
     """Learn, resuming where an earlier call stopped, or apply; returns the headline numbers."""
-    return _learn(config) if config.apply is None else applying.apply(config)
+    return _learn(config) if config.apply is None else reconstruct.main(_applied(config))
+
+
+def _applied(config: Any) -> reconstruct.Reconstruct:
+    """What --apply asks for. Raises: ValueError for --data that are no pictures."""
+    if not options.pictures(config):
+        raise ValueError(f"--data {config.data}: --apply reconstructs images:DIR")
+    return reconstruct.Reconstruct(
+        Path(config.data.partition(":")[2]),
+        by=config.apply,
+        simulate=not config.measured,
+        tolerance=config.final_tolerance,
+        evaluations=config.final_evaluations,
+        seed=config.seed,
+        out=config.out,
+        fresh=config.fresh,
+    )
 
 
 def _learn(config: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ Options = dict[str, dict[str, Any]]
 """`optimiser`, rate -> what moves gamma, is for methods that want another than the problem's."""
 
 
-def decaying(offset: float, power: float) -> Callable[[Any], Any]:
+def decaying(offset: float | int, power: float | int) -> Callable[[Any], Any]:
     """u -> (offset / (offset + u))^power."""
     return lambda u: (offset / (offset + u)) ** power
 
@@ -43,7 +43,9 @@ Q1: Options = {
 Q2 = Q1
 
 
-def falling(offset: float, power: float) -> Callable[[Any], optax.GradientTransformation]:
+def falling(
+    offset: float | int, power: float | int
+) -> Callable[[Any], optax.GradientTransformation]:
     """Gradient descent whose step sizes fall as `decaying`."""
     return lambda rate: optax.sgd(lambda u: rate * decaying(offset, power)(u))
 

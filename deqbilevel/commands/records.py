@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from deqbilevel.commands import folders
+from deqbilevel.commands.schema import fault
 from deqbilevel.disk import files
 from deqbilevel.disk.files import FileError
-from experiments import folders
-from experiments.schema import fault
 
 
 class Log(NamedTuple):
@@ -21,7 +21,7 @@ class Log(NamedTuple):
 
     path: Path
     schema: dict[str, Any]
-    """Of a record, see `experiments.schema`."""
+    """Of a record, see `deqbilevel.commands.schema`."""
     run: str
     """See `folders.identity`; stored with every record."""
     part: Mapping[str, str] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
 from deqbilevel import plots
-from experiments import listing
+from deqbilevel.commands import listing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""What a run of `experiments.learn` shows: numbers beside doing nothing, pictures, filters."""
+"""What a run of `learn` shows: numbers beside doing nothing, pictures, filters."""
 
 import sys
 from functools import partial
@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Array
 
 from deqbilevel import baselines, learning, losses, plots
+from deqbilevel.commands.drawing import draw
+from deqbilevel.commands.running import Course
 from deqbilevel.data import Images
 from deqbilevel.models import Model
 from deqbilevel.settings import Setting
 from deqbilevel.types import Params
-from experiments.drawing import draw
-from experiments.running import Course
 
 SHOWN = 6
 """Test images that are drawn."""

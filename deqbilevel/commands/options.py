@@ -7,13 +7,14 @@
         blur: Annotated[int, options.only("with --task deblurring", deblurring)] = 5
 
 `check(config)` raises a ValueError that names the option, its value and what was expected;
-`experiments.command` shows the same declarations in --help.
+`deqbilevel.commands.command` shows the same declarations in --help.
 """
 
 import dataclasses
 import os
 import typing
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -28,8 +29,8 @@ MANY = 1_000_000
 class Numbers(NamedTuple):
     """What a number may be; integers if `whole`, else what is finite and normal in float32."""
 
-    low: float
-    high: float
+    low: float | int
+    high: float | int
     open: bool = False
     """Whether the lower bound itself is excluded."""
     whole: bool = False
@@ -86,7 +87,9 @@ class MayBeEmpty(NamedTuple):
     """A list that may have no values."""
 
 
-def number(least: float = -1e6, most: float = 1e6, *, above: float | None = None) -> Numbers:
+def number(
+    least: float | int = -1e6, most: float | int = 1e6, *, above: float | int | None = None
+) -> Numbers:
     """A number from `least`, or above `above`, to `most`."""
     return Numbers(least if above is None else above, most, above is not None)
 
@@ -109,7 +112,7 @@ def only(words: str, where: Callable[[Any], bool]) -> Only:
 default = Default
 count = whole(1)
 seed = whole(0, 2**32 - 1)
-"""JAX takes 32 bits of a seed: a larger one would be another's equal."""
+"""JAX takes 32 bits of a seed."""
 size = whole(1, 10**9)
 """Of a set of images."""
 tau = number(1e-6, 100)
@@ -125,17 +128,10 @@ side = whole(1, 10_000)
 may_be_empty = MayBeEmpty()
 output = Place("output")
 data = Place("data")
+folder = partial(Place, "folder")
+file = partial(Place, "file")
+"""What exists; of one word or more, which say of what."""
 runs = Default("a folder below runs/, named by the options")
-
-
-def folder(words: str = "") -> Place:
-    """A folder that exists; `words` say of what."""
-    return Place("folder", words)
-
-
-def file(words: str = "") -> Place:
-    """A file that exists; `words` say of what."""
-    return Place("file", words)
 
 
 def pictures(config: Any) -> bool:
@@ -290,8 +286,7 @@ def choices(hint: Any) -> tuple[Any, ...]:
 def _leaves(hint: Any) -> list[Any]:
     if typing.get_origin(hint) is Annotated:
         return _leaves(typing.get_args(hint)[0])
-    parts = typing.get_args(hint)
-    return [leaf for part in parts for leaf in _leaves(part)] if parts else [hint]
+    return [leaf for part in typing.get_args(hint) for leaf in _leaves(part)] or [hint]
 
 
 def shown(value: Any) -> str:
@@ -301,5 +296,5 @@ def shown(value: Any) -> str:
     return repr(str(value)) if str(value) == "" else str(value)
 
 
-def _plain(bound: float) -> str:
+def _plain(bound: float | int) -> str:
     return str(int(bound)) if bound == int(bound) and abs(bound) < 1e16 else f"{bound:g}"

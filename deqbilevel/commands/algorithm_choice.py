@@ -7,10 +7,10 @@ import optax
 
 from deqbilevel import algorithms, learning
 from deqbilevel.algorithms import Algorithm, Problem
+from deqbilevel.commands.algorithm_options import DEBLURRING, FILTERS, MINIBATCHES
 from deqbilevel.learning import Schedule
 from deqbilevel.types import Params
 from deqbilevel.upper import Method
-from experiments.algorithm_options import DEBLURRING, FILTERS, MINIBATCHES
 
 
 def check(model: str, name: str, **others: bool) -> None:

@@ -1,0 +1,1 @@
+"""Commands: what they share (options, folders of runs, records, the last line), and `learn`."""
