@@ -1,7 +1,9 @@
 """What doing nothing gives: the losses that a reconstruction has to be below to be worth learning.
 
-known = baselines(model.K, train, test, noise, key)    # {"measurement": 0.25, ...}
-best(known)                                            # ("measurement", 0.25)
+    known = baselines(model.K, train, test, noise, key)    # {"measurement": 0.25, ...}
+    best(known)                                            # ("measurement", 0.25)
+
+Images are `[images, pixels]`, as of `data`.
 """
 
 from collections.abc import Mapping

@@ -13,7 +13,7 @@ largest singular value of K, and L a Lipschitz constant of N, it has for any N a
 whose Lipschitz constant is small beside lam s^2; a step of exactly 2 / (lam k^2) does not satisfy
 it: I - tau lam K^T K then has the eigenvalue -1, and `report` says so. How small is said by the
 constants above, which are ours, and tighter ones where N is 1/L-cocoercive, that is
-||N(u) - N(v)||^2 <= L <N(u) - N(v), u - v>, as the gradient of a convex energy is:
+`||N(u) - N(v)||^2 <= L <N(u) - N(v), u - v>`, as the gradient of a convex energy is:
 
     sqrt(1 - tau lam s^2 (2 - tau (lam k^2 + gamma L)))    for tau <= 2 / (lam k^2 + gamma L)
     1 / (1 + tau lam s^2)                                  for tau <= 2 / (gamma L)

@@ -20,7 +20,13 @@ Data = Inexact[Array, "#batch data"]
 
 
 class Fidelity(NamedTuple):
-    """A data fidelity as pure functions, smooth and convex in v."""
+    """A data fidelity as pure functions, smooth and convex in v.
+
+    >>> u, f = jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 5.0]])
+    >>> squares = fidelities.FIDELITIES["squares"]
+    >>> print(squares.value(u, f), squares.gradient(u, f), squares.proximal(u, f, 2.0))
+    [4.5] [[ 0. -3.]] [[1. 4.]]
+    """
 
     value: Callable[[Data, Data], Float[Array, " batch"]]
     """(v, f) -> D(v; f) of each image."""
@@ -51,6 +57,12 @@ def normal(v: Data, noise: Any, key: PRNGKeyArray) -> Data:
 
     Raises: ValueError for a negative or infinite noise or more numbers than one, what is no key,
     and data of whole numbers.
+
+    >>> print(fidelities.normal(jnp.array([[1.0, 2.0]]), 0.0, jax.random.key(0)))  # without noise
+    [[1. 2.]]
+    >>> f = fidelities.normal(jnp.zeros((1, 10_000)), 0.5, jax.random.key(0))
+    >>> print(round(float(jnp.std(f)), 1))
+    0.5
     """
     if np.shape(checks.number("noise", noise, least=0)):
         raise ValueError(f"noise of shape {list(np.shape(noise))}: expected one number")

@@ -32,6 +32,13 @@ class Conv(nn.Module):
     features: the channels that come out; kernel_size: its rows and columns; padding: one of
     `PADDING`, with flax's names, of which REFLECT does not repeat the outermost pixels.
     Raises: ValueError for sizes that are none, another padding, and x of another number of axes.
+
+    >>> conv = layers.Conv(1, (3, 3), kernel_init=jax.nn.initializers.ones)
+    >>> y, _ = conv.init_with_output(jax.random.key(0), jnp.ones((1, 3, 3, 1)))
+    >>> print(y[0, :, :, 0])  # neighbours counted, with zeros outside
+    [[4. 6. 4.]
+     [6. 9. 6.]
+     [4. 6. 4.]]
     """
 
     features: int
@@ -39,7 +46,7 @@ class Conv(nn.Module):
     padding: str = "SAME"
     use_bias: bool = True
     kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()
-    bias_init: Callable[..., Array] = nn.initializers.zeros
+    bias_init: Callable[..., Array] = nn.initializers.constant(0.0)
 
     @nn.compact
     def __call__(

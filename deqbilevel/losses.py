@@ -21,7 +21,12 @@ SSIM_WINDOW = 11
 
 
 def mean_squared_error(u: Images, truth: Images) -> Float[Array, ""]:
-    """1/(batch pixels) ||u - truth||^2, the upper-level loss of [REB] 4."""
+    """1/(batch pixels) ||u - truth||^2, the upper-level loss of [REB] 4.
+
+    >>> u, truth = jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])
+    >>> print(losses.mean_squared_error(u, truth))
+    2.0
+    """
     _pair(u, truth)
     return jnp.mean((u - truth) ** 2)
 
@@ -33,6 +38,10 @@ def psnr(u: Images, truth: Images, *, data_range: float | None) -> Float[Array, 
     `data.Images.peak` says it: with that of the other range, the number is 6.02 dB off. Or with
     None that of the true image, ||truth||_inf, as in [CF] (3.2):
     10 log10(N ||truth||_inf^2 / ||u - truth||^2).
+
+    >>> u, truth = jnp.array([[0.0, 1.0]]), jnp.array([[0.1, 0.9]])
+    >>> print(losses.psnr(u, truth, data_range=1.0))  # 10 log10(1 / 0.01)
+    [20.]
     """
     _pair(u, truth)
     if data_range is None:
@@ -44,7 +53,12 @@ def psnr(u: Images, truth: Images, *, data_range: float | None) -> Float[Array, 
 
 def snr(u: Images, truth: Images) -> Float[Array, " batch"]:
     """Signal-to-noise ratio of each image in dB, 10 log10(||truth||^2 / ||u - truth||^2): [CF]
-    (3.2)."""
+    (3.2).
+
+    >>> u, truth = jnp.array([[3.0, 4.1]]), jnp.array([[3.0, 4.0]])
+    >>> print(losses.snr(u, truth))  # 10 log10(25 / 0.01)
+    [33.9794]
+    """
     _pair(u, truth)
     return 10 * jnp.log10(jnp.sum(truth**2, axis=-1) / jnp.sum((u - truth) ** 2, axis=-1))
 
@@ -58,6 +72,10 @@ def ssim(
     another similarity than the same in [0, 1], for which it was defined.
 
     Raises: ValueError for pictures below its window of 11x11, of which it would be another number.
+
+    >>> u = jax.random.uniform(jax.random.key(0), (1, 121))
+    >>> print(losses.ssim(u, u, (11, 11), data_range=1.0))
+    [1.]
     """
     if not has_ssim(shape):
         raise ValueError(
@@ -70,7 +88,11 @@ def ssim(
 def ssim_or_nan(
     u: Images, truth: Images, shape: tuple[int, int], *, data_range: float
 ) -> Float[Array, " batch"]:
-    """`ssim`, for reports: not a number where the pictures are below its window."""
+    """`ssim`, for reports: not a number where the pictures are below its window.
+
+    >>> print(losses.ssim_or_nan(jnp.ones((1, 4)), jnp.ones((1, 4)), (2, 2), data_range=1.0))
+    [nan]
+    """
     if has_ssim(shape):
         return _ssim(u, truth, shape, data_range)
     _pair(u, truth)
@@ -100,7 +122,11 @@ def mean_scores(
 
 
 def has_ssim(shape: tuple[int, int]) -> bool:
-    """Whether pictures of a shape hold the window of `ssim`."""
+    """Whether pictures of a shape hold the window of `ssim`.
+
+    >>> print(losses.has_ssim((11, 11)), losses.has_ssim((10, 20)))
+    True False
+    """
     checks.pixels(shape)
     return min(shape) >= SSIM_WINDOW
 
@@ -128,13 +154,22 @@ def quantised(u: Images) -> Images:
     """Images in [0, 1] clipped to it and rounded to the 256 grey values that a file holds.
 
     Raises: ValueError for numbers that are not floating ones.
+
+    >>> u = losses.quantised(jnp.array([[-0.2, 0.1, 1.5]]))
+    >>> print((255 * u).astype(int))  # 25.5 is rounded to an even number
+    [[  0  26 255]]
     """
     return jnp.round(255 * jnp.clip(checks.floating("u", u), 0, 1)) / 255
 
 
 @dataclass(frozen=True)
 class Additive:
-    """A loss that is a sum over images; any other is taken for a mean."""
+    """A loss that is a sum over images; any other is taken for a mean.
+
+    >>> total = losses.Additive(lambda u, truth: jnp.sum(jnp.abs(u - truth)))
+    >>> print(total(jnp.zeros((2, 3)), jnp.ones((2, 3))))
+    6.0
+    """
 
     function: Loss
 
@@ -143,7 +178,13 @@ class Additive:
 
 
 def shares(loss: Loss, sizes: Sequence[int]) -> list[float]:
-    """The weights by which the losses of sets of images of these sizes make that of all."""
+    """The weights by which the losses of sets of images of these sizes make that of all.
+
+    >>> print(losses.shares(losses.mean_squared_error, [1, 3]))
+    [0.25, 0.75]
+    >>> print(losses.shares(losses.half_squared_error, [1, 3]))
+    [1.0, 1.0]
+    """
     if isinstance(loss, Additive):
         return [1.0] * len(sizes)
     return [size / sum(sizes) for size in sizes]

@@ -29,7 +29,13 @@ Gradient = Callable[[Images, Params], Images]
 
 
 def stationarity(K: Operator, N: Gradient, D: Fidelity = squares) -> FixedPointMap:
-    """What vanishes at a fixed point: lam K^T D'(K u; f) + gamma N(u)."""
+    """What vanishes at a fixed point: lam K^T D'(K u; f) + gamma N(u).
+
+    >>> F = maps.stationarity(operators.identity((1, 1)), lambda u, params: u)  # R = |u|^2 / 2
+    >>> params, f = {"lam": 1.0, "gamma": 3.0}, jnp.array([[8.0]])
+    >>> print(F(jnp.array([[2.0]]), params, f), F(jnp.array([[3.0]]), params, f))
+    [[0.]] [[4.]]
+    """
 
     fit = _fit(K, N, D)
 
@@ -41,7 +47,13 @@ def stationarity(K: Operator, N: Gradient, D: Fidelity = squares) -> FixedPointM
 
 
 def gradient_step(K: Operator, N: Gradient, D: Fidelity = squares) -> FixedPointMap:
-    """u - tau (lam K^T D'(K u; f) + gamma N(u)): [REB] (12), (18) for a DEQ, (14) for bilevel."""
+    """u - tau (lam K^T D'(K u; f) + gamma N(u)): [REB] (12), (18) for a DEQ, (14) for bilevel.
+
+    >>> G = maps.gradient_step(operators.identity((1, 1)), lambda u, params: u)
+    >>> params, f = {"tau": 0.5, "lam": 1.0, "gamma": 1.0}, jnp.array([[4.0]])
+    >>> print(G(jnp.array([[1.0]]), params, f), G(jnp.array([[2.0]]), params, f))  # 2 is fixed
+    [[2.]] [[2.]]
+    """
     F = stationarity(K, N, D)
 
     def G(u: Images, params: Params, f: Array) -> Images:
@@ -57,6 +69,11 @@ def proximal_step(K: Operator, N: Gradient, D: Fidelity = squares) -> FixedPoint
     A gradient step on the regulariser, then the proximal map of the data fidelity, exactly. It is
     not in [REB], whose proximal map (10) is of the regulariser: that is `plug_and_play_step`.
     Raises: ValueError for a fidelity other than squares, whose proximal map of u is not linear.
+
+    >>> G = maps.proximal_step(operators.identity((1, 1)), lambda u, params: u)
+    >>> params, f = {"tau": 1.0, "lam": 1.0, "gamma": 1.0}, jnp.array([[4.0]])
+    >>> print(G(jnp.array([[1.0]]), params, f))  # (1 - 1 + 4) / (1 + 1), which is fixed
+    [[2.]]
     """
 
     _fit(K, N, D)
@@ -81,6 +98,11 @@ def preconditioned_step(K: Operator, N: Gradient, D: Fidelity = squares) -> Fixe
     The fixed points are those of the gradient step, and P^{-1} is common to the batch; see
     `models` for its choice. It is a constant of the differentiation: at a fixed point its
     derivative is multiplied by zero.
+
+    >>> G = maps.preconditioned_step(operators.identity((1, 1)), lambda u, params: u)
+    >>> params = {"lam": 1.0, "gamma": 1.0, "inverse": jnp.array([[0.5]])}  # P = lam + gamma
+    >>> print(G(jnp.array([[1.0]]), params, jnp.array([[4.0]])))  # one step of Newton's method
+    [[2.]]
     """
     F = stationarity(K, N, D)
 
@@ -100,6 +122,11 @@ def plug_and_play_step(K: Operator, N: Gradient, D: Fidelity = squares) -> Fixed
     below. Learned through the fixed point, this map is the DeProx of [REB] and of Gilton, Ongie and
     Willett (2021), "Deep Equilibrium Architectures for Inverse Problems in Imaging"; with N learned
     beforehand, from noisy images alone, it is plug-and-play proximal gradient.
+
+    >>> G = maps.plug_and_play_step(operators.identity((1, 1)), lambda u, params: 0.5 * u)
+    >>> params, f = {"tau": 1.0, "lam": 1.0}, jnp.array([[4.0]])
+    >>> print(G(jnp.array([[1.0]]), params, f))  # half of f
+    [[2.]]
     """
 
     fit = _fit(K, N, D)
@@ -117,6 +144,11 @@ def naive_objective(G: FixedPointMap) -> Callable[[Params, Images, Array], Float
 
     It asks the true image to be a fixed point and solves nothing. Where K loses information, as in
     the masked rows of inpainting, it asks the regulariser to vanish there, and so cannot fill them.
+
+    >>> G = maps.gradient_step(operators.identity((1, 1)), lambda u, params: u)
+    >>> params, f = {"tau": 0.5, "lam": 1.0, "gamma": 1.0}, jnp.array([[4.0]])
+    >>> print(maps.naive_objective(G)(params, jnp.array([[4.0]]), f))  # (4 - 0.5 * 4 - 4)^2
+    4.0
     """
 
     checks.function("G", G)

@@ -22,7 +22,7 @@ class State(NamedTuple):
     gamma: Gamma
     x: Array
     v: Array
-    optimiser: optax.OptState
+    optimiser: Any
 
 
 @checked()

@@ -42,7 +42,7 @@ class State(NamedTuple):
     start: Array
     previous: Gamma
     u: Int[Array, ""]
-    optimiser: optax.OptState
+    optimiser: Any
 
 
 def growing(u: Int[Array, ""]) -> Int[Array, ""]:

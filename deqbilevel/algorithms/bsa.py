@@ -30,7 +30,7 @@ class State(NamedTuple):
     x: Array
     x0: Array
     u: Array
-    optimiser: optax.OptState
+    optimiser: Any
 
 
 def root(u: Array) -> Array:

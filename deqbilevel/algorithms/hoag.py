@@ -52,7 +52,7 @@ class State(NamedTuple):
     x: Array
     v: Array
     u: Int[Array, ""]
-    optimiser: optax.OptState
+    optimiser: Any
 
 
 @checked()

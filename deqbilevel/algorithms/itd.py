@@ -31,7 +31,7 @@ class State(NamedTuple):
 
     gamma: Gamma
     x: Array
-    optimiser: optax.OptState
+    optimiser: Any
 
 
 @checked()

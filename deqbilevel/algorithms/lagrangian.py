@@ -28,7 +28,7 @@ class State(NamedTuple):
     gamma: Gamma
     x: Array
     nu: Array
-    optimiser: optax.OptState
+    optimiser: Any
 
 
 @checked()
@@ -39,9 +39,9 @@ def lagrangian(
 
     The optimiser damps: it is given minus the Newton direction of (gamma, x, nu) as the gradient,
     so that `optax.sgd(1.0)`, the default, is Newton's method, and a smaller rate a damped one. A
-    line search on the loss is not for it: the direction is one to a saddle point. Each of the 2 N
-    + R columns of the matrix is counted like the evaluation of the system itself: a call of each
-    oracle. Info is at the (gamma, x, nu) that a step starts from.
+    line search on the loss is not for it: the direction is one to a saddle point. Each of the
+    2 N + R columns of the matrix is counted like the evaluation of the system itself: a call of
+    each oracle. Info is at the (gamma, x, nu) that a step starts from.
     Raises ValueError in the first step where 2 N + R is more than `largest`.
     """
     optimiser = optax.sgd(1.0) if optimiser is None else optimiser

@@ -45,7 +45,7 @@ class State(NamedTuple):
     h_gamma: Gamma
     h_x: Array
     u: Array
-    optimiser: optax.OptState
+    optimiser: Any
 
 
 @checked()

@@ -55,7 +55,7 @@ class State(NamedTuple):
     x: Array
     nu: Array
     u: Int[Array, ""]
-    optimiser: optax.OptState
+    optimiser: Any
 
 
 @options(initial=POSITIVE, factor=real(least=1), largest=CAP)

@@ -41,7 +41,7 @@ class State(NamedTuple):
     hessian: Hessians
     cross: Crosses
     u: Array
-    optimiser: optax.OptState
+    optimiser: Any
 
 
 @checked()

@@ -27,7 +27,7 @@ class State(NamedTuple):
     gamma: Gamma
     x: Array
     u: Array
-    optimiser: optax.OptState
+    optimiser: Any
 
 
 @checked()

@@ -54,7 +54,7 @@ class State(NamedTuple):
     h_gamma: Gamma
     h_x: Array
     u: Array
-    optimiser: optax.OptState
+    optimiser: Any
 
 
 @checked(inner_iterations=count(0))

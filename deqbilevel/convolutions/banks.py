@@ -43,7 +43,12 @@ Features = Float[Array, "filters batch height width"]
 
 
 class Bank(NamedTuple):
-    """The convolutions of images of one shape."""
+    """The convolutions of images of one shape.
+
+    >>> filters, u = convolutions.bank((1, 4)), jnp.array([[1.0, 3.0, 6.0, 10.0]])
+    >>> print(filters.apply(jnp.array([[[1.0, -1.0]]]), u).ravel())  # circular differences
+    [ 2.  3.  4. -9.]
+    """
 
     apply: Callable[[Filters, Images], Features]
     """(c, u) -> z_k = c_k * u."""
@@ -58,6 +63,11 @@ def bank(
 
     Raises: ValueError for an unknown boundary or method, and a shape without pixels. Both functions
     raise ValueError for filters larger than the image.
+
+    >>> filters = convolutions.bank((1, 4), "zero")
+    >>> z = filters.apply(jnp.array([[[1.0, 2.0, 3.0]]]), jnp.array([[1.0, 0.0, 0.0, 0.0]]))
+    >>> print(z.shape, z.ravel())
+    (1, 1, 1, 4) [2. 3. 0. 0.]
     """
     known("boundary", boundary, PAD)
     if method is not None:
@@ -91,7 +101,11 @@ def bank(
 
 
 def suited(shape: tuple[int, ...]) -> Method:
-    """The fastest method for filters of a shape [filters, rows, columns]."""
+    """The fastest method for filters of a shape [filters, rows, columns].
+
+    >>> print(convolutions.suited((4, 4, 2)), convolutions.suited((48, 7, 7)))
+    direct patch
+    """
     count, rows, columns = shape
     if count * rows * columns <= DIRECT_TAPS:
         return "direct"
@@ -102,6 +116,10 @@ def transfer(c: Filters, shape: tuple[int, ...]) -> Array:
     """The transfer functions of circular convolution with c_k: [filters, height, width//2 + 1].
 
     Raises: ValueError for filters that are none, or larger than the images.
+
+    >>> c = jnp.array([[[1.0, 2.0, 1.0]]])
+    >>> print(convolutions.transfer(c, (1, 4)).real)  # 2 + 2 cos w for w = 0, pi/2, pi
+    [[[4. 2. 0.]]]
     """
     if c.ndim != 3 or 0 in c.shape or c.shape[1] > shape[0] or c.shape[2] > shape[1]:
         raise ValueError(
@@ -114,7 +132,11 @@ def transfer(c: Filters, shape: tuple[int, ...]) -> Array:
 
 
 def padded_grid(shape: tuple[int, int], filters: tuple[int, int]) -> tuple[int, int]:
-    """The images' shape with a margin for filters of a size, and small prime factors."""
+    """The images' shape with a margin for filters of a size, and small prime factors.
+
+    >>> print(convolutions.padded_grid((50, 50), (7, 7)))
+    (56, 60)
+    """
     return _fast_grid((shape[0] + filters[0] - 1, shape[1] + filters[1] - 1))
 
 
@@ -127,7 +149,13 @@ def _fast_grid(shape: tuple[int, ...]) -> tuple[int, int]:
 
 def multiplied(symbol: Array, v: Images, shape: tuple[int, int], grid: tuple[int, int]) -> Images:
     """The circular convolution with a symbol, [batch, height, width//2 + 1] on a grid, of images of
-    a shape, filled up with zeros to that grid and cut out again."""
+    a shape, filled up with zeros to that grid and cut out again.
+
+    >>> c = jnp.array([[[1.0, 2.0, 1.0]]])
+    >>> symbol = convolutions.transfer(c, (1, 4))
+    >>> print(convolutions.multiplied(symbol, jnp.array([[1.0, 0.0]]), (1, 2), (1, 4)))
+    [[2. 1.]]
+    """
     spectrum = symbol * jnp.fft.rfft2(v.reshape(-1, *shape), grid)
     return jnp.fft.irfft2(spectrum, grid)[:, : shape[0], : shape[1]].reshape(v.shape)
 

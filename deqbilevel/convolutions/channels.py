@@ -50,6 +50,11 @@ def convolve(
     with the outermost pixels repeated. It can be differentiated in both arguments, in forward and
     reverse mode and any number of times, and vmapped.
     Raises: ValueError for another boundary, and for arrays that are not of these shapes.
+
+    >>> x = jnp.arange(4.0).reshape(1, 1, 4, 1)  # [batch, height, width, inputs]
+    >>> kernel = jnp.array([1.0, 0.0, 10.0]).reshape(1, 3, 1, 1)
+    >>> print(convolutions.channels.convolve(x, kernel).ravel())
+    [10. 20. 31.  2.]
     """
     known("boundary", boundary, PAD)
     if jnp.ndim(x) != 4 or jnp.ndim(kernel) != 4 or 0 in kernel.shape[:2]:
@@ -66,7 +71,12 @@ def convolve(
 
 
 def padded(x: Features, kernel: Kernel, mode: str | None) -> Array:
-    """The same with a mode of `jnp.pad` for the border; None: only where the kernel lies inside."""
+    """The same with a mode of `jnp.pad` for the border; None: only where the kernel lies inside.
+
+    >>> x = jnp.arange(4.0).reshape(1, 1, 4, 1)
+    >>> print(convolutions.channels.padded(x, jnp.ones((1, 3, 1, 1)), "wrap").ravel())
+    [4. 3. 6. 5.]
+    """
     rows, columns = (((size - 1) // 2, size // 2) for size in kernel.shape[:2])
     if mode == "constant":
         return valid(x, kernel, (rows, columns))
@@ -77,7 +87,12 @@ def padded(x: Features, kernel: Kernel, mode: str | None) -> Array:
 def valid(
     x: Features, kernel: Kernel, pads: Pads = ((0, 0), (0, 0))
 ) -> Float[Array, "batch valid_height valid_width outputs"]:
-    """The sum above where the kernel lies within x, with that many zeros around it."""
+    """The sum above where the kernel lies within x, with that many zeros around it.
+
+    >>> x = jnp.arange(4.0).reshape(1, 1, 4, 1)
+    >>> print(convolutions.channels.valid(x, jnp.ones((1, 3, 1, 1))).ravel())
+    [3. 6.]
+    """
     dtype = jnp.result_type(x, kernel)
     asked = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     return _convolution.bind(

@@ -19,7 +19,13 @@ Features = Float[Array, "kernels batch height width"]
 @pytree
 @dataclass(frozen=True)
 class Factored:
-    """C^T diag(d) A for kernels that are too large for a `Stencil`: a product makes features."""
+    """C^T diag(d) A for kernels that are too large for a `Stencil`: a product makes features.
+
+    >>> A, d = jnp.array([[[1.0, -1.0]]]), jnp.ones((1, 1, 1, 3))
+    >>> S = convolutions.stencils.Factored(A, A, d, convolutions.bank((1, 3), "zero"), True)
+    >>> print(S.apply(jnp.array([[0.0, 1.0, 0.0]])))  # second differences
+    [[-1.  2. -1.]]
+    """
 
     A: Any
     C: Any
@@ -79,6 +85,11 @@ class Stencil:
     with m the middle of a kernel: the Jacobian of N at a point. For 30 kernels of 3x3 it has 25
     offsets o, and half of them if C = A, so that a product with it reads fewer numbers than d has,
     and makes no features.
+
+    >>> d = jnp.array([[[[1.0, 2.0, 3.0]]]])
+    >>> S = convolutions.stencils.assembled(jnp.array([[[2.0]]]), None, d)  # 2 d 2
+    >>> print(S.apply(jnp.array([[1.0, 1.0, 1.0]])), S.diagonal)
+    [[ 4.  8. 12.]] [[ 4.  8. 12.]]
     """
 
     values: tuple[Any, ...]
@@ -173,6 +184,11 @@ def assembled(A: Kernels, C: Kernels | None, d: Features) -> Stencil:
     """C^T diag(d) A; without C it is A^T diag(d) A. Zeros beyond the border.
 
     Raises: ValueError for A and C of different shapes.
+
+    >>> A, d = jnp.array([[[1.0, -1.0]]]), jnp.ones((1, 1, 1, 3))
+    >>> S = convolutions.stencils.assembled(A, None, d)
+    >>> print(S.apply(jnp.array([[0.0, 1.0, 0.0]])), S.diagonal)
+    [[-1.  2. -1.]] [[1. 2. 2.]]
     """
     symmetric = C is None
     if C is not None:

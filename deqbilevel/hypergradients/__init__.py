@@ -1,7 +1,10 @@
 """Ways to a hypergradient, one argument apart. Differentiation wraps a solver, never lives in it.
 
-solve = METHODS["gmres"](G, solver, tolerance=1e-6, max_evaluations=50)
-(u, info), gradient = ...    jax.grad through `solve(params, f, u0, probe)`, see `fixed_point`
+    solve = METHODS["gmres"](G, solver, tolerance=1e-6, max_evaluations=50)
+    (u, info), gradient = ...    # jax.grad through solve(params, f, u0, probe), see `fixed_point`
+
+For u* = G(u*, params, f) and g = dl/du, all of them are (dG/dparams)^T w with w about
+(I - dG/du)^{-T} g, [REB] (9), [CF] 4.
 """
 
 from collections.abc import Callable, Mapping

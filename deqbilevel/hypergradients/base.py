@@ -15,7 +15,11 @@ from deqbilevel.types import FixedPointMap, Info, Params, Solve
 
 
 def no_info(dtype: Any = jnp.float32) -> Info:
-    """A probe: an Info of zeros to differentiate with respect to."""
+    """A probe: an Info of zeros to differentiate with respect to.
+
+    >>> print(hypergradients.no_info().residual)
+    0.0
+    """
     return Info(*jnp.zeros((3,), dtype))
 
 
@@ -161,7 +165,7 @@ def along_directions(
     options: Any = (),
     block: int = 32,
 ) -> Solve:
-    """A solve whose gradient is (1/n) sum_i <g, du_i> d_i, du_i its derivative along d_i.
+    """A solve whose gradient is `(1/n) sum_i <g, du_i> d_i`, du_i its derivative along d_i.
 
     The directions are in the space of those entries of `params` and f that are differentiated, and
     of no others: one for each entry, with n = 1, where `count` is None; else n = count random ones.

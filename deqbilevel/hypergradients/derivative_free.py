@@ -27,6 +27,12 @@ def finite_differences(
 
     Their error is of the order step^2, and rounding over step. Info of the backward pass has the
     evaluations of all solves, two for each parameter, and the largest of their residuals.
+
+    >>> G = lambda u, params, f: 0.5 * u + params["a"] * f
+    >>> solve = hypergradients.finite_differences(G, solvers.picard(max_evaluations=3), step=0.5)
+    >>> u = lambda a: solve({"a": a}, jnp.array([[4.0]]), jnp.zeros((1, 1)))[0].sum()
+    >>> print(jax.grad(u)(1.0))  # 4 (1 + 1/2 + 1/4)
+    7.0
     """
     checks.number("step", step, above=0)
     return along_directions(G, _differences(solver), unit, options=(step, None), block=block)
@@ -48,6 +54,13 @@ def gaussian_smoothing(
     It is the gradient of u smoothed by a normal distribution of that width, in expectation, and its
     relative error is about sqrt((P + 1) / directions). The same key gives the same directions.
     Info of the backward pass is that of `finite_differences`. Raises ValueError for directions < 1.
+
+    >>> G, key = lambda u, params, f: 0.5 * u + params["a"] * f, jax.random.key(0)  # u* = 2 a f
+    >>> options = {"directions": 100, "width": 0.5, "key": key}
+    >>> solve = hypergradients.gaussian_smoothing(G, solvers.picard(), **options)
+    >>> u = lambda a: solve({"a": a}, jnp.array([[4.0]]), jnp.zeros((1, 1)))[0].sum()
+    >>> print(bool(abs(jax.grad(u)(1.0) - 8) < 2))
+    True
     """
     checks.count("directions", directions, least=1)
     checks.number("width", width, above=0)

@@ -40,6 +40,12 @@ def fixed_point(G: FixedPointMap, solver: Solver, adjoint: Adjoint | Solver) -> 
         (value, info), (gradient, adjoint_info) = derivative(params, no_info())
 
     Raises ValueError for a solver of the other kind, and for what `base.explicit` refuses.
+
+    >>> G = lambda u, params, f: 0.5 * u + params["a"] * f  # u* = 2 a f
+    >>> solve = hypergradients.fixed_point(G, solvers.picard(tolerance=1e-6), solvers.gmres())
+    >>> u = lambda a: solve({"a": a}, jnp.array([[4.0]]), jnp.zeros((1, 1)))[0].sum()
+    >>> print(jax.grad(u)(1.0))
+    8.0
     """
     from jaxopt.implicit_diff import custom_fixed_point  # with half of SciPy: when it is needed
 
@@ -82,6 +88,10 @@ def check_symmetric(
 
     They and MINRES solve (I - dG/du)^T w = g only then: for a gradient step on an energy (bilevel
     learning), neither for a DEQ nor after preconditioning. u: best a fixed point. Not under jit.
+
+    >>> G, u = lambda u, params, f: u - 0.1 * (u @ params["A"] - f), jnp.ones((1, 2))
+    >>> params = {"A": jnp.array([[2.0, 1.0], [1.0, 2.0]])}
+    >>> hypergradients.check_symmetric(G, params, u, u)  # no error
     """
     checks.number("largest", largest, least=0)
     checks.batch(u=u)

@@ -44,6 +44,12 @@ def minimiser(
     where H is singular and g not in its range, and conjugate gradients end where H is indefinite.
     See `symmetric_solve` for the rest. Raises ValueError for weights that are none or not floating
     numbers, and what F does not take.
+
+    >>> F = lambda u, params, f: params["a"] * u - f  # of Phi = a u^2 / 2 - f u, least at u = f / a
+    >>> a, f, u, g, v = (jnp.array([[x]]) for x in (2.0, 4.0, 2.0, 1.0, 0.0))
+    >>> gradient, v, info = hypergradients.minimiser(F, {"a": a}, {}, f, u, g, v)
+    >>> print(gradient["a"], v)  # -f / a^2 and 1 / a
+    [[-1.]] [[0.5]]
     """
     checks.function("F", F)
     if not weights:

@@ -34,13 +34,20 @@ def primal_dual_step(K: Operator, analysis: Analysis) -> FixedPointMap:
         x+ = argmin_x  lam/2 ||K x - f||^2 + gamma <d, Omega x> + ||x - x_before||^2 / (2 tau)
         d+ = argmax_d  gamma <d, Omega (2 x+ - x_before)> - D(d, d_before) / tau
 
-    where the printed (4.20) lacks <d, Omega x>. D is the Bregman divergence of
+    where the printed (4.20) lacks `<d, Omega x>`. D is the Bregman divergence of
     1/2 ((1 + d) log(1 + d) + (1 - d) log(1 - d)), which keeps |d| < 1 without a projection, so that
 
         artanh d+ = artanh d + tau gamma Omega (2 x+ - x_before)
 
     is smooth. Converges for tau gamma ||Omega|| <= 1. At the solution |d| = 1 where Omega x is
     not zero, and there dd+/dd is below 1 as well: G is a map that `implicit.fixed_point` can take.
+
+    >>> omega = lambda x, params: x  # min (x - f)^2 / 2 + |x| / 2: a soft threshold
+    >>> G = hypergradients.primal_dual_step(operators.identity((1, 2)), omega)
+    >>> params, f = {"tau": 1.0, "lam": 1.0, "gamma": 0.5}, jnp.array([[2.0, 0.25]])
+    >>> u, _ = solvers.picard(tolerance=1e-6)(lambda u: G(u, params, f), jnp.zeros((1, 4)))
+    >>> print(jnp.abs(u).round(2))  # x = (1.5, 0) and d = (1, 0.5)
+    [[1.5 0.  1.  0.5]]
     """
 
     def G(u: State, params: Params, f: Array) -> State:
@@ -56,7 +63,12 @@ def primal_dual_step(K: Operator, analysis: Analysis) -> FixedPointMap:
 
 
 def primal_dual_start(x: Images, params: Params, analysis: Analysis) -> State:
-    """[x, d] after the first dual step from d = 0, to start `primal_dual_step` at."""
+    """[x, d] after the first dual step from d = 0, to start `primal_dual_step` at.
+
+    >>> x, params = jnp.array([[9.0, 0.0]]), {"tau": 1.0, "gamma": 1.0}
+    >>> print(hypergradients.primal_dual_start(x, params, lambda x, params: x))  # x, then tanh x
+    [[9. 0. 1. 0.]]
+    """
     none = jnp.zeros_like(analysis(x, params))
     return jnp.concatenate((x, _mirror(none, x, analysis, params)), axis=1)
 
@@ -71,7 +83,11 @@ def _mirror(d: Array, x: Array, analysis: Analysis, params: Params) -> Array:
 
 
 def signs(z: Float[Array, "*shape"], tolerance: Any = 1e-6) -> Float[Array, "*shape"]:
-    """-1, 0 or 1 for each entry of z = Omega x, 0 for |z| <= tolerance. It has no gradient."""
+    """-1, 0 or 1 for each entry of z = Omega x, 0 for |z| <= tolerance. It has no gradient.
+
+    >>> print(hypergradients.nonsmooth.signs(jnp.array([3.0, 1e-9, -2.0])))
+    [ 1.  0. -1.]
+    """
     return jnp.where(jnp.abs(z) > tolerance, jnp.sign(z), 0)
 
 
@@ -94,6 +110,10 @@ def single_level(
     weight Omega_B^T d = y - weight Omega^T pattern - x. On the border |d| = 1 of a sign's change
     the minimiser has only one-sided derivatives. The derivative with respect to Omega needs
     Omega_B to keep its rank.
+
+    >>> y, pattern = jnp.array([[2.0, 0.25]]), jnp.array([[1.0, 0.0]])
+    >>> print(hypergradients.single_level(jnp.eye(2), y, 0.5, pattern))  # the soft threshold of y
+    [[1.5 0. ]]
     """
 
     def one(y: Array, pattern: Array) -> Array:

@@ -29,6 +29,13 @@ def preconditioned(
     u, and so a residual norm(A^T w - g) relative to about that of g. The derivative with respect to
     params and f goes image by image, so that what it needs of each stays in the cache: G must treat
     the images of a batch apart. Raises ValueError for a map that is no `LinearisedMap`.
+
+    >>> R = regularizers.REGULARIZERS["normalised"]((1, 4), kernels=(1, 1))
+    >>> model, f = models.assemble(operators.identity((1, 4)), R), jnp.ones((1, 4))
+    >>> params = model.completed(R.init(jax.random.key(0)) | {"gamma": 0.0})
+    >>> solve = hypergradients.preconditioned(model.G, solvers.picard(tolerance=1e-5))
+    >>> print(jax.grad(lambda f: solve(params, f, f)[0].sum())(f))  # u = f without gamma
+    [[1. 1. 1. 1.]]
     """
     solver = as_solver(solver)
     checks.limits(tolerance, max_evaluations)

@@ -42,6 +42,12 @@ def shine(
     far off, and the residual says so.
     Raises ValueError for a memory or a budget below 1, negative refinements, and what
     `base.explicit` refuses.
+
+    >>> G = lambda u, params, f: 0.5 * u + params["a"] * f  # u* = 2 a f
+    >>> solve = hypergradients.shine(G, tolerance=1e-5)
+    >>> u = lambda a: solve({"a": a}, jnp.array([[4.0]]), jnp.zeros((1, 1)))[0].sum()
+    >>> print(jax.grad(u)(1.0))  # exact here, as H is
+    8.0
     """
     checks.count("refinements", refinements, least=0, most=REMEMBERED)
     checks.limits(adjoint_tolerance, max_evaluations)

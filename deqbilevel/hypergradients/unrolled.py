@@ -58,6 +58,12 @@ def unrolled(
     evaluates the others again. Its Info has the vector-Jacobian products and those evaluations,
     and as residual what the derivative still lacks, see `base.begin`.
     Raises ValueError for a solver without a scheme or without a budget that is a plain int.
+
+    >>> G = lambda u, params, f: 0.5 * u + params["a"] * f
+    >>> solve = hypergradients.unrolled(G, solvers.picard(max_evaluations=3))
+    >>> u = lambda a: solve({"a": a}, jnp.array([[4.0]]), jnp.zeros((1, 1)))[0].sum()
+    >>> print(jax.grad(u)(1.0))  # 4 (1 + 1/2 + 1/4)
+    7.0
     """
     checks.function("map", G)
     checks.known("checkpoint", checkpoint, ("none", "sqrt"))
@@ -90,6 +96,12 @@ def truncated(G: FixedPointMap, solver: Solver, *, last: int) -> Solve:
     and training by it diverged, with residuals of 1e3 and more.
     Raises ValueError for a solver without a scheme, for last < 1, and for what `base.explicit`
     refuses.
+
+    >>> G = lambda u, params, f: 0.5 * u + params["a"] * f
+    >>> solve = hypergradients.truncated(G, solvers.picard(), last=2)
+    >>> u = lambda a: solve({"a": a}, jnp.array([[4.0]]), jnp.zeros((1, 1)))[0].sum()
+    >>> print(jax.grad(u)(1.0))  # 4 (1 + 1/2)
+    6.0
     """
     iteration = _scheme(solver)
     checks.count("last", last, least=1)
@@ -129,6 +141,12 @@ def forward(G: FixedPointMap, solver: Solver, *, block: int = 32) -> Solve:
     that of `unrolled`. Info of the backward pass has the Jacobian-vector products; its residual is
     that of the sensitivities, the largest relative change of one in the last evaluation.
     Raises ValueError for a solver without a scheme or without a budget that is a plain int.
+
+    >>> G = lambda u, params, f: 0.5 * u + params["a"] * f
+    >>> solve = hypergradients.forward(G, solvers.picard(max_evaluations=3))
+    >>> u = lambda a: solve({"a": a}, jnp.array([[4.0]]), jnp.zeros((1, 1)))[0].sum()
+    >>> print(jax.grad(u)(1.0))  # 4 (1 + 1/2 + 1/4)
+    7.0
     """
     iteration, budget = _scheme(solver), _budget(solver)
 
@@ -178,6 +196,12 @@ def piggyback(
 
     with the gradient with respect to `params`; q0 are zeros at first, then the q before. A term of
     the upper-level loss that does not depend on u is the caller's to add.
+
+    >>> G, zero = lambda u, params, f: 0.5 * u + params["a"] * f, jnp.zeros((1, 1))
+    >>> run = hypergradients.piggyback(G, lambda u, target: jnp.sum((u - target) ** 2) / 2)
+    >>> (_, u, _), (slope, q, _) = run({"a": 1.0}, zero + 3, zero, zero, zero + 5)
+    >>> print(u.round(1), q.round(1), slope["a"].round(1))  # 6, (6 - 5) / (1 - 1/2) and 3 q
+    [[6.]] [[2.]] 6.0
     """
 
     checks.limits(tolerance, max_evaluations)

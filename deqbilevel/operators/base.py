@@ -30,7 +30,12 @@ from deqbilevel.types import Params
 
 @runtime_checkable
 class Operator(Protocol):
-    """A linear map from images to data; see the module's docstring."""
+    """A linear map from images to data; see the module's docstring.
+
+    >>> K = operators.identity((2, 2))
+    >>> print(isinstance(K, operators.Operator))
+    True
+    """
 
     def apply(self, u: Float[Array, "*batch pixels"]) -> Inexact[Array, "*batch data"]: ...
 
@@ -41,6 +46,11 @@ def of(K: Operator, params: Params) -> Operator:
     """The operator at `params`: their `K`, where the operator or a part of it is learned, else K.
 
     Raises: ValueError for a `K` of another kind of operator.
+
+    >>> K = operators.Mask(jnp.array([1.0, 0.0]))
+    >>> params = {"K": operators.Mask(jnp.array([1.0, 0.5]))}  # a mask that is learned
+    >>> print(operators.of(K, params).mask, operators.of(K, {}).mask)
+    [1.  0.5] [1. 0.]
     """
     learned = params.get("K", K)
     if type(learned) is not type(K):
@@ -57,6 +67,10 @@ def norm(K: Any, pixels: int, *, iterations: int = 100) -> Float[Array, ""]:
     The latter is never above the true norm, and below it by less than a percent but for spectra
     whose largest values lie close together.
     Raises: ValueError for what is no operator, and for counts that are none.
+
+    >>> K = operators.Matrix(jnp.array([[3.0, 0.0], [0.0, 4.0]]))
+    >>> print(operators.norm(K, pixels=2))
+    4.0
     """
     for name in ("apply", "adjoint"):
         checks.function(f"K.{name}", getattr(K, name, None))
@@ -83,6 +97,10 @@ def resolvent(
     These take some sqrt(1 + a ||K||^2) iterations for each digit, to rounding. Derivatives in z, a
     and the leaves of K are again solutions of such a system, as exact.
     Raises: ValueError for a negative a.
+
+    >>> K = operators.Matrix(jnp.array([[1.0, 0.0], [0.0, 3.0]]))
+    >>> print(operators.resolvent(K, jnp.array([[4.0, 20.0]]), 1.0))  # z / (1 + a s^2), s = 1 and 3
+    [[2. 2.]]
     """
     own = getattr(K, "resolvent", None)
     return _by_conjugate_gradients(K, z, a) if own is None else own(z, a)

@@ -20,6 +20,7 @@ class Convolution:
 
     The support (`offsets`, pairs of rows and columns) is static, so that a sparse kernel costs
     only its taps: shifted slices of a padded image, which XLA fuses into one loop.
+    Raises: ValueError for images of another size.
     """
 
     weights: Float[Array, "*lanes taps"]
@@ -59,7 +60,12 @@ class Convolution:
 @pytree
 @dataclass(frozen=True)
 class CircularConvolution(Convolution):
-    """A convolution with indices modulo the image's shape."""
+    """A convolution with indices modulo the image's shape.
+
+    >>> K = operators.CircularConvolution(jnp.array([0.5, 0.5]), ((0, 0), (0, 1)), (1, 4))
+    >>> print(K.apply(jnp.array([[0.0, 0.0, 0.0, 8.0]])), K.bound())
+    [[4. 0. 0. 4.]] 1.0
+    """
 
     padding = "wrap"
 
@@ -77,7 +83,12 @@ class CircularConvolution(Convolution):
 @pytree
 @dataclass(frozen=True)
 class ZeroPaddedConvolution(Convolution):
-    """A convolution of images that are zero outside: light from there is lost, none comes in."""
+    """A convolution of images that are zero outside: light from there is lost, none comes in.
+
+    >>> K = operators.ZeroPaddedConvolution(jnp.array([0.5, 0.5]), ((0, 0), (0, 1)), (1, 4))
+    >>> print(K.apply(jnp.array([[0.0, 0.0, 0.0, 8.0]])))
+    [[0. 0. 0. 4.]]
+    """
 
     padding = "constant"
 
@@ -104,6 +115,10 @@ def circular_convolution(
 
     Raises: ValueError if the kernel is empty, zero, not finite or larger than the image, or has its
     centre outside.
+
+    >>> K = operators.circular_convolution(np.array([[1.0, 2.0, 3.0]]), (1, 4))
+    >>> print(K.apply(jnp.array([[1.0, 0.0, 0.0, 0.0]])))  # the middle entry stays in place
+    [[2. 3. 0. 1.]]
     """
     return CircularConvolution(*_taps(kernel, shape, centre), shape)
 
@@ -113,7 +128,12 @@ def zero_padded_convolution(
     shape: tuple[int, int],
     centre: tuple[int, int] | None = None,
 ) -> ZeroPaddedConvolution:
-    """As `circular_convolution`, of images that are zero outside."""
+    """As `circular_convolution`, of images that are zero outside.
+
+    >>> K = operators.zero_padded_convolution(np.array([[1.0, 2.0, 3.0]]), (1, 4))
+    >>> print(K.apply(jnp.array([[1.0, 0.0, 0.0, 0.0]])))
+    [[2. 3. 0. 0.]]
+    """
     return ZeroPaddedConvolution(*_taps(kernel, shape, centre), shape)
 
 
@@ -161,6 +181,12 @@ def diagonal_blur(
     An even size averages one pixel further up and left than down and right.
 
     Raises: ValueError for another boundary, a size below 1, or one that is larger than the image.
+
+    >>> K = operators.diagonal_blur((3, 3), size=3)
+    >>> print(K.apply(jnp.zeros((1, 9)).at[0, 4].set(3.0)).reshape(3, 3))
+    [[1. 0. 0.]
+     [0. 1. 0.]
+     [0. 0. 1.]]
     """
     centre = (whole("size", size) - 1) // 2
     return CONVOLUTIONS[boundary](np.eye(size) / size, shape, (centre, centre))

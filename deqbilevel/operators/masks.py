@@ -16,7 +16,12 @@ from deqbilevel.types import pytree
 @pytree
 @dataclass(frozen=True)
 class Identity:
-    """K u = u: denoising."""
+    """K u = u: denoising.
+
+    >>> K = operators.Identity()
+    >>> print(K.resolvent(jnp.array([[3.0, 6.0]]), 2.0))  # z / (1 + a)
+    [[1. 2.]]
+    """
 
     def apply(self, u: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
         return u
@@ -34,7 +39,14 @@ class Identity:
 @pytree
 @dataclass(frozen=True)
 class Mask:
-    """K u = mask * u, a diagonal operator with entries 0 (missing) and 1 (kept): inpainting."""
+    """K u = mask * u, a diagonal operator with entries 0 (missing) and 1 (kept): inpainting.
+
+    Raises: ValueError for images of another size.
+
+    >>> K = operators.Mask(jnp.array([1.0, 0.0]))
+    >>> print(K.apply(jnp.array([[3.0, 5.0]])), K.resolvent(jnp.array([[3.0, 5.0]]), 2.0))
+    [[3. 0.]] [[1. 5.]]
+    """
 
     mask: Float[Array, "*lanes pixels"]
 
@@ -56,6 +68,12 @@ def row_mask(shape: tuple[int, int], missing: int) -> Mask:
     """The mask that removes the top `missing` rows of an image.
 
     Raises: ValueError if no row or every row would be missing.
+
+    >>> K = operators.row_mask((3, 2), missing=1)
+    >>> print(K.mask.reshape(3, 2))
+    [[0. 0.]
+     [1. 1.]
+     [1. 1.]]
     """
     pixels(shape)
     if isinstance(missing, bool) or missing not in range(1, shape[0]):
@@ -69,7 +87,12 @@ def row_mask(shape: tuple[int, int], missing: int) -> Mask:
 
 
 def identity(shape: tuple[int, int]) -> Identity:
-    """The images as they are: denoising."""
+    """The images as they are: denoising.
+
+    >>> K = operators.identity((1, 2))
+    >>> print(K.apply(jnp.array([[3.0, 5.0]])))
+    [[3. 5.]]
+    """
     return Identity()
 
 
@@ -77,6 +100,10 @@ def upper_mask(shape: tuple[int, int], part: float = 1 / 3) -> Mask:
     """`row_mask` without the upper part of the rows, rounded up: a third in [REB] 3.3.2.
 
     Raises: ValueError for a part that leaves no row, or takes none.
+
+    >>> K = operators.upper_mask((4, 1))  # a third of four rows, rounded up
+    >>> print(K.mask)
+    [0. 0. 1. 1.]
     """
     pixels(shape)
     # Rounded, so that a third of 27 rows is 9 of them and not 10.

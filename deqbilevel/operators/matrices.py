@@ -15,7 +15,14 @@ from deqbilevel.types import pytree
 @pytree
 @dataclass(frozen=True)
 class Matrix:
-    """K u = M u with a matrix of any number of rows, real or complex."""
+    """K u = M u with a matrix of any number of rows, real or complex.
+
+    Raises: ValueError for images and data of another size.
+
+    >>> K = operators.Matrix(jnp.array([[1.0, 2.0, 3.0]]))
+    >>> print(K.apply(jnp.ones((1, 3))), K.adjoint(jnp.array([[2.0]])))
+    [[6.]] [[2. 4. 6.]]
+    """
 
     M: Inexact[Array, "*lanes data pixels"]
 
@@ -33,7 +40,11 @@ def random_matrix(shape: tuple[int, int], rate: float = 0.5, seed: int = 0) -> M
     """Compressed sensing: a matrix of independent normal entries, with `rate` times as many rows as
     there are pixels, of variance 1 / rows.
 
-    Raises: ValueError for a rate that is not above 0, or leaves no row.
+    Raises: ValueError for a rate that is not in (0, 1] or leaves no row, and a seed that is none.
+
+    >>> K = operators.random_matrix((4, 4), rate=0.5)
+    >>> print(K.apply(jnp.zeros((2, 16))).shape)  # half as many data as pixels
+    (2, 8)
     """
     rows = int(checks.number("rate", rate, above=0, most=1) * pixels(shape))
     if rows < 1:

@@ -29,7 +29,13 @@ from deqbilevel import checks
 
 @runtime_checkable
 class Potential(Protocol):
-    """A scalar function with its derivatives and proximal map; see the module's docstring."""
+    """A scalar function with its derivatives and proximal map; see the module's docstring.
+
+    >>> phi = potentials.POTENTIALS["quadratic"]()
+    >>> z = jnp.array([-2.0, 1.0])
+    >>> print(phi.value(z), phi.derivative(z), phi.prox(z, 1.0))
+    [2.  0.5] [-2.  1.] [-1.   0.5]
+    """
 
     @property
     def lipschitz(self) -> Any: ...

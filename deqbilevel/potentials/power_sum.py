@@ -22,6 +22,12 @@ class PowerSum:
     x + 2 a beta_tilde x^(p-1) = w; for p = 3/2 this is a quadratic equation in sqrt(x).
 
     Raises ValueError for any other p.
+
+    >>> phi = potentials.PowerSum(beta=1.0, beta_tilde=0.75, p=1.5)
+    >>> print(phi.value(jnp.array(4.0)))  # 4 + 1.5 * 8 / 1.5
+    12.0
+    >>> print(phi.prox(jnp.array([0.5, -8.0]), 1.0))  # x + 1.5 sqrt(x) = 7 has the root 4
+    [ 0. -4.]
     """
 
     beta: Any = 0.5

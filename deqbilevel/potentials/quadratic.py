@@ -22,7 +22,12 @@ Scalar = Float[Array, ""] | float
 @pytree
 @dataclass(frozen=True)
 class Quadratic:
-    """phi(z) = s/2 z^2. Raises ValueError for a negative s."""
+    """phi(z) = s/2 z^2. Raises ValueError for a negative s.
+
+    >>> phi = potentials.Quadratic(s=3.0)
+    >>> print(phi.value(jnp.array(2.0)), phi.prox(jnp.array(8.0), 1.0))
+    6.0 2.0
+    """
 
     s: Any = 1.0
     convex = True
@@ -65,6 +70,10 @@ class PiecewiseQuadratic:
 
     These are convex, and phi'' jumps at -t and t: but for the identity, which `Quadratic` is too,
     no member is twice differentiable. Raises ValueError for one that is not convex, and for t < 0.
+
+    >>> phi = potentials.PiecewiseQuadratic(s=0.0, p=1.0, q=1.0, t=1.0)  # Softshrink
+    >>> print(phi.derivative(jnp.array([-3.0, 0.5, 2.0])))
+    [-2.  0.  1.]
     """
 
     s: Any
@@ -119,20 +128,36 @@ class PiecewiseQuadratic:
 
 
 def identity() -> PiecewiseQuadratic:
-    """sigma(z) = z: the quadratic potential z^2 / 2."""
+    """sigma(z) = z: the quadratic potential z^2 / 2.
+
+    >>> print(potentials.identity().derivative(jnp.array([-3.0, 2.0])))
+    [-3.  2.]
+    """
     return PiecewiseQuadratic(1.0, 0.0, 0.0, 0.0)
 
 
 def relu() -> PiecewiseQuadratic:
-    """sigma(z) = max(z, 0): the potential max(z, 0)^2 / 2."""
+    """sigma(z) = max(z, 0): the potential max(z, 0)^2 / 2.
+
+    >>> print(potentials.relu().value(jnp.array([-3.0, 2.0])))
+    [0. 2.]
+    """
     return PiecewiseQuadratic(0.0, 1.0, 0.0, 0.0)
 
 
 def softshrink(threshold: Scalar) -> PiecewiseQuadratic:
-    """sigma(z) = sign(z) max(|z| - threshold, 0): half the squared distance to the interval."""
+    """sigma(z) = sign(z) max(|z| - threshold, 0): half the squared distance to the interval.
+
+    >>> print(potentials.softshrink(0.5).derivative(jnp.array([-3.0, 0.2, 2.0])))
+    [-2.5  0.   1.5]
+    """
     return PiecewiseQuadratic(0.0, 1.0, 1.0, checks.number("threshold", threshold, least=0))
 
 
 def clipping(bound: Scalar = 1.0) -> PiecewiseQuadratic:
-    """sigma(z) = min(max(z, -bound), bound): the Huber potential."""
+    """sigma(z) = min(max(z, -bound), bound): the Huber potential.
+
+    >>> print(potentials.clipping(1.0).derivative(jnp.array([-3.0, 0.2, 2.0])))
+    [-1.   0.2  1. ]
+    """
     return PiecewiseQuadratic(1.0, -1.0, -1.0, checks.number("bound", bound, least=0))

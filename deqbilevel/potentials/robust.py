@@ -27,7 +27,12 @@ def _excess_over_log1p(r: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 @pytree
 @dataclass(frozen=True)
 class Fair(Bisected):
-    """phi(z) = eps^2 (|z|/eps - log(1 + |z|/eps)), the Fair potential of [CF] 4.2.3."""
+    """phi(z) = eps^2 (|z|/eps - log(1 + |z|/eps)), the Fair potential of [CF] 4.2.3.
+
+    >>> phi = potentials.Fair(eps=1.0)
+    >>> print(phi.derivative(jnp.array([1.0, -3.0])))  # z / (1 + |z|)
+    [ 0.5  -0.75]
+    """
 
     eps: Any = 1.0
     convex = True
@@ -53,6 +58,10 @@ class LogCosh(Bisected):
     """phi(z) = eps log cosh(z / eps), whose derivative is tanh(z / eps).
 
     The activation of [REB]'s experiments with faces, where eps = 1/100.
+
+    >>> phi = potentials.LogCosh(eps=0.01)
+    >>> print(phi.derivative(jnp.array([0.0, -2.0])))
+    [ 0. -1.]
     """
 
     eps: Any = 0.01
@@ -89,6 +98,10 @@ class GemanMcClure(Bisected):
     """phi(z) = z^2 / (2 (1 + z^2/eps^2)), scaled to phi''(0) = 1; it is bounded by eps^2 / 2.
 
     phi'' >= -1/4, so the prox needs a < 4.
+
+    >>> phi = potentials.GemanMcClure(eps=1.0)
+    >>> print(phi.value(jnp.array([1.0, 3.0])))  # 1/2 times 1/2 and 9/10
+    [0.25 0.45]
     """
 
     eps: Any = 1.0
@@ -121,6 +134,10 @@ class Welsch(Bisected):
     """phi(z) = eps^2/2 (1 - exp(-z^2/eps^2)), which is bounded by eps^2 / 2.
 
     phi'' >= -2 exp(-3/2), so the prox needs a < exp(3/2) / 2 = 2.24.
+
+    >>> phi = potentials.Welsch(eps=2.0)
+    >>> print(phi.value(jnp.array([0.0, 100.0])), phi.second_derivative(jnp.array(0.0)))
+    [0. 2.] 1.0
     """
 
     eps: Any = 1.0

@@ -14,7 +14,12 @@ from deqbilevel.types import pytree
 @pytree
 @dataclass(frozen=True)
 class CornerRounded(Bisected):
-    """phi(z) = sqrt(z^2 + eps^2), the corner-rounded 1-norm of [CF] 1.3."""
+    """phi(z) = sqrt(z^2 + eps^2), the corner-rounded 1-norm of [CF] 1.3.
+
+    >>> phi, z = potentials.CornerRounded(eps=3.0), jnp.array([4.0])
+    >>> print(phi.value(z), phi.derivative(z))  # 5 and 4 / 5
+    [5.] [0.8]
+    """
 
     eps: Any = 0.01
     convex = True
@@ -47,6 +52,10 @@ class RoundedPower(Bisected):
     needs a < ((4 - p) / (1 - p))^(2 - p/2) eps^(2 - p) / (2 p). |phi''| is largest at 0.
 
     Raises ValueError for any other p.
+
+    >>> phi = potentials.RoundedPower(p=0.5, eps=3.0)
+    >>> print(phi.value(jnp.array([4.0])) ** 2)  # of (16 + 9)^(1/4)
+    [5.]
     """
 
     p: float = field(default=0.5, metadata={"static": True})
@@ -104,6 +113,10 @@ class LogSum(Bisected):
 
     eps = 1 is that of [CF] 6.1, and eps = sqrt(2) that of [CF] (2.8), the field of experts.
     phi'' >= -1 / (4 eps^2), so the prox needs a < 4 eps^2.
+
+    >>> phi = potentials.LogSum(eps=1.0)
+    >>> print(phi.derivative(jnp.array([1.0, 3.0])))  # 2 z / (1 + z^2)
+    [1.  0.6]
     """
 
     eps: Any = 1.0
@@ -137,6 +150,10 @@ class LogRoot(Bisected):
     part falls with r from 1 / (eps (10 + eps)) at z = 0, and it is above -1 / (10 + eps)^2; so
     the former is the Lipschitz constant, and the prox allows every a <= (10 + eps)^2. `slope`,
     `least_curvature` and `curvature_lipschitz` have no closed form, and are bounds.
+
+    >>> phi = potentials.LogRoot(eps=3.0)
+    >>> print(phi.derivative(jnp.array([4.0])))  # 4 / (5 (10 + 5))
+    [0.0533]
     """
 
     eps: Any = 2**0.5

@@ -1,8 +1,10 @@
 """Learned filters as small files: those that ship with the package, and those of your own runs.
 
-learned = pretrained.load("natural")
-model = models.assemble(operators.Identity(), learned.regularizer(shape))
-u, info = model.reconstruct(solver, learned.params, f)
+    learned = pretrained.load("natural")
+    model = models.assemble(operators.Identity(), learned.regularizer(shape))
+    u, info = model.reconstruct(solver, learned.params, f)
+
+The regulariser is that of `regularizers.convolutional`, [CF] (Ex).
 """
 
 import json

@@ -1,7 +1,9 @@
 """Learned regularisers, each a `Regularizer`: a record of pure functions, for an image shape.
 
-R = REGULARIZERS["convolutional"]((28, 28), filters=(24, 5, 5))
-N = R.gradient(u, R.init(key))
+    R = REGULARIZERS["convolutional"]((28, 28), filters=(24, 5, 5))
+    N = R.gradient(u, R.init(key))
+
+u: [batch, pixels]. One of your own is made by `function`, `flax_module` or `equinox_module`.
 """
 
 from collections.abc import Callable

@@ -18,7 +18,12 @@ def unchanged(params: Params) -> Params:
 
 
 class Regularizer(NamedTuple):
-    """A learned regulariser of images of one shape."""
+    """A learned regulariser of images of one shape.
+
+    >>> R = regularizers.REGULARIZERS["dense"]((2, 2), tied=False)
+    >>> print(R.shape, R.tied, R.learned)
+    (2, 2) False ('A', 'b', 'C')
+    """
 
     shape: tuple[int, int]
     init: Callable[[PRNGKeyArray], dict[str, Any]]

@@ -18,6 +18,11 @@ def cosines(
     """The orthonormal basis of the discrete cosine transform, with the constant filter or without.
 
     All but the constant one sum to zero.
+
+    >>> c = regularizers.bases.cosines(2, 2, constant=True)
+    >>> print(c[0], c[1:].sum(axis=(1, 2)) == 0)
+    [[0.5 0.5]
+     [0.5 0.5]] [ True  True  True]
     """
     _sized(rows=rows, columns=columns)
     checks.switch("constant", constant)

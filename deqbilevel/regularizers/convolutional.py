@@ -1,4 +1,4 @@
-"""The convolutional analysis regulariser of [CF] (Ex), DESIGN (2) with convolutions,
+"""The convolutional analysis regulariser of [CF] (Ex),
 
     R(u) = e^{beta_0} sum_k e^{beta_k} 1' phi(c_k * u)
     N(u) = e^{beta_0} sum_k e^{beta_k} C_k^T phi'(c_k * u),    its gradient
@@ -7,6 +7,14 @@
 `basis`: [elements, rows, columns] the filters are its combinations, and `filters` their
 coefficients: [filters, elements]; a basis of filters that sum to zero keeps that so. With a `mask`
 of zeros and ones, [filters, rows, columns], filters keep sizes of their own.
+
+>>> c = regularizers.convolutional
+>>> params = c.init(2 * jnp.ones((1, 2, 2)), beta_0=0.0, phi=potentials.Quadratic())
+>>> print(c.filters(params).shape, c.weights(params), c.strengths(params))  # ||2 * 1|| = 4
+(1, 2, 2) [1.] [4.]
+>>> R = c.Convolutional(*c.bank_of((2, 2)))
+>>> print(R.energy(jnp.ones((1, 4)), params))  # at each of 4 pixels (4 * 2)^2 / 2
+[128.]
 """
 
 from collections.abc import Callable
@@ -117,6 +125,10 @@ def convolutional(
     """The regulariser of images of a shape, started as `drawn` says.
 
     Raises: ValueError as `drawn` and `convolutions.bank` do.
+
+    >>> R = regularizers.convolutional.convolutional((8, 8), filters=(24, 5, 5))
+    >>> print(R.tied, R.learned)
+    True ('filters', 'beta')
     """
     if any(n > m for n, m in zip(filters[1:], shape, strict=True)):
         raise ValueError(
@@ -146,6 +158,11 @@ def drawn(
     filters: number, height and width; potential: one of `potentials.POTENTIALS`, which bends at
     `eps`.
     Raises: ValueError for counts below 1, a single pixel, and unknown names.
+
+    >>> R = regularizers.convolutional.convolutional((8, 8), filters=(3, 2, 2))
+    >>> sums = R.init(jax.random.key(0))["filters"].sum((1, 2))  # of cosines but the constant
+    >>> print(bool(jnp.all(jnp.abs(sums) < 1e-6)))
+    True
     """
     count, rows, columns = (checks.whole("filters", n) for n in filters)
     if rows * columns < 2:

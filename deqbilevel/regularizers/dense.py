@@ -1,4 +1,4 @@
-"""The dense analysis regulariser of [REB] 3.2, DESIGN (2) with one matrix pair,
+"""The dense analysis regulariser of [REB] 3.2, one matrix pair,
 
     N(u) = C^T sigma(A u + b),    sigma = phi'    (19)
 
@@ -46,6 +46,11 @@ def dense(
     which bends at the threshold; None: it comes with the hyperparameters.
     Raises: ValueError for a shape without pixels, fewer than one feature, an unknown activation and
     a negative threshold.
+
+    >>> R, u = regularizers.dense.dense((1, 2), activation="relu"), jnp.array([[-1.0, 3.0]])
+    >>> params = R.init(jax.random.key(0)) | {"A": jnp.eye(2), "b": jnp.zeros(2)}
+    >>> print(R.gradient(u, params), R.energy(u, params))  # max(u, 0) and half its square
+    [[0. 3.]] [4.5]
     """
     pixels = checks.pixels(shape)
     if features is not None:
@@ -80,6 +85,10 @@ def init(
     Every entry is uniform on (-1/sqrt(pixels), 1/sqrt(pixels)), A and C drawn independently, as
     in [REB]'s published settings; the same key gives tied and untied regularisers the same A, b.
     Raises: ValueError for fewer than one pixel or feature, and what is no key.
+
+    >>> weights = regularizers.dense.init(jax.random.key(0), pixels=4, tied=False, features=3)
+    >>> print({name: x.shape for name, x in weights.items()})
+    {'A': (3, 4), 'b': (3,), 'C': (3, 4)}
     """
     key = checks.key("key", key)
     checks.whole("pixels", pixels)
@@ -96,7 +105,12 @@ def init(
 
 
 def gradient(u: Float[Array, "batch pixels"], params: Params) -> Float[Array, "batch pixels"]:
-    """C^T sigma(A u + b), with C = A where `params` holds no C: (19), and (21) without C."""
+    """C^T sigma(A u + b), with C = A where `params` holds no C: (19), and (21) without C.
+
+    >>> params = {"A": jnp.array([[1.0, -1.0]]), "b": jnp.zeros(1), "phi": potentials.identity()}
+    >>> print(regularizers.dense.gradient(jnp.array([[5.0, 2.0]]), params))  # A^T 3
+    [[ 3. -3.]]
+    """
     features = _analysed(u, params)
     return params["phi"].derivative(features) @ params.get("C", params["A"])
 
@@ -105,6 +119,10 @@ def energy(u: Float[Array, "batch pixels"], params: Params) -> Float[Array, " ba
     """R(u) = 1' phi(A u + b) of each image. (20)
 
     Raises: ValueError if the regulariser is untied, because it then has no energy.
+
+    >>> params = {"A": jnp.array([[1.0, -1.0]]), "b": jnp.zeros(1), "phi": potentials.identity()}
+    >>> print(regularizers.dense.energy(jnp.array([[5.0, 2.0]]), params))  # 3^2 / 2
+    [4.5]
     """
     require_tied(params)
     features = _analysed(u, params)
@@ -112,7 +130,12 @@ def energy(u: Float[Array, "batch pixels"], params: Params) -> Float[Array, " ba
 
 
 def lipschitz(params: Params) -> Float[Array, ""]:
-    """||C|| sup phi'' ||A||, a Lipschitz constant of N."""
+    """||C|| sup phi'' ||A||, a Lipschitz constant of N.
+
+    >>> params = {"A": jnp.array([[3.0, 4.0]]), "phi": potentials.identity()}
+    >>> print(regularizers.dense.lipschitz(params))  # 5^2
+    25.0
+    """
     checks.entries("params", params, ("A", "phi"))
     A = jnp.linalg.norm(params["A"], 2)
     C = jnp.linalg.norm(params["C"], 2) if "C" in params else A
@@ -120,7 +143,12 @@ def lipschitz(params: Params) -> Float[Array, ""]:
 
 
 def matrix(params: Params) -> Float[Array, "pixels pixels"]:
-    """1/2 C^T A: N' where half of the features are active, as they are for ReLU at the start."""
+    """1/2 C^T A: N' where half of the features are active, as they are for ReLU at the start.
+
+    >>> print(regularizers.dense.matrix({"A": jnp.array([[1.0, -1.0]])}))
+    [[ 0.5 -0.5]
+     [-0.5  0.5]]
+    """
     checks.entries("params", params, ("A",))
     return params.get("C", params["A"]).T @ params["A"] / 2
 

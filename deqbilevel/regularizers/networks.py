@@ -78,6 +78,9 @@ def affine(shape: Shape, *, size: int = 5) -> Regularizer:
     """N(u) = c * u + b with one filter c: [size, size] and a number b.
 
     Its Lipschitz constant is ||c^||_inf, and nothing bounds it. Raises: ValueError, see `_check`.
+
+    >>> print(regularizers.networks.affine((8, 8)).tied)  # of a filter no energy is known: a DEQ
+    False
     """
     _check(shape, size=size)
     module = Convolution(1, size)
@@ -129,6 +132,9 @@ def denoiser(
     a ReLU is, and so N and D are firmly nonexpansive: D is the resolvent of a monotone operator.
     Not `normalised` it is as any DnCNN, and nothing bounds N.
     Raises: ValueError, see `_check`.
+
+    >>> print(regularizers.networks.denoiser((8, 8), channels=4).firm)  # whatever is learned
+    True
     """
     _check(shape, size=size, channels=channels, layers=layers)
     checks.switch("normalised", normalised)
@@ -185,6 +191,9 @@ def convex(shape: Shape, *, channels: int = 8, size: int = 5) -> Regularizer:
 
     So psi is convex whatever the weights, and where L is up to date N is firmly nonexpansive, by
     the theorem of Baillon and Haddad. Raises: ValueError, see `_check`.
+
+    >>> print(regularizers.networks.convex((8, 8), channels=4).tied)  # bilevel learning
+    True
     """
     _check(shape, size=size, channels=channels)
     module = Potential(channels, size)

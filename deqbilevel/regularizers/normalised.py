@@ -40,7 +40,13 @@ Kernels = Float[Array, "kernels rows columns"]
 
 
 class Normalised(NamedTuple):
-    """The regulariser for images of one shape."""
+    """The regulariser for images of one shape.
+
+    >>> R = regularizers.normalised.bank_of((1, 2))
+    >>> params = R.start(jnp.array([[[3.0]]]), c=1.0, eps=1.0)  # c A / ||A|| is the identity
+    >>> print(R.gradient(jnp.array([[0.0, 100.0]]), params))  # tanh u
+    [[0. 1.]]
+    """
 
     bank: Bank
     shape: tuple[int, int]
@@ -128,7 +134,12 @@ class Normalised(NamedTuple):
 def bank_of(
     shape: tuple[int, int], boundary: Boundary = "zero", method: Method | None = None
 ) -> Normalised:
-    """The functions for images of a shape; `method` and errors as in `convolutions.bank`."""
+    """The functions for images of a shape; `method` and errors as in `convolutions.bank`.
+
+    >>> R = regularizers.normalised.bank_of((4, 4))
+    >>> print(R.lipschitz(R.start(jnp.ones((1, 3, 3)), c=1.0, eps=0.5)))  # c^2 / eps
+    2.0
+    """
     return Normalised(bank(shape, boundary, method), shape, boundary)
 
 
@@ -144,6 +155,11 @@ def normalised(
     kernels: number, and height and width, of the random ones to start with, of which C is a copy;
     `bank_of(shape).start` starts with others.
     Raises: ValueError for fewer than one kernel or entry, and kernels larger than the images.
+
+    >>> R = regularizers.normalised.normalised((4, 4), tied=False, kernels=(2, 3))
+    >>> params = R.init(jax.random.key(0))
+    >>> print(R.learned, bool(jnp.all(params["A"] == params["C"])))
+    ('A', 'C') True
     """
     checks.switch("tied", tied)
     count, size = (checks.whole("kernels", n) for n in kernels)
@@ -194,7 +210,12 @@ def _some_at_a_time(function: Callable[[Images], Any], kernels: int, u: Images) 
 
 
 def scaled(params: Params) -> tuple[Kernels, Kernels]:
-    """c/||A|| A and c/||C|| C, the same where tied. Raises: ValueError for params without these."""
+    """c/||A|| A and c/||C|| C, the same where tied. Raises: ValueError for params without these.
+
+    >>> params = {"A": jnp.array([[[3.0]]]), "c": 2.0, "norm_A": 3.0}
+    >>> print(regularizers.normalised.scaled(params)[0].ravel())
+    [2.]
+    """
     checks.entries("params", params, ("A", "c", "norm_A"))
     norms = jax.lax.stop_gradient({k: params[k] for k in ("norm_A", "norm_C") if k in params})
     A = params["c"] / norms["norm_A"] * params["A"]
@@ -202,12 +223,24 @@ def scaled(params: Params) -> tuple[Kernels, Kernels]:
 
 
 def first_differences(rows: int, columns: int) -> Float[Array, "kernels rows columns"]:
-    """(-1, 1) from the centre to the right and downwards, in kernels of that size."""
+    """(-1, 1) from the centre to the right and downwards, in kernels of that size.
+
+    >>> print(regularizers.normalised.first_differences(3, 3)[0])
+    [[ 0.  0.  0.]
+     [ 0. -1.  1.]
+     [ 0.  0.  0.]]
+    """
     return _centred(rows, columns, ((0, -1.0), (1, 1.0)))
 
 
 def second_differences(rows: int, columns: int) -> Float[Array, "kernels rows columns"]:
-    """(1, -2, 1) around the centre, across and down, in kernels of that size."""
+    """(1, -2, 1) around the centre, across and down, in kernels of that size.
+
+    >>> print(regularizers.normalised.second_differences(3, 3)[0])
+    [[ 0.  0.  0.]
+     [ 1. -2.  1.]
+     [ 0.  0.  0.]]
+    """
     return _centred(rows, columns, ((-1, 1.0), (0, -2.0), (1, 1.0)))
 
 
@@ -225,7 +258,12 @@ def _centred(
 
 
 def uniform(key: PRNGKeyArray, count: int, rows: int, columns: int) -> Kernels:
-    """Kernels with entries uniform on +-1/sqrt(rows columns), as in [REB]'s published settings."""
+    """Kernels with entries uniform on +-1/sqrt(rows columns), as in [REB]'s published settings.
+
+    >>> A = regularizers.normalised.uniform(jax.random.key(0), 30, 3, 3)
+    >>> print(A.shape, bool(jnp.max(jnp.abs(A)) <= 1 / 3))
+    (30, 3, 3) True
+    """
     for name, n in (("count", count), ("rows", rows), ("columns", columns)):
         checks.whole(name, n)
     bound = (rows * columns) ** -0.5

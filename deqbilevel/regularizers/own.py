@@ -34,6 +34,11 @@ def function(
     constant of N.
     Raises: ValueError for what is no function, and where apply does not return the images that N
     would, or the numbers that an energy would.
+
+    >>> R = regularizers.function((1, 2), lambda u, w: w * u, lambda key: jnp.array(3.0))
+    >>> params = R.init(jax.random.key(0))
+    >>> print(R.gradient(jnp.array([[1.0, 2.0]]), params), R.tied)
+    [[3. 6.]] False
     """
     pixels = checks.pixels(shape)
     for name, value in {"apply": apply, "init": init}.items():
@@ -82,6 +87,11 @@ def flax_module(
     energy a number for each.
 
     Raises: ValueError as `function` does.
+
+    >>> R = regularizers.flax_module((4, 4), layers.Conv(1, (3, 3)))
+    >>> params = R.init(jax.random.key(0))
+    >>> print(params["network"]["kernel"].shape, R.gradient(jnp.zeros((1, 16)), params).sum())
+    (3, 3, 1, 1) 0.0
     """
 
     def init(key: PRNGKeyArray) -> Any:
@@ -106,6 +116,12 @@ def equinox_module(
     it returns such a picture, or as an energy a number.
 
     Raises: ValueError as `function` does, and where equinox is not installed.
+
+    >>> import equinox
+    >>> R = regularizers.equinox_module((4, 4), lambda key: equinox.nn.Conv2d(1, 1, 1, key=key))
+    >>> N = R.gradient(jnp.array([[0.0] * 8 + [1.0] * 8]), R.init(jax.random.key(0)))
+    >>> print(N.shape, len(set(N[0].tolist())))  # a pixel's N depends on that pixel alone
+    (1, 16) 2
     """
     try:
         import equinox

@@ -62,6 +62,11 @@ def as_adjoint(solver: Solver | Adjoint) -> Adjoint:
 
     An adjoint solver is left as it is. Raises ValueError for what is neither that nor an
     `Iteration`: a function may be either.
+
+    >>> adjoint = solvers.as_adjoint(solvers.picard(max_evaluations=2))
+    >>> w, _ = adjoint(lambda w: 0.5 * w, jnp.ones((1, 1)))
+    >>> print(w)  # from g = 1: 1.5, 1.75, ... to 2
+    [[1.75]]
     """
     if isinstance(solver, Adjoint):
         return solver
@@ -79,7 +84,12 @@ def as_adjoint(solver: Solver | Adjoint) -> Adjoint:
 
 def as_solver(solver: Solver) -> Solver:
     """The solver of a fixed-point equation. Raises ValueError for an adjoint solver, and for what
-    is none: a name, or a function that makes one."""
+    is none: a name, or a function that makes one.
+
+    >>> solver = solvers.picard()
+    >>> print(solvers.as_solver(solver) is solver)
+    True
+    """
     if isinstance(solver, Adjoint):
         raise ValueError(
             f"solver {solver.name}: solves the linear system of an adjoint, and not u = G(u); take "

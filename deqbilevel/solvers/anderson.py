@@ -38,6 +38,11 @@ def anderson(
     Stops when norm(G(u) - u) / (1e-5 + norm(G(u))) <= tolerance over the batch, or when the
     budget of evaluations is spent, and returns the last G(u). Raises ValueError for a window
     below 1 or above `base.REMEMBERED`, a ridge below 0 or a mixing that is not above 0.
+
+    >>> solve = solvers.anderson(tolerance=1e-5, ridge=0.0)
+    >>> u, info = solve(lambda u: 0.5 * u + 1, jnp.zeros((1, 2)))
+    >>> print(u, info.evaluations)  # the secant of two evaluations is exact here
+    [[2. 2.]] 3
     """
     checks.count("window", window, most=REMEMBERED)
     checks.one("mixing", mixing, above=0)
@@ -87,6 +92,13 @@ def preconditioned_anderson(
     Stops as `anderson` does, by the residual of G, and returns the last G(u): [batch, pixels].
     Raises ValueError for a window or a refresh below 1, a window above `base.REMEMBERED`, or a
     mixing that is not above 0.
+
+    >>> R = regularizers.REGULARIZERS["normalised"]((1, 4), kernels=(1, 1))
+    >>> model, f = models.assemble(operators.identity((1, 4)), R), jnp.array([[0.0, 1.0, 2.0, 3.0]])
+    >>> params = model.init(jax.random.key(0)) | {"gamma": 0.1}
+    >>> u, _ = model.reconstruct(solvers.preconditioned_anderson(tolerance=1e-5), params, f)
+    >>> print(bool(jnp.all(jnp.abs(model.stationarity()(u, params, f)) < 1e-3)))
+    True
     """
     checks.count("window", window, most=REMEMBERED)
     checks.count("refresh", refresh)

@@ -11,11 +11,16 @@ from deqbilevel.types import Solver
 
 
 def barzilai_borwein(*, tolerance: Any = 1e-3, max_evaluations: Any = 50) -> Solver:
-    """u <- u + a r with r = G(u) - u and the short step a = -<s, y> / ||y||^2 of each image,
+    """u <- u + a r with r = G(u) - u and the short step `a = -<s, y> / ||y||^2` of each image,
 
     where s and y are the last changes of u and of r. G is a gradient step, the first step is its
     own, and a step is between that and 1000 times that: a change that shows no curvature gives no
     step size. Stops as `iterate` does; returns the last G(u).
+
+    >>> solve = solvers.barzilai_borwein(tolerance=1e-5)
+    >>> u, info = solve(lambda u: u - 0.1 * (u - 3.0), jnp.zeros((1, 2)))  # Phi = |u - 3|^2 / 2
+    >>> print(u, info.evaluations)
+    [[3. 3.]] 3
     """
 
     def scheme(G: Callable[[Array], Array], u0: Array) -> tuple[Step, Any]:

@@ -54,6 +54,7 @@ def dot(x: Rows, y: Rows) -> PerImage:
 
 
 def norm(x: Rows) -> PerImage:
+    """The Euclidean norm of each image."""
     return jnp.linalg.norm(x, axis=1, keepdims=True)
 
 

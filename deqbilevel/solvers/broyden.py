@@ -41,6 +41,8 @@ class Inverse(NamedTuple):
 
 
 class State(NamedTuple):
+    """Of the method, between two evaluations."""
+
     u: Rows
     """Where G is evaluated next."""
     u_before: Rows
@@ -58,6 +60,11 @@ def broyden(*, tolerance: Any = 1e-3, max_evaluations: Any = 50, memory: int = 2
     inverse where G contracts slowly. With more than `memory` pairs H begins anew from the last.
     Stops as `iterate` does, and returns the last G(u). Raises ValueError for a
     memory below 1.
+
+    >>> solve = solvers.broyden(tolerance=1e-5)
+    >>> u, info = solve(lambda u: 0.5 * u + 1, jnp.zeros((1, 2)))
+    >>> print(u, info.evaluations)
+    [[2. 2.]] 3
     """
 
     def scheme(G: Callable[[Array], Array], u0: Array) -> tuple[Step, State]:

@@ -38,6 +38,11 @@ def symmetric_solve(
     frozen where the curvature p^T H p is not positive, as it is where H is singular or indefinite.
     Info has the residual of the w that comes back, from a product of its own, or the recursion's if
     not `checked`. Evaluations are products with H, that and the one with w0 included.
+
+    >>> H = jnp.array([[2.0, 1.0], [1.0, 2.0]])
+    >>> w, info = solvers.symmetric_solve(lambda x: x @ H, jnp.array([[4.0, 5.0]]))
+    >>> print(w, bool(info.converged))
+    [[1. 2.]] True
     """
 
     def size(r: Rows, w: Rows) -> Float[Array, ""]:
@@ -55,6 +60,11 @@ def conjugate_gradient(*, tolerance: Any = 1e-3, max_evaluations: Any = 50) -> A
     frozen where the curvature p^T (I - J) p vanishes, as it does where the Hessian is singular;
     there the system has no solution and the residual says so. For a Jacobian that is not symmetric
     (a DEQ's) the method need not converge: see `asymmetry`.
+
+    >>> J = jnp.array([[0.5, 0.25], [0.25, 0.5]])
+    >>> w, info = solvers.conjugate_gradient(tolerance=1e-5)(lambda w: w @ J, jnp.ones((1, 2)))
+    >>> print(w, bool(info.converged))  # (I - J) w = 1
+    [[4. 4.]] True
     """
 
     def scheme(A: Linear, w: Rows, r: Rows) -> tuple[Advance, Any]:
@@ -69,6 +79,11 @@ def normal_conjugate_gradient(*, tolerance: Any = 1e-3, max_evaluations: Any = 5
     The transposed product is the linear transpose of `vjp`, that is a Jacobian-vector product of
     the map; an iteration is one product of each kind, and both are counted. The condition number
     is squared. Where I - J is singular it goes to the least-squares solution of least norm.
+
+    >>> J = jnp.array([[0.0, 1.0], [-1.0, 0.0]])  # not symmetric
+    >>> w, _ = solvers.normal_conjugate_gradient(tolerance=1e-5)(lambda w: w @ J, jnp.ones((1, 2)))
+    >>> print(w - w @ J)  # g
+    [[1. 1.]]
     """
 
     def scheme(A: Linear, w: Rows, r: Rows) -> tuple[Advance, Any]:

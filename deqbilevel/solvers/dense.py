@@ -19,6 +19,11 @@ def dense(*, tolerance: Any = 1e-3, max_evaluations: Any = 1, largest: int = 409
     mixes no images. One more product gives the residual. A matrix that is singular, or so but for
     rounding, gives w = 0 and an infinite residual. Raises ValueError for images of more than
     `largest` pixels.
+
+    >>> J = jnp.array([[0.0, 1.0], [-1.0, 0.0]])
+    >>> w, _ = solvers.dense()(lambda w: w @ J, jnp.ones((1, 2)))
+    >>> print(w)  # (I - J)^T w = g
+    [[0. 1.]]
     """
     checks.limits(tolerance, max_evaluations)
     checks.count("largest", largest)

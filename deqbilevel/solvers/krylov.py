@@ -41,6 +41,11 @@ def minres(*, tolerance: Any = 1e-3, max_evaluations: Any = 50) -> Adjoint:
     I - J may be indefinite, or singular if the system is consistent: then w is the solution of
     least norm. Paige and Saunders, SIAM J. Numer. Anal. 12 (1975): v is the Lanczos basis, and as
     (I - J) V = Q R has three diagonals, Q needs the last two columns only.
+
+    >>> J = jnp.array([[2.0, 0.0], [0.0, 0.5]])  # I - J is indefinite
+    >>> w, _ = solvers.minres(tolerance=1e-5)(lambda w: w @ J, jnp.ones((1, 2)))
+    >>> print(w)
+    [[-1.  2.]]
     """
 
     def scheme(A: Linear, w: Rows, r: Rows) -> tuple[Advance, Any]:
@@ -65,6 +70,11 @@ def gmres(*, tolerance: Any = 1e-3, max_evaluations: Any = 50, restart: int = 20
     products, in the form without a Hessenberg matrix of Jiranek and Rozloznik (Numer. Algorithms
     53, 2010): the space grows by (I - J) r where the last product has reduced r, else by (I - J) q
     for the last q, so that it grows where r stagnates. Raises ValueError for a restart below 1.
+
+    >>> J = jnp.array([[0.0, 1.0], [-1.0, 0.0]])  # not symmetric
+    >>> w, info = solvers.gmres(tolerance=1e-5)(lambda w: w @ J, jnp.ones((1, 2)))
+    >>> print(w - w @ J, bool(info.converged))  # g
+    [[1. 1.]] True
     """
     checks.count("restart", restart, most=REMEMBERED)
 
@@ -92,6 +102,11 @@ def bicgstab(*, tolerance: Any = 1e-3, max_evaluations: Any = 50, checked: bool 
     each of them. An image whose recursion breaks down begins it anew. Where I - J is singular w may
     grow without bound: what it nearly annuls is no direction, and the w whose residual was clearly
     the least is returned. Info has the recursion's residual if not `checked`.
+
+    >>> J = jnp.array([[0.0, 0.5], [-0.5, 0.0]])
+    >>> w, info = solvers.bicgstab(tolerance=1e-5)(lambda w: w @ J, jnp.ones((1, 2)))
+    >>> print(w - w @ J, bool(info.converged))  # g
+    [[1. 1.]] True
     """
 
     def scheme(A: Linear, w: Rows, r: Rows) -> tuple[Advance, Any]:
@@ -105,7 +120,7 @@ def bicgstab(*, tolerance: Any = 1e-3, max_evaluations: Any = 50, checked: bool 
             regular = norm(Ax) > jnp.sqrt(eps) * norm(x)
 
             def along(y: Rows, b: PerImage) -> PerImage:
-                """The step to where the residual is orthogonal to y, b being <y, r>."""
+                """The step to where the residual is orthogonal to y, b being `<y, r>`."""
                 curvature = dot(y, Ax)
                 usable = jnp.abs(curvature) > eps * norm(y) * norm(Ax)
                 return jnp.where(usable & regular, ratio(b, curvature), 0)
@@ -143,6 +158,10 @@ def asymmetry(vjp: Linear, g: Array, key: PRNGKeyArray) -> Float[Array, ""]:
 
     with norms over the batch. It estimates norm(A - A^T) / (sqrt(2) norm(A)) in the Frobenius norm:
     rounding for a symmetric J, about 1 for a random one.
+
+    >>> J, key = jnp.array([[0.0, 1.0], [1.0, 0.0]]), jax.random.key(0)
+    >>> print(bool(solvers.asymmetry(lambda w: w @ J, jnp.ones((1, 2)), key) < 1e-6))
+    True
     """
     x, y = jax.random.normal(checks.key("key", key), (2, *g.shape), g.dtype)
     x, y, Ax, Ay = (z.reshape(len(g), -1) for z in (x, y, x - vjp(x), y - vjp(y)))

@@ -1,8 +1,8 @@
 """Descents with a line search, over a gradient-step map G(u) = u - grad Phi(u) / L.
 
 All read the cost Phi only through r = G(u) - u, minus its gradient over L, and share one line
-search. With the slope d(a) = <r(u + a p), p> along a direction p, a step a is long enough and short
-enough by the approximate Wolfe conditions of Hager and Zhang (SIAM J. Optim. 16, 2005),
+search. With the slope `d(a) = <r(u + a p), p>` along a direction p, a step a is long enough and
+short enough by the approximate Wolfe conditions of Hager and Zhang (SIAM J. Optim. 16, 2005),
 
     -over d(0) <= d(a) <= under d(0),
 
@@ -45,7 +45,7 @@ class Line(NamedTuple):
 class Pairs(NamedTuple):
     """What the last evaluations changed: s of the point, and y of r with the sign turned, and their
     inner products. An evaluation that moved an image nowhere, or against a negative curvature,
-    leaves no pair: its <s, y> is not positive."""
+    leaves no pair: its `<s, y>` is not positive."""
 
     s: Float[Array, "memory batch n"]
     y: Float[Array, "memory batch n"]
@@ -66,6 +66,11 @@ def backtracking(
     The first trial is a = 1, G's own. A step that is too long is shortened, see `_search`; one that
     is not is taken, and the next trial is `growth` times as long. Stops as `iterate` does, with the
     residual of the accepted points, and returns them. Raises ValueError for a growth below 1.
+
+    >>> solve = solvers.backtracking(tolerance=1e-5)
+    >>> u, info = solve(lambda u: u - 1.8 * (u - 3.0), jnp.zeros((1, 2)))  # a step that is too long
+    >>> print(bool(info.converged), bool(jnp.all(jnp.abs(u - 3) < 1e-3)))
+    True True
     """
     checks.one("growth", growth, least=1)
     checks.one("over", over, above=0)
@@ -85,9 +90,15 @@ def nonlinear_conjugate_gradient(
         beta = -<y - 2 p ||y||^2 / <p, y>, r> / <p, y>
 
     after a line search to where |d(a)| <= sigma d(0). The first trial of a line is its minimiser
-    were the curvature <p, H p> / ||p||^2 that of the line before. For a quadratic cost and exact
+    were the curvature `<p, H p> / ||p||^2` that of the line before. For a quadratic cost and exact
     line searches these are linear conjugate gradients. Stops as `iterate` does, with the residual
     of the accepted points, and returns them. Raises ValueError for a sigma that is not above 0.
+
+    >>> H, b = jnp.array([1.0, 10.0]), jnp.array([1.0, 20.0])  # Phi = u'diag(H) u / 2 - b'u
+    >>> solve = solvers.nonlinear_conjugate_gradient(tolerance=1e-5)
+    >>> u, info = solve(lambda u: u - (H * u - b) / 10, jnp.zeros((1, 2)))
+    >>> print(u, bool(info.converged))
+    [[1. 2.]] True
     """
     checks.one("sigma", sigma, above=0)
 
@@ -117,6 +128,12 @@ def limited_memory_bfgs(
     inner products only, so that the pairs are read twice an evaluation and never moved. Stops as
     `iterate` does, with the residual of the accepted points, and returns them. Raises ValueError
     for a memory below 1, and for an `over` or `under` that is no number of its kind.
+
+    >>> H, b = jnp.array([1.0, 10.0]), jnp.array([1.0, 20.0])  # Phi = u'diag(H) u / 2 - b'u
+    >>> solve = solvers.limited_memory_bfgs(tolerance=1e-5)
+    >>> u, info = solve(lambda u: u - (H * u - b) / 10, jnp.zeros((1, 2)))
+    >>> print(u, bool(info.converged))
+    [[1. 2.]] True
     """
     checks.count("memory", memory, most=REMEMBERED)
     checks.one("over", over, above=0)
@@ -141,7 +158,7 @@ def _inverse_hessian(k: Array, pairs: Pairs, r: Rows) -> Rows:
     """B r, with the pairs from the newest, of the k-th evaluation, to the oldest.
 
     The two loops over the pairs, q = r - sum_i alpha_i y_i and B r = gamma q + sum_i c_i s_i, are
-    the solutions of triangular systems with <s_i, y_j>; gamma = <s, y> / <y, y> of the newest.
+    the solutions of triangular systems with `<s_i, y_j>`; `gamma = <s, y> / <y, y>` of the newest.
     """
     order = (k - jnp.arange(len(pairs.s))) % len(pairs.s)
     used = jnp.diagonal(pairs.sy, axis1=1, axis2=2)[:, order] > 0

@@ -19,13 +19,24 @@ def optimized_gradient(*, tolerance: Any = 1e-3, max_evaluations: Any = 50) -> S
     and x+ = y+ with theta+ = 1 for an image whose gradient points against y+ - y. G must be a
     gradient step of at most 1/L. The worst case of convex costs is half that of `nesterov`.
     Stops as `iterate` does, and returns the last y+.
+
+    >>> solve = solvers.optimized_gradient(tolerance=1e-5, max_evaluations=100)
+    >>> u, info = solve(lambda u: u - 0.1 * (u - 3.0), jnp.zeros((1, 2)))  # Phi = |u - 3|^2 / 2
+    >>> print(bool(info.converged), bool(jnp.all(jnp.abs(u - 3) < 1e-3)))
+    True True
     """
     return _accelerated(tolerance, max_evaluations, overrelaxation=1.0)
 
 
 def nesterov(*, tolerance: Any = 1e-3, max_evaluations: Any = 50) -> Solver:
     """Nesterov's fast gradient method with gradient restart: `optimized_gradient` without the last
-    term of x+."""
+    term of x+.
+
+    >>> solve = solvers.nesterov(tolerance=1e-5, max_evaluations=100)
+    >>> u, info = solve(lambda u: u - 0.1 * (u - 3.0), jnp.zeros((1, 2)))  # Phi = |u - 3|^2 / 2
+    >>> print(bool(info.converged), bool(jnp.all(jnp.abs(u - 3) < 1e-3)))
+    True True
+    """
     return _accelerated(tolerance, max_evaluations, overrelaxation=0.0)
 
 

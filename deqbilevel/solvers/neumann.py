@@ -20,6 +20,10 @@ def neumann(*, tolerance: Any = 0.0, max_evaluations: Any = 5, damping: Any = 1.
     (damping J + (1 - damping) I)^T times the solution. The terms take T - 1 products, and the T-th
     is spent on the residual of w. Ends with fewer terms where that meets the tolerance. Raises
     ValueError for a damping that is no number above 0, and for limits as `checks.limits` does.
+
+    >>> w, info = solvers.neumann(max_evaluations=3)(lambda w: 0.5 * w, jnp.ones((1, 1)))
+    >>> print(w, info.evaluations)  # 1 + 1/2 + 1/4
+    [[1.75]] 3
     """
     checks.limits(tolerance, max_evaluations)
     checks.one("damping", damping, above=0)
@@ -41,6 +45,10 @@ def jacobian_free(*, tolerance: Any = 0.0, max_evaluations: Any = 0) -> Adjoint:
     It spends no product, whatever the budget, so that its residual is not known: it is infinite
     and `converged` false. `neumann(max_evaluations=1)` is the same w with the residual, for a
     product. Where G contracts, it is a direction of descent in the sense of their Theorem 3.1.
+
+    >>> w, info = solvers.jacobian_free()(lambda w: 0.5 * w, jnp.ones((1, 1)))
+    >>> print(w, info.residual)
+    [[1.]] inf
     """
 
     checks.limits(tolerance, 1)

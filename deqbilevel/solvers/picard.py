@@ -16,6 +16,11 @@ def picard(*, tolerance: Any = 1e-3, max_evaluations: Any = 50, damping: Any = 1
     Stops when norm(G(u) - u) / (1e-5 + norm(G(u))) <= tolerance over the batch, or when the
     budget of evaluations is spent, and returns the last G(u). Converges where G is a contraction
     [REB] 2.2. Raises ValueError for a damping that is no number above 0.
+
+    >>> solve = solvers.picard(max_evaluations=3)
+    >>> u, info = solve(lambda u: 0.5 * u + 1, jnp.zeros((1, 2)))  # 1, 1.5, 1.75, ... to 2
+    >>> print(u, info.evaluations, info.converged)
+    [[1.75 1.75]] 3 False
     """
 
     checks.one("damping", damping, above=0)

@@ -1,0 +1,173 @@
+"""The API reference: built without a warning, every public name explained, every example true."""
+
+import ast
+import doctest
+import html
+import importlib
+import inspect
+import pkgutil
+import re
+from collections import Counter
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pdoc
+import pytest
+from pdoc.render_helpers import to_html
+
+import deqbilevel
+
+MODULES = {
+    info.name.removeprefix("deqbilevel."): importlib.import_module(info.name)
+    for info in pkgutil.walk_packages(deqbilevel.__path__, "deqbilevel.")
+}
+NAMES = {"jax": jax, "jnp": jnp, "np": np, "optax": optax} | {
+    name: module for name, module in MODULES.items() if "." not in name
+}
+"""What every example begins with, as the docstring of the package says."""
+
+LATER = (
+    *("adjoints", "algorithms", "baselines", "conditions", "contraction", "courses", "data"),
+    *("jacobians", "lanes", "learning", "linearised", "models", "pictures", "precision"),
+    *("pretrained", "recipes", "results", "settings", "studies", "upper"),
+)
+NO_EXAMPLE = {
+    "checks": "what the library asks of what it is given",
+    "rules": "the same, declared beside the arguments",
+    "disk": "files of the library's own",
+    "types": "protocols and records that functions take and return",
+    "regularizers.convolutional.require": "what its functions ask of params",
+    "plots": "a figure is its own example: tests/test_plots.py draws every one",
+    **{
+        f"regularizers.networks.{name}": "a part of which `networks.NETWORKS` are made"
+        for name in ("transfer", "operator_norm", "Convolution", "Convolutions", "Potential")
+    },
+    **{name: "to come" for name in LATER},
+}
+"""Modules and names of which no example is asked, and why."""
+
+
+def paged(name):
+    """Whether a module is one for people: packages with `__all__` show their names themselves."""
+    above, _, last = name.rpartition(".")
+    return not above or (paged(above) and last in getattr(MODULES[above], "__all__", [last]))
+
+
+def tree_of(module):
+    return ast.parse(Path(module.__file__).read_text())
+
+
+def defined(module):
+    """The public functions and classes that a module defines itself, by name."""
+    nodes = tree_of(module).body
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    names = [node.name for node in nodes if isinstance(node, kinds)]
+    return {name: getattr(module, name) for name in names if not name.startswith("_")}
+
+
+def surface(name, module):
+    """The functions and classes of ours by which people call a module, by their full names.
+
+    They are what its `__all__` lists, wherever that is defined, and of a module that it lists all
+    that this defines; without `__all__` what it defines. What a package with `__all__` does not
+    list is its own affair.
+    """
+    package = MODULES.get(name.rpartition(".")[0])
+    if hasattr(package, "__all__"):
+        return {}
+    if not hasattr(module, "__all__"):
+        return {f"{name}.{entry}": value for entry, value in defined(module).items()}
+    found = {}
+    for entry in module.__all__:
+        value = getattr(module, entry)
+        if inspect.ismodule(value):
+            found |= {f"{name}.{entry}.{inner}": x for inner, x in defined(value).items()}
+        elif hasattr(value, "__qualname__") and value.__module__.startswith("deqbilevel."):
+            found[f"{name}.{entry}"] = value
+    return found
+
+
+def asked(full, value):
+    """Whether an example is asked of a name: not of errors and protocols, and what is exempt."""
+    parts = full.split(".")
+    exempt = any(".".join(parts[:n]) in NO_EXAMPLE for n in range(1, len(parts) + 1))
+    protocol = getattr(value, "_is_protocol", False)
+    error = inspect.isclass(value) and issubclass(value, Exception)
+    return not (exempt or protocol or error)
+
+
+def shown(full, value):
+    """Whether a name has an example, in its docstring or, of a file that is full, in that of its
+    module or package, where it is called."""
+    if ">>> " in (value.__doc__ or ""):
+        return True
+    above = [full.rsplit(".", n)[0] for n in range(1, full.count(".") + 1)]
+    texts = [MODULES[name].__doc__ for name in above if name in MODULES]
+    texts.append(inspect.getmodule(value).__doc__)
+    call = rf">>> .*\b{full.rpartition('.')[2]}\("
+    return any(re.search(call, text) for text in texts)
+
+
+def docstrings(module):
+    """Every docstring of a module, private ones too, by name."""
+    tree = tree_of(module)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            text = ast.get_docstring(node)
+            if text:
+                yield getattr(node, "name", ""), text
+
+
+@pytest.fixture(scope="module", autouse=True)
+def printed():
+    """Arrays as the docstring of the package says."""
+    with np.printoptions(precision=4, suppress=True):
+        yield
+
+
+def test_the_reference_is_built(tmp_path):
+    pdoc.render.configure(math=True, show_source=False)
+    pdoc.pdoc("deqbilevel", output_directory=tmp_path)
+    pages = {str(path.relative_to(tmp_path / "deqbilevel")) for path in tmp_path.rglob("*/*.html")}
+    assert pages == {f"{name.replace('.', '/')}.html" for name in MODULES if paged(name)}
+    assert "MathJax" in (tmp_path / "deqbilevel.html").read_text()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_public_name_is_explained(name):
+    module = MODULES[name]
+    assert module.__doc__
+    assert not [entry for entry, value in defined(module).items() if not value.__doc__]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_people_call_has_an_example(name):
+    found = surface(name, MODULES[name]).items()
+    assert not [full for full, value in found if asked(full, value) and not shown(full, value)]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_example_is_true(name):
+    runner, said = doctest.DocTestRunner(verbose=False), []
+    for entry, text in docstrings(MODULES[name]):
+        test = doctest.DocTestParser().get_doctest(text, dict(NAMES), f"{name}.{entry}", None, 0)
+        runner.run(test, out=said.append)
+    assert not runner.failures, "".join(said)
+
+
+def test_a_false_example_is_caught():
+    test = doctest.DocTestParser().get_doctest(">>> 1 + 1\n3\n", {}, "sum", None, 0)
+    assert doctest.DocTestRunner(verbose=False).run(test, out=lambda said: None).failed == 1
+
+
+@pytest.mark.parametrize("name", ["", *MODULES])
+def test_nothing_of_a_docstring_is_lost_on_its_page(name):
+    """Markdown takes `<x, y>` for a tag and `[a](b)` for a link: code has to be marked as such."""
+    module = MODULES[name] if name else deqbilevel
+    for entry, text in docstrings(module):
+        page = html.unescape(re.sub(r"<[^<>]*>", "", to_html(text)))
+        counts = [Counter(re.sub(r"[\s`]", "", x)) for x in (text, page)]
+        assert counts[0] == counts[1], f"{entry}: {counts[0] - counts[1]}"
