@@ -106,6 +106,10 @@ def scores(
     """What reports say of each image: SNR and PSNR in dB, SSIM (`ssim_or_nan`).
 
     The peak is the `data_range` of `psnr` and `ssim`, as `data.Images.peak` says it.
+
+    >>> u, truth = jnp.array([[3.0, 4.1]]), jnp.array([[3.0, 4.0]])
+    >>> print(losses.scores(u, truth, (1, 2), peak=1.0)["snr_db"])
+    [33.9794]
     """
     return {
         "snr_db": snr(u, truth),
@@ -117,7 +121,12 @@ def scores(
 def mean_scores(
     u: Images, truth: Images, shape: tuple[int, int], peak: float
 ) -> dict[str, Float[Array, ""]]:
-    """The means of `scores` over the images."""
+    """The means of `scores` over the images.
+
+    >>> u, truth = jnp.array([[0.1], [0.01]]), jnp.zeros((2, 1))
+    >>> print(losses.mean_scores(u, truth, (1, 1), peak=1.0)["psnr_db"])  # of 20 and 40
+    30.0
+    """
     return {name: jnp.mean(values) for name, values in scores(u, truth, shape, peak).items()}
 
 

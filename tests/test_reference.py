@@ -23,6 +23,7 @@ import deqbilevel
 MODULES = {
     info.name.removeprefix("deqbilevel."): importlib.import_module(info.name)
     for info in pkgutil.walk_packages(deqbilevel.__path__, "deqbilevel.")
+    if not info.name.endswith("__main__")
 }
 NAMES = {"jax": jax, "jnp": jnp, "np": np, "optax": optax} | {
     name: module for name, module in MODULES.items() if "." not in name
@@ -37,6 +38,7 @@ LATER = (
 NO_EXAMPLE = {
     "checks": "what the library asks of what it is given",
     "rules": "the same, declared beside the arguments",
+    "commands": "what is run in a shell; `--help` says how",
     "disk": "files of the library's own",
     "types": "protocols and records that functions take and return",
     "regularizers.convolutional.require": "what its functions ask of params",
