@@ -61,10 +61,10 @@ def main(config: SmoothProximal) -> dict[str, Any]:
         for count in config.evaluations
     }
     kinds = {x: potentials.PowerSum(config.beta, x, config.power) for x in config.beta_tilde}
-    right = {f"beta_tilde = {value:g}": phi.prox(y, 1.0) for value, phi in kinds.items()}
+    right = {rf"$\tilde\beta$ = {value:g}": phi.prox(y, 1.0) for value, phi in kinds.items()}
     panels = {
         f"(a) primal-dual steps, weight {config.weight:g}": left | {"soft thresholding": exact},
-        f"(b) p = {config.power:g}, beta = {config.beta:g}": right,
+        rf"(b) $p$ = {config.power:g}, $\beta$ = {config.beta:g}": right,
     }
     curves = {
         title: {label: np.asarray(x) for label, x in lines.items()}

@@ -163,7 +163,7 @@ def _train(config: Train, stack: contextlib.ExitStack) -> dict[str, Any]:
     learned = Learned(recipe, model.shape, images.range, state.params, {"command": "train"})
     recipes.save(out / recipes.file(), learned)
     folders.write(out / "result.json", json.dumps(common.plain(numbers), indent=1))
-    _draw(out, model, setting, state.params, test[:6], picture_key, caption)
+    _draw(out, model, setting, state.params, test[:4], picture_key, caption)
     draw(out / "losses.png", plots.loss_curves, records, caption, baselines.levels(known))
     if said := baselines.warning(records[-1]["test_loss"], known):
         print(f"warning: {said}: nothing useful was learned", file=sys.stderr)
@@ -228,7 +228,8 @@ def _draw(
     rows = {"true u": truth, "measurement f": f, "K u*": model.K.apply(u), "reconstruction u*": u}
     arrays = {name: np.asarray(row) for name, row in rows.items()}
     path = out / "reconstructions.png"
-    draw(path, plots.reconstructions, arrays, model.shape, caption)
+    judged = ("measurement f", "reconstruction u*")
+    draw(path, plots.reconstructions, arrays, model.shape, caption, compared=judged)
 
 
 def _headline(

@@ -39,6 +39,10 @@ INSIDE = {
         "epochs",
     ],
     "conditions": ["constants", "report"],
+    "plots": [
+        *("style", "base", "greys", "runs", "kernels", "filters", "hypergradients", "algorithms"),
+        *("naive", "paper_pictures", "paper"),
+    ],
     "commands": [
         *("common", "interrupts", "programs", "schema", "options", "listing", "folders"),
         *("records", "drawing", "running", "sizes", "algorithm_options", "algorithm_choice"),

@@ -64,7 +64,7 @@ def test_the_course_is_that_of_picard_from_zero_to_the_fixed_point():
     params, truth, f = model_params(model), normal(2, 2, PIXELS), normal(3, 2, PIXELS)
     few = settings.SETTINGS["paper"]._replace(evaluation_budget=3)
     run = jax.jit(lambda *x: report.course_of(model, few, [1, 4], *x))
-    course, infos, naive_loss = run(params, truth, f)
+    course, far, infos, naive_loss = run(params, truth, f)
     G, u = jax.jit(model.G), [jnp.zeros_like(f)]
     for _ in range(4):
         u.append(G(u[-1], params, f))
@@ -73,6 +73,8 @@ def test_the_course_is_that_of_picard_from_zero_to_the_fixed_point():
     np.testing.assert_allclose(G(course[3], params, f), course[3], atol=1e-3)
     assert infos["converged"].residual <= 1e-5 and infos["setting"].evaluations == 3
     assert np.abs(course[2] - course[3]).max() > 1e-3
+    assert far[0] == pytest.approx(np.linalg.norm(u[2] - u[1]) / np.linalg.norm(u[2]), rel=1e-12)
+    assert far[3] < 1.1e-5 < far[2]
     loss = np.mean((G(truth, params, f) - truth) ** 2)
     np.testing.assert_allclose(naive_loss, loss, rtol=1e-12)
 
@@ -153,19 +155,25 @@ def test_iterate_figure_has_a_line_for_each_picture_and_course_beside_what_was_g
     broken[1, 0] = np.nan
     given = {"truth": picture[0], "data": picture[1]}
     courses = {"one": [picture[2], picture[3]], "other": [picture[4], broken]}
-    figure = plots.iterate_figure(given, courses, ["1", "5"], SHAPE, "caption")
+    residuals = {"one": [0.5, 0.1], "other": [0.2, float("nan")]}
+    figure = plots.iterate_figure(given, courses, ["1", "5"], SHAPE, "caption", residuals)
     drawn = [[ax.get_images() for ax in figure.axes[4 * i : 4 * i + 4]] for i in range(4)]
     shown = [[bool(images) for images in line] for line in drawn]
     assert shown == [
         [True, True, True, True],
         [False, False, True, True],
         [True, True, True, True],
-        [False, False, True, False],
+        [False, False, True, True],
     ]
     np.testing.assert_array_equal(drawn[2][0][0].get_array(), picture[0, 1].reshape(SHAPE))
     np.testing.assert_array_equal(drawn[3][2][0].get_array(), picture[4, 1].reshape(SHAPE))
-    assert [ax.get_title() for ax in figure.axes[:4]] == ["truth", "data", "1", "5"]
+    heads = [ax.get_title() for ax in figure.axes[:4]]
+    assert heads == ["truth", "data", "1\nr 5.0e-01", "5\nr 1.0e-01"]
+    assert [figure.axes[i].get_title() for i in (6, 7, 10)] == ["r 2.0e-01", "r nan", ""]
+    error = np.mean((picture[2, 0] - picture[0, 0]) ** 2)
+    assert figure.axes[2].get_xlabel() == f"{10 * np.log10(4 / error):.2f}"
     assert [figure.axes[i].get_ylabel() for i in (2, 6, 10, 14)] == ["one", "other"] * 2
     assert "none" in [text.get_text() for text in figure.axes[15].texts]
+    assert np.ma.getmaskarray(drawn[3][3][0].get_array()).all()
     with pytest.raises(ValueError, match="0 pictures and 2 courses: there is nothing to draw"):
         plots.iterate_figure({}, courses, ["1", "5"], SHAPE, "")

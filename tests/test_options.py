@@ -77,8 +77,10 @@ def test_an_empty_text_is_no_value(capsys):
     for arguments in (["--out", ""], ["--out="], ["--data", ""]):
         with pytest.raises(SystemExit, match=r"error: --(out|data) '': empty"):
             command.parse(Sample, arguments)
-    assert command.parse(Sample, ["--widths", "--tau", "2"]) == (Sample(tau=2.0), True)
-    assert command.parse(Sample, ["--no-keep-programs"]) == (Sample(), False)
+    given = command.parse(Sample, ["--widths", "--tau", "2"])
+    assert given == (Sample(tau=2.0), command.Shared(keep_programs=True, pdf=False))
+    shared = command.Shared(keep_programs=False, pdf=True)
+    assert command.parse(Sample, ["--no-keep-programs", "--pdf"]) == (Sample(), shared)
 
 
 COMMANDS = {

@@ -1,6 +1,7 @@
 """The figures, on made-up results: what they say and draw against independent counts."""
 
-from itertools import product
+from contextvars import copy_context
+from itertools import combinations, product
 
 import matplotlib
 import numpy as np
@@ -9,10 +10,13 @@ import xarray as xr
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
 
 from deqbilevel import plots
-from deqbilevel.commands.drawing import draw
-from deqbilevel.plots import paper
+from deqbilevel.commands import listing
+from deqbilevel.commands.drawing import PDF, draw
+from deqbilevel.plots import base, paper
+from deqbilevel.plots.paper_pictures import NAMES
 
 DIMS = ("task", "model", "noise", "tau", "gamma", "activation", "epoch")
 PICTURE = ("task", "model", "noise")
@@ -134,26 +138,41 @@ def caption_of(figure):
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.15])
-def test_boxes_count_the_runs_that_remain(results, threshold):
+def test_a_box_for_each_noise_level_and_the_runs_left_out_below(results, threshold):
     figure = plots.figure_1(results, threshold)
-    (axes,) = figure.axes
-    expected, filled = [], []
-    for task, model in cells(results):
-        final = [(run.test_loss.values[-1], bad) for run, bad in runs(results, task, model)]
-        kept = [loss for loss, bad in final if not bad and loss < threshold]
-        expected.append(f"{len(kept) or 'none'} of {len(final)}")
-        if kept:
-            middle = np.median(kept)
-            filled.append((paper.COLOURS[model], middle))
-    assert texts(axes) == expected
-    assert len(axes.patches) == len(filled)
-    for box, (colour, middle) in zip(axes.patches, filled, strict=True):
-        assert box.get_facecolor() == to_rgba(colour, 0.8)
-        low, high = np.percentile(box.get_path().vertices[:, 1], [0, 100])
-        assert low <= middle <= high
-    assert f"{threshold:g}" in figure.get_suptitle()
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == results.task.values.tolist()
-    assert labels(figure) == [paper.NAMES[model] for model in results.model.values.tolist()]
+    tasks, noises = results.task.values.tolist(), results.noise.values.tolist()
+    models = results.model.values.tolist()
+    for (above, below), task in zip(panels_of(figure, len(tasks)), tasks, strict=True):
+        filled, ended, diverged = [], [], []
+        for noise, model in product(noises, models):
+            found = [
+                (run.test_loss.values[-1], bad)
+                for run, bad in runs(results, task, model)
+                if run.noise == noise
+            ]
+            kept = [loss for loss, bad in found if not bad and loss < threshold]
+            filled += [(paper.COLOURS[model], np.median(kept))] if kept else []
+            diverged.append(sum(bad for _, bad in found))
+            ended.append(len(found) - len(kept) - diverged[-1])
+        assert len(above.patches) == len(filled)
+        for box, (colour, middle) in zip(above.patches, filled, strict=True):
+            assert box.get_facecolor() == to_rgba(colour, 0.8)
+            low, high = np.percentile(box.get_path().vertices[:, 1], [0, 100])
+            assert low <= middle <= high
+        heights = [bar.get_height() for bar in below.patches]
+        assert heights[::2] == ended and heights[1::2] == diverged
+        assert texts(above) == ([] if filled else ["no run remains"])
+        labelled = [tick.get_text() for tick in below.get_xticklabels()]
+        assert labelled == [f"{noise:g}" for noise in noises] and above.get_title("left") == task
+    assert labels(figure) == [
+        *(NAMES[model] for model in models),
+        f"ended at {threshold:g} or above",
+        "diverged",
+    ]
+
+
+def panels_of(figure, columns):
+    return np.array(figure.axes).reshape(2, columns).T
 
 
 def test_runs_that_do_not_exist_are_not_counted():
@@ -161,8 +180,11 @@ def test_runs_that_do_not_exist_are_not_counted():
     missing = {"task": "denoising", "tau": 0.1}
     results["test_loss"].loc[missing] = np.nan
     results["diverged"].loc[missing] = False
-    counts = [text.split(" of ")[1] for text in texts(plots.figure_1(results).axes[0])]
-    assert counts == ["12", "12", "24", "24", "24", "24"]
+    drawn = []
+    for given in (results, results.sel(tau=[1.0])):
+        axes = plots.figure_1(given).axes[len(given.task)]
+        drawn.append([bar.get_height() for bar in axes.patches])
+    assert drawn[0] == drawn[1] and sum(drawn[0]) > 0
 
 
 def test_the_course_of_the_run_that_ends_lowest_is_drawn(results):
@@ -170,21 +192,25 @@ def test_the_course_of_the_run_that_ends_lowest_is_drawn(results):
     noises, models = results.noise.values.tolist(), results.model.values.tolist()
     assert labels(figure) == [
         *(f"noise {noise:g}" for noise in noises),
-        *(paper.NAMES[model] for model in models),
-        "without learning",
+        *(NAMES[model] for model in models),
+        "measurement f",
+        "best without learning",
     ]
     tasks = results.task.values.tolist()
     grid = np.array(figure.axes).reshape(2, len(tasks))
     for (task, column), split in product(zip(tasks, grid.T, strict=True), ("test", "train")):
         axes = column[0 if split == "test" else 1]
-        assert column[0].get_title() == task and axes.get_yscale() == "log"
-        lines = [line for line in axes.lines if line.get_linestyle() != ":"]
+        assert column[0].get_title("left") == task and axes.get_yscale() == "log"
+        lines = [line for line in axes.lines if line.get_linestyle() in ("-", "--")]
         levels = [line for line in axes.lines if line.get_linestyle() == ":"]
+        lower = [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "-."]
         assert len(lines) == len(noises) * len(models)
         assert len(levels) == (len(noises) if split == "test" else 0)
-        for noise, line in zip(noises, levels, strict=False):
-            known = results.baseline_loss.sel(task=task, noise=noise)
-            assert line.get_ydata()[0] == float(known.min())
+        losses = [results.baseline_loss.sel(task=task, noise=noise) for noise in noises]
+        for known, line in zip(losses, levels, strict=False):
+            assert line.get_ydata()[0] == float(known.sel(baseline="measurement f"))
+        if levels:
+            assert lower == [float(x.min()) for x in losses if x.min() < x[0]]
         colours = []
         for (noise, model), line in zip(product(noises, models), lines, strict=True):
             ended = [
@@ -197,7 +223,7 @@ def test_the_course_of_the_run_that_ends_lowest_is_drawn(results):
                 line.get_ydata(), np.broadcast_to(course, results.sizes["epoch"])
             )
             np.testing.assert_array_equal(line.get_xdata(), results.epoch)
-            assert line.get_linestyle() == paper.STYLES[model]
+            assert line.get_linestyle() == paper.LOOKS[model]["linestyle"]
             colours.append(tuple(line.get_color()))
         assert len(set(colours)) == len(noises)
     empty = results is RESULTS["nothing"]
@@ -277,22 +303,25 @@ def test_epochs_that_runs_reached_before_their_time_was_used():
     assert "A run's training ended when 0.5 h were used" in caption_of(figure)
 
 
+def blocks_of(figure, shown, levels):
+    """[rows, levels, pictures] axes of a figure of reconstructions, without the gaps."""
+    grid = np.array(figure.axes[:-1], object).reshape(-1, levels * (shown + 1) - 1)
+    return np.stack([grid[:, i * (shown + 1) :][:, :shown] for i in range(levels)], axis=1)
+
+
 def test_the_setting_that_the_paper_shows_stands_beside_the_best():
     results = made_up(taus=(0.5, 1.0), gammas=(0.1, 1.0), diverging=0)
     figure = plots.reconstruction_figure(results, "inpainting")
-    says = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    blocks = blocks_of(figure, 2, 3)
+    says = [line[0, 0].get_ylabel() for line in blocks]
     chosen = results.sel(task="inpainting", tau=0.5, gamma=1.0, activation="softshrink")
     for model in ("bilevel", "deq"):
-        for noise, line in zip((0.01, 0.1, 0.2), np.split(np.array(figure.axes), 3), strict=True):
+        line = blocks[says.index(f"{NAMES[model]} $u^*$,\nas in [REB]")]
+        for noise, block in zip((0.01, 0.1, 0.2), line, strict=True):
             own = chosen.sel(model=model, noise=noise)
-            name = paper.NAMES[model]
-            label = (
-                f"{name} $u^*$, as in [REB]\n$\\tau$ 0.5, $\\gamma$ 1, softshrink\n"
-                f"test loss {float(own.test_loss[-1]):.3g}"
-            )
-            assert label in says
-            [first] = [axes for axes in line if axes.get_ylabel() == label]
-            drawn = np.asarray(first.images[0].get_array())
+            loss = f"test loss {float(own.test_loss[-1]):.3g}"
+            assert block[0].get_title("left") == f"$\\tau$ 0.5, $\\gamma$ 1, softshrink\n{loss}"
+            drawn = np.asarray(block[0].images[0].get_array())
             np.testing.assert_array_equal(drawn.ravel(), own.reconstruction.values[0])
     assert "no such run" not in caption_of(figure)
     assert "tau 0.5, gamma 0.5, activation softshrink; no such run is among these" in caption_of(
@@ -304,36 +333,37 @@ def test_the_setting_that_the_paper_shows_stands_beside_the_best():
 def test_reconstructions_of_the_best_runs(task):
     results = RESULTS["dead"]
     figure = plots.reconstruction_figure(results, task)
-    rows = ["truth $u$", "measurement $f$"]
+    assert max(figure.get_size_inches()) <= 9
+    rows = {"truth $u$": "truth", "measurement $f$": "measurement"}
     for model in ("bilevel", "DEQ"):
-        rows += [f"{model} $K u^*$, best"] if task != "denoising" else []
-        rows += [f"{model} $u^*$, best"]
-    grid = np.array(figure.axes).reshape(3 * len(rows), paper.MAX_PICTURES)
-    assert [axes.get_ylabel().split("\n")[0] for axes in grid[:, 0]] == 3 * rows
-    heads = [axes.get_title(loc="left") for axes in grid[:: len(rows), 0]]
+        if task != "denoising":
+            rows[f"{model} $K u^*$, best"] = "best_measured_reconstruction"
+        rows[f"{model} $u^*$, best"] = "best_reconstruction"
+    blocks = blocks_of(figure, 2, 3)
+    assert [line[0, 0].get_ylabel() for line in blocks] == list(rows)
+    heads = [axes.get_title("left") for axes in blocks[0, :, 0]]
     assert heads == ["noise 0.01", "noise 0.1", "noise 0.2"]
-    for noise, block in zip((0.01, 0.1, 0.2), np.split(grid, 3), strict=True):
-        cell = results.sel(task=task, noise=noise)
-        for label, line in zip(rows, block, strict=True):
-            source = cell.sel(model="deq" if label.startswith("DEQ") else "bilevel")
-            name = {"truth $u$": "truth", "measurement $f$": "measurement"}.get(
-                label, "best_measured_reconstruction" if "K" in label else "best_reconstruction"
-            )
-            for index, axes in enumerate(line):
+    for (label, name), line in zip(rows.items(), blocks, strict=True):
+        for noise, block in zip((0.01, 0.1, 0.2), line, strict=True):
+            where = {"task": task, "noise": noise}
+            source = results.sel(where | {"model": "deq" if "DEQ" in label else "bilevel"})
+            for index, axes in enumerate(block):
                 drawn = np.ma.filled(axes.images[0].get_array(), np.nan)
                 expected = source[name].values[index].reshape(SHAPE)
                 np.testing.assert_array_equal(drawn, expected)
                 assert axes.images[0].get_clim() == (-1, 1)
-                assert texts(axes) == (["none"] if np.isnan(expected).all() else [])
+                dead = np.isnan(expected).all()
+                assert texts(axes) == (["none"] if dead else [])
+                judged = name in ("measurement", "best_reconstruction") and not dead
+                truth = results.truth.values[index].reshape(SHAPE)
+                noisy = 10 * np.log10(4 / np.mean((expected - truth) ** 2)) if judged else None
+                assert axes.get_xlabel() == ("" if noisy is None else f"{noisy:.2f}")
             if name == "best_reconstruction":
                 loss = float(source.best_test_loss)
-                says = line[0].get_ylabel()
-                if np.isnan(loss):
-                    assert says.endswith("no run remains")
-                else:
-                    assert says.endswith(
-                        f"$\\tau$ 0.1, $\\gamma$ 0.5, identity\ntest loss {loss:.3g}"
-                    )
+                said = f"$\\tau$ 0.1, $\\gamma$ 0.5, identity\ntest loss {loss:.3g}"
+                assert block[0].get_title("left") == (
+                    said if np.isfinite(loss) else "no run remains"
+                )
 
 
 def test_a_task_that_is_absent_is_named():
@@ -346,8 +376,8 @@ def rendered(figure, path):
     plots.save(figure, path)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     with Image.open(path) as image:
-        assert image.format == "PNG" and image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
-        assert image.size == pytest.approx(150 * figure.get_size_inches(), abs=1)
+        assert image.format == "PNG" and image.info["dpi"] == pytest.approx((200, 200), abs=0.1)
+        assert image.size == pytest.approx(200 * figure.get_size_inches(), abs=1)
         pixels = np.asarray(image.convert("L"))
     assert np.ptp(pixels) > 200 and pixels.std() > 10
     return pixels
@@ -359,44 +389,111 @@ def test_every_figure_of_present_tasks_is_drawn_and_saved(name, tmp_path):
     drawn = plots.figures(results)
     present = "figure_3" if name == "single" else "figure_4"
     assert list(drawn) == ["figure_1", present, "figure_5", "figure_6"]
-    for number, figure in drawn.items():
+    for figure in drawn.values():
         assert isinstance(figure, Figure)
         assert caption_of(figure).startswith(CAPTION)
-        assert figure.get_suptitle().startswith(f"Figure {number[-1]}: ")
+        assert figure.get_suptitle() == ""
         rendered(figure, tmp_path / "figure.png")
 
 
 def test_no_text_leaves_the_figure_or_meets_another():
     drawn = plots.figures(RESULTS["full"].isel(noise=[0, 3], picture=[0, 1]))
     assert list(drawn) == [f"figure_{number}" for number in range(1, 7)]
-    for name in ("figure_1", "figure_3", "figure_5", "figure_6"):
+    records = [{"epoch": i, "train_loss": 1.0, "test_loss": 0.99} for i in range(3)]
+    drawn["losses"] = plots.loss_curves(records, CAPTION, {"measurement f": 1.01, "K^T f": 1.0})
+    for name in ("figure_1", "figure_3", "figure_5", "figure_6", "losses"):
         figure = drawn[name]
         figure.draw_without_rendering()
-        found = {text.get_text()[:7]: text.get_window_extent() for text in figure.texts}
-        title, caption = found["Figure "], found[CAPTION[:7]]
-        assert caption.y0 >= 0 and title.y1 <= figure.bbox.y1
-        for box in (title, caption):
-            assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+        [caption] = [t.get_window_extent() for t in figure.texts if t.get_text()[:4] == "Made"]
+        assert caption.x0 >= 0 and caption.y0 >= 0 and caption.x1 <= figure.bbox.x1
+        keys = [legend.get_window_extent() for legend in figure.legends]
         for axes in figure.axes:
             box = axes.get_tightbbox()
-            assert box.y0 >= caption.y1 and box.y1 <= title.y0
+            assert box.y0 >= caption.y1 and box.y1 <= min([figure.bbox.y1, *(k.y0 for k in keys)])
             assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
-        for legend in figure.legends:
-            box = legend.get_window_extent()
-            assert not box.overlaps(title) and not box.overlaps(caption)
+            beside = [text.get_window_extent() for text in axes.texts]
+            for axis in (axes.xaxis, axes.yaxis):
+                ticks = [t for t in axis.get_ticklabels() if t.get_visible() and t.get_text()]
+                beside += [tick.get_window_extent() for tick in ticks]
+            assert not any(a.overlaps(b) for a, b in combinations(beside, 2))
 
 
-def test_grid_of_labelled_rows(tmp_path):
-    rng = np.random.default_rng(1)
-    rows = {name: rng.uniform(-1, 1, (3, 24)).astype(np.float32) for name in ("u", "f", "K u*")}
-    figure = plots.reconstructions(rows, SHAPE, CAPTION)
-    grid = np.array(figure.axes).reshape(3, 3)
+def test_labels_keep_apart_and_inside():
+    assert base.spread([], 0.1).tolist() == []
+    moved = base.spread([0.5, 0.5, 0.52, 0.99, 1.0], 0.1)
+    assert np.diff(moved).min() >= 0.1 - 1e-12 and moved[0] == 0.5 and moved[-1] <= 1
+    np.testing.assert_allclose(base.spread([0.2, 0.8], 0.1), [0.2, 0.8])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.01, 100, ["0.01", "0.1", "1", "10", "100"]),
+        (0.02, 1.5, ["0.03", "0.1", "0.3", "1"]),
+        (0.1, 0.6, ["0.1", "0.2", "0.5"]),
+        (0.0092, 0.0101, ["0.00925", "0.0095", "0.00975", "0.01"]),
+        (1e-12, 1e-9, ["$10^{-12}$", "$10^{-11}$", "$10^{-10}$", "$10^{-9}$"]),
+    ],
+)
+def test_ticks_of_a_logarithmic_axis_can_be_read(low, high, expected):
+    axes = Figure().subplots()
+    axes.set(yscale="log", ylim=(low, high))
+    base.log_ticks(axes.yaxis)
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == expected
+    assert not any(tick.get_text() for tick in axes.get_yticklabels(minor=True))
+
+
+@pytest.mark.parametrize("grey", [(-1.0, 1.0), (0.0, 1.0)])
+def test_reconstructions_have_their_numbers_below_and_their_errors_beside(grey, tmp_path):
+    rng, shape = np.random.default_rng(1), (12, 16)
+    truth = rng.uniform(*grey, (6, 192)).astype(np.float32)
+    rows = {"u": truth, "f": truth + rng.uniform(-0.3, 0.3, truth.shape), "K u*": 0 * truth}
+    rows |= {"u*": truth + rng.uniform(-0.1, 0.1, truth.shape)}
+    options = {"grey": grey, "compared": ("f", "u*")}
+    figure = plots.reconstructions(rows, shape, CAPTION, **options)
+    grid = np.array(figure.axes[:32]).reshape(4, 8)
     assert [axes.get_ylabel() for axes in grid[:, 0]] == list(rows)
-    for line, pictures in zip(grid, rows.values(), strict=True):
-        for axes, picture in zip(line, pictures, strict=True):
-            np.testing.assert_array_equal(axes.images[0].get_array(), picture.reshape(SHAPE))
-    assert caption_of(figure) == CAPTION
+    most = min(np.abs(rows[name] - truth)[:4].max() for name in ("f", "u*"))
+    for line, (name, pictures) in zip(grid, rows.items(), strict=True):
+        for axes, beside, u, v in zip(line[:4], line[4:], pictures, truth, strict=False):
+            np.testing.assert_array_equal(axes.images[0].get_array(), u.reshape(shape))
+            assert axes.images[0].get_clim() == grey
+            if name not in ("f", "u*"):
+                assert axes.get_xlabel() == "" and not beside.images
+                continue
+            peak = {"data_range": grey[1] - grey[0]}
+            psnr = peak_signal_noise_ratio(v, u, **peak)
+            assert axes.get_xlabel().startswith(f"{psnr:.2f} | 0.")
+            np.testing.assert_allclose(beside.images[0].get_array(), abs(u - v).reshape(shape))
+            assert beside.images[0].get_clim() == (0, pytest.approx(most))
+    assert "Below pictures: PSNR in dB | SSIM. The first 4 of 6" in caption_of(figure)
+    assert [axes.get_xlabel() for axes in figure.axes[32:]] == ["grey values", "|u - u|"]
     rendered(figure, tmp_path / "grid.png")
+
+
+def test_a_gallery_shows_every_picture_on_one_scale(tmp_path):
+    pictures = np.random.default_rng(2).uniform(0, 1, (10, 24))
+    figure = plots.gallery(pictures, SHAPE, CAPTION, (0.0, 1.0))
+    drawn = [axes.images[0] for axes in figure.axes[:16] if axes.images]
+    np.testing.assert_array_equal([x.get_array().ravel() for x in drawn], pictures)
+    assert {x.get_clim() for x in drawn} == {(0, 1)}
+    rendered(figure, tmp_path / "gallery.png")
+    with pytest.raises(ValueError, match="no picture"):
+        plots.gallery(pictures[:0], SHAPE, CAPTION, (0.0, 1.0))
+
+
+def test_kernels_of_a_stage_have_one_scale_and_filters_their_strengths():
+    rng = np.random.default_rng(3)
+    kernels = rng.normal(size=(3, 2, 4))
+    axes = plots.kernel_figure({"start": kernels, "learned": 2 * kernels}, CAPTION).axes
+    clims = [each.images[0].get_clim() for each in axes if each.images]
+    most = np.abs(kernels).max()
+    assert clims == 3 * [(-most, most)] + 3 * [(-2 * most, 2 * most)]
+    figure = plots.filter_figure({"before": (kernels, np.array([1.0, 3.0, 2.0]))}, CAPTION)
+    shown = [each for each in figure.axes if each.images]
+    assert [each.get_title() for each in shown] == ["3", "2", "1"]
+    expected = kernels[1] / np.abs(kernels[1]).max()
+    np.testing.assert_allclose(shown[0].images[0].get_array(), expected)
 
 
 @pytest.mark.parametrize("rows", [{}, {"u": np.zeros((0, 24))}, {"u": np.zeros((2, 23))}])
@@ -417,10 +514,7 @@ def test_loss_curves(tmp_path):
     figure = plots.loss_curves(records, CAPTION)
     (axes,) = figure.axes
     assert axes.get_yscale() == "log"
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-        "train loss",
-        "test loss",
-    ]
+    assert sorted(texts(axes)) == ["test loss", "train loss"]
     for line, name in zip(axes.lines, ("train_loss", "test_loss"), strict=True):
         np.testing.assert_array_equal(line.get_xdata(), range(5))
         np.testing.assert_array_equal(line.get_ydata(), [record[name] for record in records])
@@ -459,6 +553,18 @@ def test_the_error_of_as_many_methods_as_there_are(count):
     rows = [{"problem": "filters", "method": f"m{i}"} | point for i in range(count)]
     figure = plots.method_figure(rows, CAPTION)
     assert [len(axes.lines) for axes in figure.axes] == 3 * [count]
+
+
+def test_a_pdf_stands_beside_the_png_on_the_list_where_it_is_asked_for(tmp_path):
+    listing.start(tmp_path, ["files.txt"])
+    context = copy_context()
+    context.run(PDF.set, True)
+    assert context.run(draw, tmp_path / "losses.png", plots.loss_curves, [], CAPTION)
+    assert listing.entries(tmp_path)[1:] == ["files.txt", "losses.png", "losses.pdf"]
+    written = (tmp_path / "losses.pdf").read_bytes()
+    assert written.startswith(b"%PDF") and CAPTION.encode() in written
+    with Image.open(tmp_path / "losses.png") as image:
+        assert image.text["Description"] == CAPTION
 
 
 def test_a_figure_that_cannot_be_drawn_costs_itself_and_a_warning(tmp_path, capsys):

@@ -9,20 +9,30 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
 import jax
 import tyro
 
 from deqbilevel import precision
-from deqbilevel.commands import common, interrupts, options, programs
+from deqbilevel.commands import common, drawing, interrupts, options, programs
 
 HUGE = 1000
 """A bound that nobody meets by accident, and that --help need not show."""
 
-KEPT = "Keep what was compiled in your cache folder, where the next call finds it."
-KEEP = Annotated[bool, tyro.conf.arg(help=KEPT)]
-"""The option that every command has."""
+
+class Shared(NamedTuple):
+    """The options that every command has; no number depends on them."""
+
+    keep_programs: bool = True
+    pdf: bool = False
+
+
+HELP = {
+    "keep_programs": "Keep what was compiled in your cache folder, where the next call finds it.",
+    "pdf": "Draw each figure as PDF too, for a paper: without the caption below it.",
+}
+"""Of these."""
 
 
 def run(kind: type, main: Callable[[Any], dict[str, Any] | None]) -> None:
@@ -34,8 +44,9 @@ def run(kind: type, main: Callable[[Any], dict[str, Any] | None]) -> None:
     """
     interrupts.end_at_once()
     try:
-        config, keep = parse(kind)
-        programs.keep(keep)
+        config, shared = parse(kind)
+        programs.keep(shared.keep_programs)
+        drawing.PDF.set(shared.pdf)
         numbers = main(config)
         if numbers is not None and jax.process_index() == 0:
             common.last_line(numbers)
@@ -62,9 +73,9 @@ def checked(main: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return run
 
 
-def parse(kind: type, arguments: Sequence[str] | None = None) -> tuple[Any, bool]:
-    """The options on a command line, for `main` to check, and whether compiled programs are kept;
-    an empty text is never an option."""
+def parse(kind: type, arguments: Sequence[str] | None = None) -> tuple[Any, Shared]:
+    """The options on a command line, for `main` to check, and those that every command has; an
+    empty text is never an option."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         for before, text in zip(["", *given], given, strict=False):
@@ -75,7 +86,7 @@ def parse(kind: type, arguments: Sequence[str] | None = None) -> tuple[Any, bool
     except ValueError as error:
         sys.exit(f"error: {error}")
     config = kind(**{option.name: getattr(found, option.name) for option in options.of(kind)})
-    return config, found.keep_programs
+    return config, Shared(*(getattr(found, name) for name in Shared._fields))
 
 
 def described(kind: type) -> type:
@@ -90,7 +101,9 @@ def described(kind: type) -> type:
         missing = option.default is dataclasses.MISSING
         field = dataclasses.field() if missing else dataclasses.field(default=option.default)
         fields.append((option.name, hint, field))
-    fields.append(("keep_programs", KEEP, dataclasses.field(default=True)))
+    for name, default in Shared._field_defaults.items():
+        hint = Annotated[bool, tyro.conf.arg(help=HELP[name])]
+        fields.append((name, hint, dataclasses.field(default=default)))
     return dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True)
 
 

@@ -1,25 +1,12 @@
 from .algorithms import HEIGHTS, algorithm_figure
-from .base import save
-from .faces import compared_losses, kernel_figure
-from .filters import (
-    course_figure,
-    filter_figure,
-    function_figure,
-    map_figure,
-    profile_figure,
-)
+from .filters import course_figure, function_figure, map_figure, profile_figure
 from .hypergradients import estimate_figure, method_figure
+from .kernels import filter_figure, kernel_figure
 from .naive import iterate_figure
-from .paper import (
-    CAPTIONS,
-    drawings,
-    figure_1,
-    figure_5,
-    figure_6,
-    figures,
-    reconstruction_figure,
-)
-from .runs import loss_curves, reconstructions
+from .paper import drawings, figure_1, figure_5, figure_6, figures
+from .paper_pictures import CAPTIONS, reconstruction_figure
+from .runs import compared_losses, gallery, loss_curves, reconstructions
+from .style import save
 
 __all__ = [
     "CAPTIONS",
@@ -35,6 +22,7 @@ __all__ = [
     "figures",
     "filter_figure",
     "function_figure",
+    "gallery",
     "iterate_figure",
     "kernel_figure",
     "loss_curves",

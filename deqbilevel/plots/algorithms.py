@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from deqbilevel.plots.base import new_figure, note, styled
+from deqbilevel.plots.base import finish, key, new_figure, note, proxies
+from deqbilevel.plots.style import LINE, WIDTH, look, styled
 
-AXES = {"calls": "oracle calls", "seconds": "seconds"}
+AXES = {"calls": "oracle calls", "seconds": "time / s"}
 """What the courses are drawn against."""
 
 HEIGHTS = {
@@ -34,33 +34,35 @@ def algorithm_figure(
     """
     methods = list(dict.fromkeys(row["method"] for row in rows))
     quantities = [name for name in HEIGHTS if rows and name in rows[0]]
-    width = 2.2 + 4.2 * len(AXES)
-    figure = new_figure(width, 0.6 + 2.9 * max(len(quantities), 1), title, caption)
+    looks = {
+        m: look(i) | {"linestyle": "--" if m in single else "-"} for i, m in enumerate(methods)
+    }
+    height = 2.3 * max(len(quantities), 1) + LINE * (2 + len(methods) / 4)
+    figure = new_figure(WIDTH, height, caption)
     panels = figure.subplots(max(len(quantities), 1), len(AXES), squeeze=False, sharey="row")
-    colours = mpl.colormaps["tab20"](np.linspace(0, 1, max(len(methods), 2)))
     for line, quantity in zip(panels, quantities, strict=True):
         for axes, against in zip(line, AXES, strict=True):
-            for method, colour in zip(methods, colours, strict=False):
+            axes.set_xscale("log")
+            if quantity in ("loss", "gradient_norm"):
+                axes.set_yscale("log")
+            for i, (method, style) in enumerate(looks.items()):
                 own = [row for row in rows if row["method"] == method]
                 values = _finite([row[quantity] for row in own])
                 x = np.array([np.mean(row[against]) for row in own], float)
                 shown = np.isfinite(values).any(axis=1) & (x > 0)
                 if shown.any():
                     x, values = x[shown], values[shown]
-                    style = "--" if method in single else "-"
-                    axes.plot(x, np.nanmedian(values, axis=1), style, color=colour, label=method)
+                    every = -(-len(x) // 6)
+                    middle = np.nanmedian(values, axis=1)
+                    axes.plot(x, middle, markevery=(i % every, every), **style)
                     low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
-                    axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-            axes.set_xscale("log")
-            if quantity in ("loss", "gradient_norm"):
-                axes.set_yscale("log")
-            axes.set_xlabel(AXES[against])
-            axes.grid(color="0.92")
-            axes.set_axisbelow(True)
+                    colour = {"color": style["color"], "alpha": 0.12, "linewidth": 0}
+                    axes.fill_between(x, low, high, **colour)
+            finish(axes, AXES[against])
         line[0].set_ylabel(HEIGHTS[quantity])
+    panels[0][0].set_title(title, fontweight="bold")
     if quantities:
-        handles = panels[0][0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside right upper", fontsize=7)
+        key(figure, proxies(looks), 4)
     else:
         note(panels[0][0], "nothing was measured")
     return figure

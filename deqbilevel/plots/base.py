@@ -1,123 +1,136 @@
-"""What every figure is made of: a page with a caption, grids of pictures, curves. None is shown."""
+"""What every figure is made of: a page with a caption, curves with their labels, readable ticks."""
 
-import functools
-import os
 import textwrap
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
-Rows = dict[str, Float[np.ndarray, "pictures pixels"]]
-P = ParamSpec("P")
-T = TypeVar("T")
+from deqbilevel.plots.style import LINE, caption_height
 
-
-def styled(draw: Callable[P, T]) -> Callable[P, T]:
-    """The function under matplotlib's own style: a user's may ask for what is not there (LaTeX)."""
-
-    @functools.wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            return draw(*args, **kwargs)
-
-    return drawn
+LEADING = ((1,), (1, 3), (1, 2, 5), tuple(range(1, 10)))
+"""Digits that ticks of a logarithmic axis begin with, the fewest that suffice."""
 
 
-@styled
-def save(figure: Figure, path: str | Path) -> None:
-    """Writes the figure as PNG at 150 dpi; a reader of `path` never sees half a file.
-
-    Raises:
-        OSError: the folder does not exist or cannot be written.
-    """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(part, format="png", dpi=150)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def new_figure(
-    width: float, height: float, title: str, caption: str, layout: Any = "constrained"
-) -> Figure:
+def new_figure(width: float, height: float, caption: str, layout: Any = "constrained") -> Figure:
     """An empty figure of that size in inches, higher by what the wrapped caption needs."""
-    caption = textwrap.fill(caption, int(15 * width))
-    height += 0.15 * (1 + caption.count("\n"))
-    figure = Figure(figsize=(width, height), layout=layout)
-    if title:
-        wrapped = textwrap.fill(title, int(9 * width))
-        figure.suptitle(wrapped, x=0.02, ha="left", fontsize=12)
-    figure.supxlabel(caption, x=0.02, ha="left", fontsize=8, color="0.35", parse_math=False)
+    caption = textwrap.fill(caption, int(16 * width))
+    figure = Figure(figsize=(width, height + caption_height(caption)), layout=layout)
+    if caption:
+        figure.supxlabel(caption, x=0.01, ha="left", color="0.35", parse_math=False)
     return figure
 
 
 def note(axes: Axes, text: str) -> None:
     """A remark in the middle of axes that have nothing to show."""
     middle = {"ha": "center", "va": "center", "transform": axes.transAxes}
-    axes.text(0.5, 0.5, text, color="0.45", fontsize=8, **middle)
+    axes.text(0.5, 0.5, text, color="0.45", **middle)
 
 
-@styled
-def picture_grid(
-    blocks: dict[str, Rows], shape: tuple[int, int], title: str, caption: str
-) -> Figure:
-    """Blocks of labelled rows of grey pictures below each other, a column per picture."""
-    labelled = [(head, label, rows[label]) for head, rows in blocks.items() for label in rows]
-    columns = max((len(pictures) for _, _, pictures in labelled), default=0)
-    if not columns:
-        raise ValueError("rows: there is no picture to draw")
-    wide = float(np.clip(12 / len(labelled), 0.75, 1))
-    high = wide * float(np.clip(shape[0] / shape[1], 0.5, 2))
-    height = 0.4 + len(labelled) * (high + 0.06) + 0.3 * len(blocks)
-    width = max(5.5, 2.2 + columns * (wide + 0.06))
-    figure = new_figure(width, height, title, caption, "compressed")
-    grid = figure.subplots(len(labelled), columns, squeeze=False)
-    seen = set()
-    for line, (head, label, pictures) in zip(grid, labelled, strict=True):
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
-        if head not in seen:
-            line[0].set_title(head, loc="left", fontsize=10, fontweight="bold")
-            seen.add(head)
-        for axes, picture in zip(line, pictures, strict=False):
-            axes.imshow(picture.reshape(shape), cmap="gray", vmin=-1, vmax=1)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-            if np.isnan(picture).all():
-                axes.set_facecolor("0.93")
-                note(axes, "none")
-        for axes in line[len(pictures) :]:
-            axes.set_axis_off()
-    return figure
+def key(figure: Figure, handles: Iterable[Artist], columns: int) -> None:
+    """What the curves are, above the panels, where it takes none of their width."""
+    figure.legend(handles=list(handles), loc="outside upper left", ncols=columns)
 
 
-def finish(axes: Axes, x_label: str, grid: Literal["both", "y"] = "y") -> None:
-    """Whole epochs or runs on the axes that are not logarithmic, a light grid behind."""
+def proxies(looks: Mapping[str, Mapping[str, Any]]) -> list[Artist]:
+    """A line for `key` of each label, in its look."""
+    lines: list[Artist] = []
+    for label, style in looks.items():
+        how: dict[str, Any] = {"markerfacecolor": "none", **style}
+        lines.append(Line2D([], [], label=label, **how))
+    return lines
+
+
+def label_ends(axes: Axes, height: float) -> None:
+    """The label of each line beside its last point, in its colour, none over another.
+
+    height: of the axes in inches, about. To be called when everything is drawn.
+    """
+    axes.autoscale_view()
+    ends = []
+    for line in axes.lines:
+        x, y = (np.asarray(values, float) for values in line.get_data())
+        label, finite = str(line.get_label()), np.flatnonzero(np.isfinite(y))
+        if finite.size and not label.startswith("_"):
+            last = axes.transScale.transform((x[finite[-1]], y[finite[-1]]))
+            ends.append((float(axes.transLimits.transform(last)[1]), label, line.get_color()))
+    ends.sort(key=lambda end: end[0])
+    places = spread([end[0] for end in ends], LINE / height)
+    for place, (_, label, colour) in zip(places, ends, strict=True):
+        beside = {"va": "center", "transform": axes.transAxes}
+        axes.text(1.02, place, label, color=colour, **beside)
+
+
+def spread(places: Sequence[float], gap: float) -> Float[np.ndarray, " places"]:
+    """Ascending places moved apart to a gap at least, and into [0, 1] as far as they fit."""
+    moved = np.clip(np.array(places, float), 0, 1)
+    for i in range(1, len(moved)):
+        moved[i] = max(moved[i], moved[i - 1] + gap)
+    if len(moved):
+        moved[-1] = min(moved[-1], max(1.0, gap * (len(moved) - 1)))
+    for i in range(len(moved) - 2, -1, -1):
+        moved[i] = min(moved[i], moved[i + 1] - gap)
+    return moved
+
+
+def finish(axes: Axes, x_label: str = "") -> None:
+    """Ticks that can be read, whole numbers on an x axis that is not logarithmic.
+
+    To be called when everything is drawn.
+    """
     axes.set_xlabel(x_label)
+    axes.autoscale_view()
     for axis in (axes.xaxis, axes.yaxis):
-        if axis.get_scale() == "linear":
-            most = 5 if axis is axes.xaxis else 10  # labels of thousands stand side by side
-            ticks = MaxNLocator(most, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
-            axis.set_major_locator(ticks)
-    axes.grid(which="both", axis=grid, color="0.92")
-    axes.set_axisbelow(True)
+        if axis.get_scale() == "log":
+            log_ticks(axis, 4 if axis is axes.xaxis else 6)
+    if axes.get_xscale() == "linear":
+        whole(axes.xaxis, 5)
 
 
-def curve(axes: Axes, epochs: Sequence[Any], loss: Sequence[Any], **style: Any) -> None:
-    """One loss against the epoch; few epochs are marked, so that a single one is visible."""
-    marker = "o" if len(epochs) <= 20 else ""
-    axes.plot(epochs, loss, marker=marker, markersize=3, linewidth=1.5, **style)
+def whole(axis: Axis, most: int) -> None:
+    """Ticks at whole numbers, at most so many."""
+    axis.set_major_locator(MaxNLocator(most, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+
+
+def log_ticks(axis: Axis, most: int = 6) -> None:
+    """Between three and `most` labels on a logarithmic axis, plain where numbers are near 1."""
+    low, high = sorted(axis.get_view_interval())
+    decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    inside = np.empty(0)
+    for digits in LEADING:
+        found = np.outer(decades, digits).ravel()
+        inside = found[(found >= low) & (found <= high)]
+        if len(inside) >= 3:
+            break
+    if len(inside) < 3:
+        found = np.asarray(MaxNLocator(4).tick_values(low, high), float)
+        inside = found[(found >= low) & (found <= high)]
+    inside = inside[:: max(-(-len(inside) // most), 1)]
+    plain = inside.min(initial=1) >= 1e-3 and inside.max(initial=1) < 1e4
+    axis.set_ticks(inside, [f"{x:.4g}" if plain else _power(x) for x in inside])
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _power(x: float) -> str:
+    digits, exponent = f"{x:.2e}".split("e")
+    leading = digits.rstrip("0").rstrip(".")
+    factor = "" if leading == "1" else rf"{leading} \cdot "
+    return f"${factor}10^{{{int(exponent)}}}$"
+
+
+def curve(axes: Axes, x: Sequence[Any], y: Sequence[Any], marker: str = "o", **style: Any) -> None:
+    """One line; few points are marked, so that a single one is visible."""
+    axes.plot(x, y, marker=marker if len(x) <= 20 else "", **style)
 
 
 def level(axes: Axes, value: float, label: str, **style: Any) -> None:
-    """A dotted line at a loss that nothing was learned for."""
-    axes.axhline(value, linestyle=":", linewidth=1, label=label, **style)
+    """A line across at a loss that nothing was learned for."""
+    how: dict[str, Any] = {"linestyle": ":", "label": label} | style
+    axes.axhline(value, **how)

@@ -1,4 +1,4 @@
-"""The figures of filter learning: filters, pictures with their profiles, and the course of it."""
+"""The figures of filter learning: pictures with their profiles, the course of it, functions."""
 
 import textwrap
 from collections.abc import Mapping
@@ -8,61 +8,53 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from deqbilevel.plots.base import new_figure, styled
+from deqbilevel.plots.base import finish, label_ends, log_ticks, new_figure, whole
+from deqbilevel.plots.greys import ERRORS, bar, blank, show
+from deqbilevel.plots.style import LINE, LINES, PALETTE, WIDTH, styled
 
 Picture = Float[np.ndarray, "height width"]
-Stage = tuple[Float[np.ndarray, "filters rows columns"], Float[np.ndarray, " filters"]]
-
-
-@styled
-def filter_figure(stages: Mapping[str, Stage], caption: str, columns: int = 12) -> Figure:
-    """Filters of each stage (such as before and after), by falling effective strength.
-
-    A stage is (filters, strengths e^{beta_0 + beta_k} ||c_k||); the strength stands above each
-    filter, whose greys are its own, symmetric about zero.
-    """
-    count = max(len(c) for c, _ in stages.values())
-    columns = min(columns, count)
-    lines = -(-count // columns)
-    height = 0.4 + len(stages) * (0.3 + 0.95 * lines)
-    figure = new_figure(0.6 + 0.8 * columns, height, "", caption)
-    parts: Any = figure.subfigures(len(stages), 1, squeeze=False)[:, 0]
-    for part, (name, (c, strengths)) in zip(parts, stages.items(), strict=True):
-        part.suptitle(name, fontsize=10, fontweight="bold")
-        grid = part.subplots(lines, columns, squeeze=False).ravel()
-        for axes in grid[len(c) :]:
-            axes.set_axis_off()
-        for axes, k in zip(grid, np.argsort(strengths)[::-1], strict=False):
-            most = max(float(np.abs(c[k]).max()), np.finfo(float).tiny)
-            axes.imshow(c[k], cmap="gray", vmin=-most, vmax=most)
-            axes.set_title(f"{strengths[k]:.2g}", fontsize=7, pad=2)
-            axes.set(xticks=[], yticks=[])
-    return figure
 
 
 @styled
 def profile_figure(pictures: Mapping[str, Picture], row: int, caption: str) -> Figure:
-    """Pictures on [0, 1] beside each other under their labels, and their values along a row."""
-    height, width = next(iter(pictures.values())).shape
-    high = float(np.clip(2.6 * height / width, 1.2, 3.5))
-    figure = new_figure(2.6 * len(pictures) + 0.4, high + 2.2, "", caption)
-    parts: Any = figure.subfigures(2, 1, height_ratios=[high, 1.8])
-    above, below = parts
-    first = next(iter(pictures.values()))
-    low, most = float(first.min()), float(first.max())
-    for axes, (name, picture) in zip(
-        above.subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True
-    ):
-        axes.imshow(picture, cmap="gray", vmin=low, vmax=most)
-        axes.axhline(row, color="tab:red", linewidth=0.5)
-        axes.set_title(name, fontsize=9)
-        axes.set(xticks=[], yticks=[])
-    axes = below.subplots()
+    """Pictures beside each other under their labels, the truth first, the maps of |u - truth| below
+    them, and their values along a row.
+
+    The greys reach from the least to the greatest value of the truth, and the errors to the least
+    of the largest errors: what is beyond is drawn as these.
+    """
+    truth = next(iter(pictures.values()))
+    height, width = truth.shape
+    count = len(pictures)
+    side = min((WIDTH - 0.6) / count, 2.2)
+    high = side * float(np.clip(height / width, 0.4, 1.5))
+    heads = LINE * max(1 + name.count("\n") for name in pictures)
+    errors = {name: np.abs(u - truth) for name, u in pictures.items()}
+    largest = [float(error.max()) for error in list(errors.values())[1:]]
+    most = float(max(min(largest, default=0.0), np.finfo(np.float32).tiny))
+    top, profile = high * (2 if count > 1 else 1) + heads + 0.1, 1.7
+    figure = new_figure(0.6 + side * count, top + profile, caption)
+    parts: Any = figure.subfigures(2, 1, height_ratios=[top, profile])
+    grid = parts[0].subplots(2 if count > 1 else 1, count, squeeze=False)
+    grey = (float(truth.min()), float(truth.max()))
+    for i, (name, picture) in enumerate(pictures.items()):
+        image = show(grid[0][i], picture, grey)
+        grid[0][i].axhline(row, color=PALETTE[1], linewidth=0.6)
+        grid[0][i].set_title(name)
+        if i == 0:
+            bar(parts[0], image, grid[0], "")
+    if count > 1:
+        blank(grid[1][0])
+        for axes, error in zip(grid[1][1:], list(errors.values())[1:], strict=True):
+            map_ = show(axes, error, (0.0, most), cmap=ERRORS)
+        more = "max" if max(largest) > most else "neither"
+        bar(parts[0], map_, grid[1], "|u - truth|", extend=more)
+    axes = parts[1].subplots()
     for name, picture in pictures.items():
         axes.plot(picture[row], linewidth=1, label=name.splitlines()[0])
-    axes.set(xlabel="column", ylabel=f"values in row {row}")
-    axes.grid(color="0.92")
-    axes.legend(fontsize=8)
+    axes.set(ylabel=f"values in row {row}")
+    finish(axes, "column / pixels")
+    label_ends(axes, profile - 0.4)
     return figure
 
 
@@ -70,17 +62,26 @@ def profile_figure(pictures: Mapping[str, Picture], row: int, caption: str) -> F
 def course_figure(
     course: Mapping[str, Float[np.ndarray, "iterations lanes"]], caption: str
 ) -> Figure:
-    """Quantities of every upper-level iteration below each other, a line for each lane."""
-    figure = new_figure(7.0, 0.4 + 1.7 * len(course), "", caption)
-    panels = figure.subplots(len(course), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, (name, values) in zip(panels, course.items(), strict=True):
-        axes.plot(values, linewidth=0.8)
+    """Quantities of every upper-level iteration, a thin line for each lane and their median."""
+    lines = -(-len(course) // 2)
+    figure = new_figure(WIDTH, 1.9 * lines, caption)
+    grid = figure.subplots(lines, 2, sharex=True, squeeze=False)
+    for axes, (name, values) in zip(grid.ravel(), course.items(), strict=False):
+        values = np.asarray(values, float)
+        iterations, lanes = np.arange(1, len(values) + 1), values.shape[1]
         if np.nanmin(values) > 0:
             axes.set_yscale("log")
-        axes.set_ylabel(textwrap.fill(name, 18), fontsize=8)
-        axes.grid(color="0.92")
-        axes.set_axisbelow(True)
-    panels[-1].set_xlabel("upper-level iteration")
+        if lanes > 1:
+            axes.plot(iterations, values, color=PALETTE[4], linewidth=0.5)
+        axes.plot(iterations, np.nanmedian(values, axis=1), color=PALETTE[0], linewidth=1)
+        axes.set_title(name)
+        finish(axes)
+        if axes.get_yscale() == "linear" and (values == np.round(values)).all():
+            whole(axes.yaxis, 5)
+    for axes in grid.ravel()[len(course) :]:
+        blank(axes)
+    for axes in grid[-1]:
+        axes.set_xlabel("upper-level iteration")
     return figure
 
 
@@ -95,17 +96,22 @@ def map_figure(
 
     labels: of the columns and of the rows, both of which run over `values`.
     """
-    figure = new_figure(3.1 * len(maps), 3.1, "", caption)
+    columns = min(3, len(maps))
+    lines = -(-len(maps) // columns)
+    figure = new_figure(WIDTH, 2.2 * lines, caption)
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
     ends = (values[0], values[-1])
-    for axes, (name, function) in zip(
-        figure.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True
-    ):
+    for axes in grid[len(maps) :]:
+        blank(axes)
+    for axes, (name, function) in zip(grid, maps.items(), strict=False):
         # What vanishes by symmetry would stretch the scale to rounding.
         shown = np.where(function > 1e-8 * np.nanmax(function), function, np.nan)
-        picture = axes.imshow(shown, origin="lower", extent=(*ends, *ends), norm="log")
-        figure.colorbar(picture, ax=axes, shrink=0.8)
+        where = {"origin": "lower", "extent": (*ends, *ends), "norm": "log", "cmap": "viridis"}
+        picture = axes.imshow(shown, **where)
+        log_ticks(figure.colorbar(picture, ax=axes, shrink=0.8).ax.yaxis)
+        axes.grid(visible=False)
         axes.set(xlabel=labels[0], ylabel=labels[1])
-        axes.set_title(textwrap.fill(name, 26), fontsize=9)
+        axes.set_title(textwrap.fill(name, 30))
     return figure
 
 
@@ -117,14 +123,13 @@ def function_figure(
     caption: str,
 ) -> Figure:
     """Functions of one variable, a panel for each group; labels are those of the axes."""
-    figure = new_figure(4.2 * len(panels), 3.8, "", caption)
+    figure = new_figure(WIDTH, 2.8, caption)
     for axes, (title, curves) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
-        for label, values in curves.items():
-            axes.plot(x, values, linewidth=1.2, label=label)
+        for i, (label, values) in enumerate(curves.items()):
+            axes.plot(x, values, LINES[i % len(LINES)], label=label)
         axes.set(xlabel=labels[0], ylabel=labels[1])
-        axes.set_title(title, loc="left", fontsize=10)
-        axes.grid(color="0.92")
-        axes.legend(fontsize=8)
+        axes.set_title(title)
+        label_ends(axes, 2.2)
     return figure

@@ -3,17 +3,13 @@
 from collections.abc import Mapping, Sequence
 from itertools import product
 
-import numpy as np
-from jaxtyping import Float
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from deqbilevel.plots.base import new_figure, note, styled
+from deqbilevel.plots.base import new_figure
+from deqbilevel.plots.greys import BELOW, Pictures, bar, blank, numbers, show
+from deqbilevel.plots.style import HEIGHT, LINE, WIDTH, styled
 
-Pictures = Float[np.ndarray, "pictures pixels"]
-
-SIZE = 0.8
-"""Of a picture, in inches, with the gap to the next."""
+GREY = (-1.0, 1.0)
 
 
 @styled
@@ -23,15 +19,20 @@ def iterate_figure(
     names: Sequence[str],
     shape: tuple[int, int],
     caption: str,
+    residuals: Mapping[str, Sequence[float]] | None = None,
 ) -> Figure:
-    """For each picture a line of grey iterates on [-1, 1] per course, beside what was given.
+    """For each picture a line of grey iterates on [-1, 1] per course, beside what was given, with
+    the PSNR and SSIM of each.
 
     Args:
-        given: label to the pictures that all courses share, such as truth and measurement.
+        given: label to the pictures that all courses share, the truth first, then such as the
+            measurement.
         courses: label to the pictures of each iterate; of one that is not finite stands "none".
         names: of the iterates.
         shape: (height, width), with height * width = pixels.
         caption: stands below, wrapped.
+        residuals: label to the relative residual ||G(u) - u|| / ||G(u)|| of each iterate, over all
+            pictures; it stands above those of the first.
 
     Raises:
         ValueError: there is no picture or no course.
@@ -40,28 +41,31 @@ def iterate_figure(
     if not count or not courses:
         raise ValueError(f"{count} pictures and {len(courses)} courses: there is nothing to draw")
     heads, lines = [*given, *names], list(product(range(count), courses))
-    width, height = 1.2 + SIZE * len(heads), 0.4 + SIZE * len(lines)
-    figure = new_figure(width, height, "", caption, "compressed")
+    truth, *others = given.values()
+    peak = GREY[1] - GREY[0]
+    below = {label: [numbers(u, truth, shape, peak) for u in us] for label, us in courses.items()}
+    beside = [[""] * count, *(numbers(u, truth, shape, peak) for u in others)]
+    texts = LINE * (len(lines) + len(courses) + 4)
+    side = min((WIDTH - 0.9) / len(heads), (HEIGHT - texts) / len(lines) - 0.03)
+    sentence = f"{caption.rstrip('. ')}. {BELOW} r: relative residual over all test images."
+    height = (side + 0.03) * len(lines) + texts
+    figure = new_figure(0.9 + side * len(heads), height, sentence, "compressed")
     grid = figure.subplots(len(lines), len(heads), squeeze=False)
-    for axes, head in zip(grid[0], heads, strict=True):
-        axes.set_title(head, fontsize=9)
     for row, (picture, label) in zip(grid, lines, strict=True):
         first = label == next(iter(courses))
-        shared = [pictures[picture] if first else None for pictures in given.values()]
-        iterates = [pictures[picture] for pictures in courses[label]]
-        for axes, image in zip(row, shared + iterates, strict=True):
-            _draw(axes, image, shape)
-        row[len(given)].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+        for axes, pictures, said in zip(row, given.values(), beside, strict=False):
+            if first:
+                show(axes, pictures[picture].reshape(shape), GREY, said[picture])
+            else:
+                blank(axes)
+        for i, axes in enumerate(row[len(given) :]):
+            image = courses[label][i][picture].reshape(shape)
+            show(axes, image, GREY, below[label][i][picture])
+            if residuals and picture == 0:
+                axes.set_title(f"r {residuals[label][i]:.1e}", loc="center", pad=2)
+        row[len(given)].set_ylabel(label, rotation=0, ha="right", va="center")
+    for axes, head in zip(grid[0], heads, strict=True):
+        under = axes.get_title("center")
+        axes.set_title(f"{head}\n{under}" if under else head, loc="center", pad=2)
+    bar(figure, grid[0][0].images[0], grid.ravel(), "grey values", shrink=0.2, aspect=20)
     return figure
-
-
-def _draw(axes: Axes, image: Float[np.ndarray, " pixels"] | None, shape: tuple[int, int]) -> None:
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-    if image is None:
-        axes.set_axis_off()
-    elif np.isfinite(image).all():
-        axes.imshow(image.reshape(shape), cmap="gray", vmin=-1, vmax=1)
-    else:
-        axes.set_facecolor("0.93")
-        note(axes, "none")

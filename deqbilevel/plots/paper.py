@@ -1,40 +1,49 @@
-"""The six figures of [REB] from the labelled results of a study.
+"""The figures of [REB] from the labelled results of a study; 2 to 4 are in `paper_pictures`.
 
 A `results` is what `results.read` returns: dimensions (task, model, noise, tau, gamma, activation,
 the study's own axes, epoch), NaN where a run does not exist or is not that far. A run has diverged
 where `diverged` holds at its last epoch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import product
 from math import ceil
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import numpy as np
 import xarray as xr
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from deqbilevel.plots.base import curve, finish, level, new_figure, note, picture_grid, styled
-from deqbilevel.results import best, final, lowest, without_learning
+from deqbilevel.plots.base import (
+    curve,
+    finish,
+    key,
+    level,
+    log_ticks,
+    new_figure,
+    note,
+    proxies,
+    whole,
+)
+from deqbilevel.plots.paper_pictures import NAMES, reconstruction_figure
+from deqbilevel.plots.style import LINE, PALETTE, WIDTH, styled
+from deqbilevel.results import final, lowest, without_learning
 
-NAMES = {"bilevel": "bilevel", "deq": "DEQ"}
-COLOURS = {"bilevel": "tab:blue", "deq": "tab:orange"}
-STYLES: dict[str, Literal["-", "--"]] = {"bilevel": "-", "deq": "--"}
-RECONSTRUCTED = {"figure_2": "denoising", "figure_3": "inpainting", "figure_4": "deblurring"}
-CAPTIONS: dict[str, dict[str, Any]] = {
-    "denoising": {"tau": 0.5, "gamma": 0.1, "activation": "relu"},
-    "inpainting": {"tau": 0.5, "gamma": 1.0, "activation": "softshrink"},
-    "deblurring": {"tau": 0.5, "gamma": 0.5, "activation": "softshrink"},
+COLOURS = {"bilevel": PALETTE[0], "deq": PALETTE[1]}
+LOOKS: dict[str, dict[str, Any]] = {
+    "bilevel": {"linestyle": "-", "marker": "o"},
+    "deq": {"linestyle": "--", "marker": "s"},
 }
-"""The settings that Figures 2 to 4 of [REB] show, of both models."""
+RECONSTRUCTED = {"figure_2": "denoising", "figure_3": "inpainting", "figure_4": "deblurring"}
 
-MAX_PICTURES = 5
-MAX_NOISES = 3
 HISTOGRAM_BINS = 20
+MEASUREMENT = "measurement f"
+"""What the measurement is called among the baselines of a study."""
 
 
 def _coordinate(results: xr.Dataset, name: str) -> list[Any]:
@@ -51,140 +60,85 @@ def _finite(values: xr.DataArray, task: str, model: str) -> np.ndarray:
     return found[np.isfinite(found)]
 
 
-def _model_patches(models: list[str]) -> list[Patch]:
+def _model_patches(models: list[str]) -> list[Artist]:
     return [Patch(facecolor=COLOURS[name], alpha=0.8, label=NAMES[name]) for name in models]
 
 
 @styled
 def figure_1(results: xr.Dataset, threshold: float = 0.5) -> Figure:
-    """Boxes of the final test loss per task and model, of runs below the threshold.
+    """Boxes of the final test loss of the runs below the threshold, for each task, noise and model.
 
-    Diverged runs are left out; above each box stands how many of the cell's runs remain.
+    Below them stands how many runs are left out: those that diverged, and those that ended at the
+    threshold or above.
     """
     tasks, models = _coordinate(results, "task"), _coordinate(results, "model")
-    title = f"Figure 1: final test loss of the runs below {threshold:g}"
-    figure = new_figure(max(5.5, 2.6 + 1.9 * len(tasks)), 4.0, title, results.attrs["caption"])
-    axes = figure.subplots()
+    noises = _coordinate(results, "noise")
+    figure = new_figure(WIDTH, 3.6, results.attrs["caption"])
+    boxes, failures = figure.subplots(
+        2, len(tasks), squeeze=False, sharex=True, sharey="row", height_ratios=[4, 1]
+    )
     diverged = _diverged(results)
     exists = diverged | results.test_loss.notnull().any("epoch")
     loss = final(results, "test_loss")
     kept = loss.where((loss < threshold) & ~diverged)
-    top = float(kept.max().fillna(threshold))
     for t, task in enumerate(tasks):
-        for m, model in enumerate(models):
-            x = t + 0.4 * (m - (len(models) - 1) / 2)
-            loss = _finite(kept, task, model)
-            total = int(exists.sel(task=task, model=model).sum())
-            place = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center"}
-            remain = f"{len(loss) or 'none'} of {total}"
-            axes.annotate(remain, (x, loss.max(initial=0)), **place, fontsize=8)
-            if len(loss) < 5:
-                axes.plot([x] * len(loss), loss, "o", color=COLOURS[model], zorder=3)
-            if len(loss):
-                axes.boxplot(
-                    loss,
-                    positions=[x],
-                    widths=0.28,
-                    patch_artist=True,
-                    manage_ticks=False,
-                    boxprops={"facecolor": COLOURS[model], "alpha": 0.8},
-                    medianprops={"color": "black"},
-                    flierprops={"marker": ".", "markersize": 4, "markeredgecolor": "0.4"},
-                )
-    axes.set(xlim=(-0.6, len(tasks) - 0.4), ylim=(0, 1.12 * top), ylabel="final test loss")
-    axes.set_xticks(range(len(tasks)), tasks)
-    axes.grid(axis="y", color="0.92")
-    axes.set_axisbelow(True)
-    figure.legend(handles=_model_patches(models), loc="outside right upper")
+        above, below = boxes[t], failures[t]
+        above.set(yscale="log")
+        for (n, noise), (m, model) in product(enumerate(noises), enumerate(models)):
+            cell = {"task": task, "noise": noise, "model": model}
+            x = n + 0.4 * (m - (len(models) - 1) / 2)
+            own = kept.sel(cell).values.ravel()
+            own = own[np.isfinite(own)]
+            _box(above, own, x, COLOURS[model])
+            ended = int(exists.sel(cell).sum()) - len(own)
+            lost = int(diverged.sel(cell).sum())
+            style = {"width": 0.32, "edgecolor": COLOURS[model], "linewidth": 0.8}
+            below.bar(x, ended - lost, facecolor=COLOURS[model], alpha=0.5, **style)
+            below.bar(x, lost, bottom=ended - lost, facecolor="none", hatch="//////", **style)
+        above.set_title(task)
+        if not np.isfinite(kept.sel(task=task)).any():
+            note(above, "no run remains")
+        below.set_xticks(range(len(noises)), [f"{noise:g}" for noise in noises])
+        below.set(xlim=(-0.5, len(noises) - 0.5), xlabel="noise level")
+    whole(failures[0].yaxis, 3)
+    failures[0].set_ylim(0, max(1.0, failures[0].get_ylim()[1]))
+    log_ticks(boxes[0].yaxis)
+    boxes[0].set_ylabel(f"final test loss\nof runs below {threshold:g}")
+    failures[0].set_ylabel("runs\nleft out")
+    handles = _model_patches(models)
+    handles.append(Patch(facecolor="0.6", label=f"ended at {threshold:g} or above"))
+    handles.append(Patch(facecolor="none", edgecolor="0.3", hatch="//////", label="diverged"))
+    key(figure, handles, 4)
     return figure
 
 
-@styled
-def reconstruction_figure(results: xr.Dataset, task: str) -> Figure:
-    """Pictures of the run that [REB] shows and of the best run of each model, a block for each of
-    at most 3 noise levels.
-
-    Args:
-        results: with `truth`, `measurement`, the `best_*` variables and, for the runs of CAPTIONS,
-            the pictures of every run; `height` and `width` among its attributes.
-        task: one of the tasks present.
-
-    Raises:
-        ValueError: the task is not among the results.
-    """
-    if task not in _coordinate(results, "task"):
-        raise ValueError(f"task={task!r}: there is only {_coordinate(results, 'task')}")
-    noises = _coordinate(results, "noise")
-    spread = np.linspace(0, len(noises) - 1, min(MAX_NOISES, len(noises)))
-    shown = results.sel(task=task)
-    captioned = _captioned(results, task)
-    blocks = {}
-    for index in spread.round().astype(int):
-        block = shown.isel(noise=index)
-        rows = {"truth $u$": _pictures(block.truth)}
-        rows["measurement $f$"] = _pictures(block.measurement)
-        for model in _coordinate(results, "model"):
-            own = block.sel(model=model)
-            if task != "denoising":
-                measured = _pictures(own.best_measured_reconstruction)
-                rows[f"{NAMES[model]} $K u^*$, best"] = measured
-            which = "best"
-            if captioned is not None:
-                theirs = captioned.isel(noise=index).sel(model=model)
-                if theirs.best_test_loss == own.best_test_loss:
-                    which = "as in [REB], best"
-                else:
-                    said = _label(theirs, model, "as in [REB]")
-                    rows[said] = _pictures(theirs.best_reconstruction)
-            rows[_label(own, model, which)] = _pictures(own.best_reconstruction)
-        blocks[f"noise {noises[index]:g}"] = rows
-    number = next(name for name, held in RECONSTRUCTED.items() if held == task)
-    title = f"{number.replace('_', ' ').capitalize()}: {task} by each model"
-    caption = results.attrs["caption"]
-    if captioned is None:
-        setting = ", ".join(f"{name} {value}" for name, value in CAPTIONS[task].items())
-        caption = (
-            f"{caption.rstrip('. ')}. The figure of [REB] is of {setting}; no such run is among "
-            "these, so that only the best ones are shown"
+def _box(axes: Axes, values: np.ndarray, x: float, colour: str) -> None:
+    """A box of values, and the points themselves where they are few."""
+    if len(values) < 5:
+        axes.plot([x] * len(values), values, "o", color=colour, zorder=3)
+    if len(values):
+        axes.boxplot(
+            values,
+            positions=[x],
+            widths=0.28,
+            patch_artist=True,
+            manage_ticks=False,
+            boxprops={"facecolor": colour, "alpha": 0.8},
+            medianprops={"color": "black"},
+            flierprops={"marker": ".", "markeredgecolor": "0.4"},
         )
-    shape = (int(results.attrs["height"]), int(results.attrs["width"]))
-    return picture_grid(blocks, shape, title, caption)
-
-
-def _pictures(values: xr.DataArray) -> np.ndarray:
-    return values.isel(picture=slice(MAX_PICTURES)).transpose("picture", "pixel").values
-
-
-def _captioned(results: xr.Dataset, task: str) -> xr.Dataset | None:
-    """The runs of CAPTIONS as `best_*` variables, (model, noise); the best along other axes. None
-    where the study has no such runs."""
-    where = {name: [value] for name, value in CAPTIONS[task].items()}
-    if any(name not in results.dims for name in where) or "reconstruction" not in results:
-        return None
-    if any(values[0] not in results[name].values for name, values in where.items()):
-        return None
-    return xr.Dataset(best(results.sel(where | {"task": [task]}))).squeeze("task")
-
-
-def _label(run: xr.Dataset, model: str, which: str) -> str:
-    """The row label of a run: what it is, its hyperparameters and its test loss."""
-    name, loss = f"{NAMES[model]} $u^*$, {which}", float(run.best_test_loss)
-    if not np.isfinite(loss):
-        return f"{name}\nno run remains"
-    chosen = f"$\\tau$ {float(run.best_tau):.3g}, $\\gamma$ {float(run.best_gamma):.3g}"
-    return f"{name}\n{chosen}, {run.best_activation.item()}\ntest loss {loss:.3g}"
 
 
 def _panels(
-    results: xr.Dataset, title: str, caption: str, lines: int = 1
+    results: xr.Dataset, caption: str, lines: int = 1
 ) -> tuple[Figure, dict[str, list[Axes]]]:
     """A figure with a column of panels per task, side by side."""
     tasks = _coordinate(results, "task")
-    figure = new_figure(2.8 + 3 * len(tasks), 0.8 + 3 * lines, title, caption)
+    figure = new_figure(WIDTH, 2 * LINE + 2.1 * lines, caption)
     grid = figure.subplots(lines, len(tasks), squeeze=False, sharex=True, sharey=True)
     panels = {task: list(column) for task, column in zip(tasks, grid.T, strict=True)}
     for task, column in panels.items():
-        column[0].set_title(task, fontsize=10)
+        column[0].set_title(task)
     return figure, panels
 
 
@@ -193,10 +147,10 @@ def figure_5(results: xr.Dataset) -> Figure:
     """The course of the one run with the lowest final test loss for each task, model and noise.
 
     A column per task; above its loss on test images, below on training images: [REB] 4.4. The
-    colour of a line is its noise level, its style the model; dotted is the best of doing nothing.
+    colour of a line is its noise level, its style the model. Above are also the loss of the
+    measurement, and of the best of doing nothing where that is another.
     """
-    title = "Figure 5: the run with the lowest final test loss"
-    figure, panels = _panels(results, title, results.attrs["caption"], lines=2)
+    figure, panels = _panels(results, results.attrs["caption"], lines=2)
     loss = final(results, "test_loss")
     least, index = lowest(results, loss.where(~_diverged(results) & np.isfinite(loss)))
     splits = {"test": results.test_loss, "training": results.train_loss}
@@ -208,28 +162,34 @@ def figure_5(results: xr.Dataset) -> Figure:
     levels = "baseline_loss" in results
     for task, column in panels.items():
         for axes, course in zip(column, courses.values(), strict=True):
+            axes.set_yscale("log")
             for noise, colour in zip(noises, colours, strict=True):
                 for model in models:
                     line = course.sel(task=task, noise=noise, model=model)
-                    style = {"color": colour, "linestyle": STYLES[model]}
+                    style = {"color": colour, "markerfacecolor": "none"} | LOOKS[model]
                     curve(axes, _coordinate(results, "epoch"), line.values.tolist(), **style)
                 if levels and axes is column[0]:
                     known = without_learning(results, task, noise)
-                    level(axes, min(known.values()), "", color=colour)
-            axes.set_yscale("log")
-            finish(axes, "epoch" if axes is column[-1] else "", "both")
+                    measured = known.get(MEASUREMENT, np.inf)
+                    if np.isfinite(measured):
+                        level(axes, measured, "", color=colour)
+                    if min(known.values()) < measured:
+                        level(axes, min(known.values()), "", color=colour, linestyle="-.")
             if not course.sel(task=task).notnull().any():
                 note(axes, "no run remains")
     for axes, split in zip(panels[next(iter(panels))], courses, strict=True):
-        axes.set_ylabel(f"loss on {split} images")
-    handles = [
-        Line2D([], [], color=colour, label=f"noise {noise:g}")
-        for noise, colour in zip(noises, colours, strict=True)
-    ]
-    styles: dict[str, Any] = {NAMES[name]: STYLES[name] for name in models}
-    styles |= {"without learning": ":"} if levels else {}
-    handles += [Line2D([], [], color="0.3", linestyle=x, label=name) for name, x in styles.items()]
-    figure.legend(handles=handles, loc="outside right upper")
+        axes.set_ylabel(f"mean squared error\non {split} images")
+    for axes in figure.axes:
+        finish(axes, "epoch" if axes in [column[-1] for column in panels.values()] else "")
+    looks: dict[str, Mapping[str, Any]] = {
+        f"noise {noise:g}": {"color": colour} for noise, colour in zip(noises, colours, strict=True)
+    }
+    dark = {"color": "0.3"}
+    looks |= {NAMES[name]: dark | LOOKS[name] for name in models}
+    if levels:
+        looks |= {MEASUREMENT: dark | {"linestyle": ":"}}
+        looks |= {"best without learning": dark | {"linestyle": "-."}}
+    key(figure, proxies(looks), 5)
     return figure
 
 
@@ -267,8 +227,7 @@ def figure_6(
             else "No such run was timed"
         )
     caption = f"{results.attrs['caption'].rstrip('. ')}. {said}."
-    title = f"Figure 6: epochs in the time cap, of runs that end below {threshold:g}"
-    figure, panels = _panels(results, title, caption)
+    figure, panels = _panels(results, caption)
     models = _coordinate(results, "model")
     low, high = float(reached.min().fillna(0)), float(reached.max().fillna(0))
     width = ceil((high - low + 1) / HISTOGRAM_BINS)
@@ -276,11 +235,13 @@ def figure_6(
     for task, (axes,) in panels.items():
         counts = [_finite(reached, task, model) for model in models]
         axes.hist(counts, bins=bins.tolist(), color=[COLOURS[name] for name in models], alpha=0.8)
-        finish(axes, "epochs")
+        finish(axes, "epochs" if limit is None else f"epochs in {limit:g} h")
         if not any(map(len, counts)):
             note(axes, "no such run was timed")
-    panels[next(iter(panels))][0].set_ylabel("runs")
-    figure.legend(handles=_model_patches(models), loc="outside right upper")
+    first = panels[next(iter(panels))][0]
+    first.set_ylabel(f"runs that end below {threshold:g}")
+    whole(first.yaxis, 6)
+    key(figure, _model_patches(models), 2)
     return figure
 
 

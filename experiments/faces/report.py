@@ -20,9 +20,6 @@ from deqbilevel.types import Params
 from experiments.faces.posing import recipe_of, setting
 from experiments.faces.training import Run
 
-SHOWN = 5
-"""Pictures that are drawn."""
-
 PEAK = 2.0
 """Of images in [-1, 1]."""
 
@@ -50,7 +47,7 @@ def show(config: Any, images: Images, runs: list[Run], out: Path) -> dict[str, A
     key = learning.keys(config.seed)[2]
     known = baselines.baselines(runs[0].model.K, train, test, config.level, key)
     numbers: dict[str, Any] = {}
-    rows: dict[str, np.ndarray] = {"true": images.test[:SHOWN]}
+    rows: dict[str, np.ndarray] = {"true": images.test}
     table, notes = [HEAD, ["---"] * len(HEAD)], []
     for run in runs:
         before, learned, seen = _judged(
@@ -61,14 +58,14 @@ def show(config: Any, images: Images, runs: list[Run], out: Path) -> dict[str, A
             numbers = {k: found[k] for k in ("psnr_noisy_db", "ssim_noisy")}
             numbers |= baselines.numbers(known)
             noisy = f"{found['psnr_noisy_db']:.2f}"
-            rows[f"measured\n{noisy} dB"] = np.asarray(learned.f[:SHOWN])
+            rows[f"measured\n{noisy} dB"] = np.asarray(learned.f)
             loss = {name: f"{x:.5f}" for name, x in known.items()}
             similar = _short(found["ssim_noisy"])
             table.append(["measured", "", "", loss["measurement"], noisy, similar, "", ""])
             for name in ("adjoint", "mean_image"):
                 table.append([baselines.NAMES[name], "", "", loss[name], "", "", "", ""])
         for label, x in ((f"{run.name}, start", before), (run.name, learned)):
-            rows[f"{label}\n{x.numbers['psnr_db']:.2f} dB"] = np.asarray(x.u[:SHOWN])
+            rows[f"{label}\n{x.numbers['psnr_db']:.2f} dB"] = np.asarray(x.u)
         own = {
             "psnr_{}_db": found["psnr_db"],
             "ssim_{}": found["ssim"],

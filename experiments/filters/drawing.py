@@ -11,6 +11,10 @@ from deqbilevel import losses, plots
 from deqbilevel.commands.drawing import draw
 from deqbilevel.regularizers import convolutional
 from experiments.filters.outcome import Outcome, Reconstruct
+from experiments.filters.tasks import UNIT
+
+SHOWN = 32
+"""Training images, at most."""
 
 COURSE = {
     "upper-level loss": "loss",
@@ -33,7 +37,7 @@ def figures(outcome: Outcome, solve: Reconstruct, lane: int, out: Path) -> None:
     _draw_pictures(outcome, solve, lane, caption, out)
     if outcome.records:
         joined = {text: outcome.joined(name) for text, name in COURSE.items()}
-        text = caption + "a line for each seed"
+        text = caption + "a thin line for each seed, a thick one for their median"
         draw(out / "course.png", plots.course_figure, joined, text)
 
 
@@ -51,21 +55,33 @@ def _draw_pictures(
     outcome: Outcome, solve: Reconstruct, lane: int, caption: str, out: Path
 ) -> None:
     """The first picture with its profile, and training images."""
+    options = outcome.options
     name, true = next(iter(outcome.task.pictures.items()))
     found = np.asarray(solve(lane, name)[0]).reshape(true.shape)
     measured = outcome.lanes.pictures[lane][name]
-    snr = [
-        float(losses.snr(jnp.asarray(x.reshape(1, -1)), jnp.asarray(true.reshape(1, -1)))[0])
-        for x in (measured, found)
-    ]
     shown = {
         "true": true,
-        f"measured\nSNR {snr[0]:.2f} dB": measured,
-        f"reconstructed\nSNR {snr[1]:.2f} dB": found,
+        f"measured\n{_said(options, measured, true)}": measured,
+        f"reconstructed\n{_said(options, found, true)}": found,
     }
     text = f"{caption}{name}, reconstructed to convergence"
     draw(out / "reconstruction.png", plots.profile_figure, shown, true.shape[0] // 2, text)
     first = outcome.task.groups[0]
-    rows = {"training": first.truth[:8] * 2 - 1}
-    text = caption + "training images"
-    draw(out / "patches.png", plots.reconstructions, rows, first.shape, text)
+    count, shown = sum(len(group.truth) for group in outcome.task.groups), first.truth[:SHOWN]
+    text = (
+        f"{options['experiment']} ({outcome.task.source}): {len(shown)} of {count} training images"
+    )
+    ends = (float(shown.min()), float(shown.max()))
+    grey = ends if options["experiment"] == "vertical-bars" else UNIT
+    draw(out / "patches.png", plots.gallery, shown, first.shape, text, grey)
+
+
+def _said(options: dict[str, Any], u: np.ndarray, true: np.ndarray) -> str:
+    """SNR, and PSNR and SSIM of pictures that are in [0, 1], as bars are not."""
+    pair = [jnp.asarray(x.reshape(1, -1)) for x in (u, true)]
+    shape = (true.shape[0], true.shape[1])
+    found = {k: float(x[0]) for k, x in losses.scores(pair[0], pair[1], shape, UNIT[1]).items()}
+    text = f"SNR {found['snr_db']:.2f} dB"
+    if options["experiment"] == "vertical-bars":
+        return text
+    return f"{text}, PSNR {found['psnr_db']:.2f} dB\nSSIM {found['ssim']:.3f}"

@@ -33,12 +33,13 @@ def show(config: Any, setting: Setting, images: data.Images, out: Path) -> dict[
     masked = np.asarray(K.adjoint(jnp.ones_like(f[0])) == 0)
     numbers: dict[str, dict[str, Any]] = {}
     courses: dict[str, list[np.ndarray]] = {}
+    residuals: dict[str, list[float]] = {}
     for name in config.models:
         model = models.build(config.task, name, images.shape)
         course = jax.jit(partial(course_of, model, setting, counts))
         numbers[name] = {}
         for way, learned in trained(config, setting, images, name, out).items():
-            found, infos, naive_loss = course(learned.params, truth, f)
+            found, far, infos, naive_loss = course(learned.params, truth, f)
             *iterates, end, limit = [errors(u, truth, masked) for u in found]
             numbers[name][way] = (
                 end
@@ -53,6 +54,7 @@ def show(config: Any, setting: Setting, images: data.Images, out: Path) -> dict[
                 print(f"warning: {name}, {label}: {said}", file=sys.stderr)
             shown = [np.asarray(u[: config.pictures]) for u in found[:-1]]
             courses[f"{name},\n{label}"] = shown
+            residuals[f"{name},\n{label}"] = [float(r) for r in far]
     numbers["without_learning"] = dict(known)
     folders.write(out / "result.json", json.dumps(numbers, indent=1))
     given = {"truth $u$": truth, "data $f$": f}
@@ -65,15 +67,16 @@ def show(config: Any, setting: Setting, images: data.Images, out: Path) -> dict[
         images.shape,
         f"{_caption(config, setting.precision, images.source)}. Test loss without learning: "
         f"{baselines.text(known)}",
+        residuals,
     )
     return numbers | {"out": str(out)}
 
 
 def course_of(
     model: Model, setting: Setting, counts: list[int], params: Params, truth: Images, f: Images
-) -> tuple[list[Images], dict[str, Info], Float[Array, ""]]:
-    """u^k for ascending counts k, then u* as the setting solves for it and as nearly as can be; the
-    infos of these two, and the naive loss."""
+) -> tuple[list[Images], list[Array], dict[str, Info], Float[Array, ""]]:
+    """u^k for ascending counts k, then u* as the setting solves for it and as nearly as can be;
+    ||G(u) - u|| / ||G(u)|| of each; the infos of these two, and the naive loss."""
     u, done, images = model.start(f), 0, []
     for k in counts:
         u = jax.lax.fori_loop(done, k, lambda _, u: model.G(u, params, f), u)
@@ -83,7 +86,9 @@ def course_of(
     for name, solver in (("setting", setting.evaluation()), ("converged", settings.converged())):
         u, infos[name] = model.reconstruct(solver, params, f)
         images.append(u)
-    return images, infos, maps.naive_objective(model.G)(params, truth, f)
+    after = [model.G(u, params, f) for u in images]
+    far = [jnp.linalg.norm(v - u) / jnp.linalg.norm(v) for u, v in zip(images, after, strict=True)]
+    return images, far, infos, maps.naive_objective(model.G)(params, truth, f)
 
 
 def errors(

@@ -21,7 +21,7 @@ from deqbilevel.types import Params, Solver
 from experiments.networks import assembling
 from experiments.networks.assembling import Run
 
-PICTURES = 6
+PICTURES = 4
 """Test images that are drawn."""
 
 STORED: arrays.Schema = dict.fromkeys("fu", arrays.Array(("pictures", "pixels"), finite=False))

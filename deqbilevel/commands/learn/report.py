@@ -18,9 +18,6 @@ from deqbilevel.models import Model
 from deqbilevel.settings import Setting
 from deqbilevel.types import Params
 
-SHOWN = 6
-"""Test images that are drawn."""
-
 JUDGED = 1000
 """Test images that are judged at the end, at most."""
 
@@ -82,9 +79,8 @@ def report(
     rows = {"true u": test} | {
         f"{name}\n{scores[name]['psnr_db']:.2f} dB": x for name, x in pictures.items()
     }
-    low, high = images.range
-    grey = {name: np.asarray(2 * (x[:SHOWN] - low) / (high - low) - 1) for name, x in rows.items()}
-    draw(out / "reconstructions.png", plots.reconstructions, grey, model.shape, caption)
+    shown, path = {name: np.asarray(x) for name, x in rows.items()}, out / "reconstructions.png"
+    draw(path, plots.reconstructions, shown, model.shape, caption, grey=images.range)
     text = caption + f"; without learning: {baselines.text(known)}"
     draw(out / "losses.png", plots.loss_curves, done.records, text, baselines.levels(known))
     _draw_kernels(start, done.state.params, caption, out)
