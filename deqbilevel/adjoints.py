@@ -24,6 +24,8 @@ def check(K: Any, pixels: int) -> None:
 
     Raises: ValueError for a map that does not take images `[batch, pixels]`, or gives none back,
     and for an adjoint that is another map's.
+
+    >>> adjoints.check(operators.Matrix(jnp.ones((3, 4))), pixels=4)  # no error: its adjoint is K^T
     """
     checks.whole("pixels", pixels)
     for name in ("apply", "adjoint"):

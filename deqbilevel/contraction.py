@@ -21,6 +21,19 @@ constants above, which are ours, and tighter ones where N is 1/L-cocoercive, tha
 
 Where K loses information, s = 0 and only 1 is guaranteed; what is measured, the Jacobian at some
 images, says how it is there and no more.
+
+>>> c, A, u = contraction, jnp.array([[0.0, 2.0], [0.0, 0.0]]), jnp.ones((1, 2))
+>>> x = c.Sizes(0.5, 1.0, 1.0, least=1.0, norm=1.0, lipschitz=0.5, cocoercive=False)
+>>> print(c.gradient_step(x), c.plug_and_play_step(x), c.proximal_step(x) == 1.25 / 1.5)
+0.75 0.75 True
+>>> at = lambda u, params, f: u @ params["A"], {"A": A}, u, u, jax.random.key(0)
+>>> print(c.lipschitz(*at), c.spectral_radius(*at))  # A is nilpotent
+[2.] [0.]
+>>> model = models.build("denoising", "deq", (1, 2))
+>>> scalars = models.hyperparameters(tau=0.5, gamma=0.0, activation="identity")
+>>> found = c.report(model, model.init(jax.random.key(0)) | scalars, u, u, jax.random.key(0))
+>>> print(c.failing(found), c.text(found)[-8:])  # without N a step is I / 2
+() all hold
 """
 
 import math

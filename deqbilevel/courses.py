@@ -2,6 +2,18 @@
 
 A lane is a step size, a problem and a random key. `best` searches: of courses whose lanes differ
 in their step sizes it takes the one that arrives first.
+
+>>> accuracy = algorithms.judging.Accuracy("gradient_descent", 100, 100, 1e-6)
+>>> method = lambda posed, rate: algorithms.aid(posed.problem, optax.sgd(rate))
+>>> setup = courses.Setup(
+...     lambda own: algorithms.quadratic(), method, accuracy, lambda gamma, x, posed: {}
+... )
+>>> some = courses.lanes(jnp.zeros(1), rates=[0.1, 0.5], places=[0, 0], first=0)
+>>> course = [x for x, _ in courses.points(setup, some, setup.start(some), calls=20, seconds=60)]
+>>> print(np.array(course[0]["loss"]))  # |x* - d|^2 / 2 = 2766 / 648 at gamma = 0
+[4.2685 4.2685]
+>>> print(some.rate[courses.best(course, close=0.1)])
+0.5
 """
 
 import math

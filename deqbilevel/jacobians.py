@@ -20,7 +20,13 @@ FLOOR = 1e-3
 @pytree
 @dataclass(frozen=True)
 class StepJacobian:
-    """I - dG/du = tau (lam K^T K + gamma N'(u)) of a gradient step, see `linearised`."""
+    """I - dG/du = tau (lam K^T K + gamma N'(u)) of a gradient step, see `linearised`.
+
+    >>> N = convolutions.stencils.assembled(jnp.array([[[2.0]]]), None, jnp.ones((1, 1, 1, 2)))
+    >>> A = jacobians.StepJacobian(operators.identity((1, 2)), N, tau=0.5, lam=1.0, gamma=1.0)
+    >>> print(A.apply(jnp.array([[1.0, 3.0]])))  # 0.5 (1 + 2^2)
+    [[2.5 7.5]]
+    """
 
     K: Operator
     N: Stencil | Factored
@@ -76,7 +82,12 @@ class StepJacobian:
 @pytree
 @dataclass(frozen=True)
 class Preconditioner:
-    """r -> Q B^{-1} Q r with a diagonal Q and a circular convolution B, or Q Q r without one."""
+    """r -> Q B^{-1} Q r with a diagonal Q and a circular convolution B, or Q Q r without one.
+
+    >>> P = jacobians.Preconditioner(jnp.array([[0.5, 2.0]]), None, (1, 2), (1, 2))
+    >>> print(P(jnp.array([[4.0, 1.0]])))  # Q^2 r
+    [[1. 4.]]
+    """
 
     Q: Any
     inverse: Any
@@ -93,7 +104,14 @@ class Preconditioner:
 
 @dataclass(frozen=True)
 class ConvolutionalStep:
-    """`maps.gradient_step` with a regulariser that puts its Jacobian together."""
+    """`maps.gradient_step` with a regulariser that puts its Jacobian together.
+
+    >>> R = regularizers.REGULARIZERS["normalised"]((1, 2), kernels=(1, 1))
+    >>> G = jacobians.ConvolutionalStep(operators.identity((1, 2)), R)
+    >>> params = R.init(jax.random.key(0)) | {"tau": 0.5, "lam": 1.0, "gamma": 0.0}
+    >>> print(G(jnp.zeros((1, 2)), params, jnp.ones((1, 2))))  # tau f
+    [[0.5 0.5]]
+    """
 
     K: Operator
     R: Regularizer

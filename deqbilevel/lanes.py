@@ -18,7 +18,13 @@ from deqbilevel import checks
 
 
 class Lanes(NamedTuple):
-    """How many lanes run at once, and where."""
+    """How many lanes run at once, and where.
+
+    >>> four = lanes.lanes(each=4)
+    >>> double = four.over(lambda x, y: x + y, (0, None))
+    >>> print(double(four.put(np.arange(four.count)), jnp.array(10))[:4])
+    [10 11 12 13]
+    """
 
     mesh: Mesh
     each: int
@@ -86,6 +92,9 @@ def lanes(each: int = 1, width: int | None = None) -> Lanes:
     """All devices, `each` lanes on each of them; vmapped all at once unless `width` says less.
 
     Raises: ValueError unless `each` is a multiple of `width`, both whole numbers of 1 or more.
+
+    >>> print(lanes.lanes(each=4, width=2).count // jax.device_count())
+    4
     """
     each = checks.whole("each", each)
     width = each if width is None else checks.whole("width", width)
@@ -95,7 +104,12 @@ def lanes(each: int = 1, width: int | None = None) -> Lanes:
 
 
 def mine(tree: Any) -> Any:
-    """Arrays over all lanes -> NumPy arrays over the lanes that this process holds."""
+    """Arrays over all lanes -> NumPy arrays over the lanes that this process holds.
+
+    >>> some = lanes.lanes(each=2)
+    >>> print(lanes.mine(some.put(np.arange(some.count)))[:2])
+    [0 1]
+    """
 
     def own(x: jax.Array) -> np.ndarray:
         shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
@@ -105,5 +119,10 @@ def mine(tree: Any) -> Any:
 
 
 def everything(tree: Any) -> Any:
-    """Arrays over all lanes -> NumPy arrays over all lanes, in every process."""
+    """Arrays over all lanes -> NumPy arrays over all lanes, in every process.
+
+    >>> some = lanes.lanes(each=2)
+    >>> print(lanes.everything(some.put(np.arange(some.count)))[:2])
+    [0 1]
+    """
     return multihost_utils.process_allgather(tree, tiled=True)

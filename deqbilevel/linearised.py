@@ -81,6 +81,13 @@ def linear_solve(
     By conjugate gradients if A is symmetric (and then positive semidefinite), else by stabilised
     bi-conjugate gradients. The residual is relative to b, or in the latter case to that and what
     the product with A is; it is that of a product of its own if `checked`.
+
+    >>> R = regularizers.REGULARIZERS["normalised"]((1, 2), kernels=(1, 1))
+    >>> G = models.assemble(operators.identity((1, 2)), R).G
+    >>> params = R.init(jax.random.key(0)) | {"tau": 0.5, "lam": 1.0, "gamma": 0.0}
+    >>> _, A = G.linearised(jnp.zeros((1, 2)), params, jnp.ones((1, 2)))  # 0.5 I without gamma
+    >>> print(linearised.linear_solve(A, jnp.ones((1, 2)), tolerance=1e-5, max_evaluations=9)[0])
+    [[2. 2.]]
     """
     precondition = A.preconditioner()
     limits = {"tolerance": tolerance, "max_evaluations": max_evaluations, "checked": checked}
@@ -109,7 +116,15 @@ class _State(NamedTuple):
 
 
 def newton(*, tolerance: Any = 1e-3, max_evaluations: Any = 300) -> Solver:
-    """`newton_solve` as a `Solver`, of a `Linearised`."""
+    """`newton_solve` as a `Solver`, of a `Linearised`.
+
+    >>> R = regularizers.REGULARIZERS["normalised"]((1, 2), kernels=(1, 1))
+    >>> model, f = models.assemble(operators.identity((1, 2)), R), jnp.array([[1.0, 2.0]])
+    >>> params = R.init(jax.random.key(0)) | {"gamma": 0.1}
+    >>> u, info = model.reconstruct(linearised.newton(tolerance=1e-5), params, f)
+    >>> print(bool(jnp.all(jnp.abs(model.stationarity()(u, params, f)) < 1e-3)))
+    True
+    """
 
     checks.limits(tolerance, max_evaluations)
 
@@ -130,6 +145,12 @@ def newton_solve(
     gradient step or close to one. Evaluations are those of G, linearised or not, and products with
     A; the budget may be passed by the last of them. Residual and tolerance are as in `iterate`.
     Raises ValueError for a budget below 1.
+
+    >>> R = regularizers.REGULARIZERS["normalised"]((1, 2), kernels=(1, 1))
+    >>> model, f = models.assemble(operators.identity((1, 2)), R), jnp.array([[1.0, 2.0]])
+    >>> params = model.completed(R.init(jax.random.key(0)) | {"gamma": jnp.array(0.0)})
+    >>> print(linearised.newton_solve(types.At(model.G, params, f), 0 * f)[0])  # f without gamma
+    [[1. 2.]]
     """
     checks.limits(tolerance, max_evaluations)
     checks.batch(u0=u0)

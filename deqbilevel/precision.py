@@ -29,6 +29,10 @@ def at(precision: str, function: Function) -> Function:
     """`function`, whose products have this precision wherever it is called or traced.
 
     Raises: ValueError for a precision that is none of `PRECISIONS`.
+
+    >>> precise = precision.at("highest", lambda: jax.config.jax_default_matmul_precision)
+    >>> print(precise())
+    highest
     """
     checks.known("precision", precision, PRECISIONS)
 
@@ -41,7 +45,15 @@ def at(precision: str, function: Function) -> Function:
 
 
 def highest(function: Function) -> Function:
-    """`function` in full precision, unless the context that it is called in names another."""
+    """`function` in full precision, unless the context that it is called in names another.
+
+    >>> precise = precision.highest(lambda: jax.config.jax_default_matmul_precision)
+    >>> with jax.default_matmul_precision("tensorfloat32"):
+    ...     print(precise())
+    tensorfloat32
+    >>> print(precise())
+    highest
+    """
 
     @wraps(function)
     def precisely(*arguments: Any, **options: Any) -> Any:
@@ -54,7 +66,12 @@ def highest(function: Function) -> Function:
 
 @contextlib.contextmanager
 def float64(wanted: bool = True) -> Iterator[None]:
-    """Numbers are in float64 meanwhile, or in float32; for all threads, unlike `jax.enable_x64`."""
+    """Numbers are in float64 meanwhile, or in float32; for all threads, unlike `jax.enable_x64`.
+
+    >>> with precision.float64():
+    ...     print(jnp.ones(1).dtype)
+    float64
+    """
     before = jax.config.read("jax_enable_x64")
     jax.config.update("jax_enable_x64", wanted)
     try:
@@ -67,6 +84,9 @@ def dtype_of(params: Params) -> Any:
     """The dtype of the weights: of the arrays in `params`, or of its scalars where there are none.
 
     Scalars do not decide, so that float32 weights stay float32 where JAX makes float64 scalars.
+
+    >>> print(precision.dtype_of({"A": jnp.ones((2, 2), jnp.float16), "tau": 0.5}))
+    float16
     """
     leaves = [x for x in jax.tree.leaves(params) if _floating(x)]
     arrays = [x for x in leaves if jnp.ndim(x)] or leaves
@@ -75,7 +95,12 @@ def dtype_of(params: Params) -> Any:
 
 def as_weights(params: Params, *arrays: Any) -> tuple[Any, ...]:
     """`(params, *arrays)`, all that is floating in the dtype of the weights, and what is complex in
-    the complex one of that precision."""
+    the complex one of that precision.
+
+    >>> params, f = precision.as_weights({"A": jnp.ones((2, 2))}, np.ones((1, 2)))  # of float64
+    >>> print(f.dtype)
+    float32
+    """
     dtype = dtype_of(params)
 
     def cast(x: Any) -> Any:

@@ -24,7 +24,11 @@ from deqbilevel.types import Params
 
 def file(name: str | None = None) -> str:
     """What a command calls the file of what it learned in the folder of its run; of several models,
-    by their names."""
+    by their names.
+
+    >>> print(recipes.file(), recipes.file("deq"))
+    learned.npz learned-deq.npz
+    """
     return "learned.npz" if name is None else f"learned-{name}.npz"
 
 
@@ -45,7 +49,12 @@ STARTS: checks.Registry[Any] = checks.Registry(
 
 
 class Recipe(NamedTuple):
-    """The parts of a model by name, each with its options; all of it is JSON."""
+    """The parts of a model by name, each with its options; all of it is JSON.
+
+    >>> recipe = recipes.Recipe("row_mask", {"part": 0.5}, "dense", {"activation": "relu"})
+    >>> print(recipe.model((2, 1)).K.mask)
+    [0. 1.]
+    """
 
     operator: str = "identity"
     operator_options: Mapping[str, Any] = {}
@@ -72,7 +81,11 @@ class Recipe(NamedTuple):
 
 
 def dense(task: str, model: str, activation: str, threshold: float) -> Recipe:
-    """The dense model of [REB] 3.2, as `models.build` makes it, with an activation."""
+    """The dense model of [REB] 3.2, as `models.build` makes it, with an activation.
+
+    >>> print(recipes.dense("denoising", "deq", "relu", 0.1).regularizer_options)
+    {'tied': False, 'activation': 'relu', 'threshold': 0.1}
+    """
     options = {"tied": models.MODELS[model], "activation": activation, "threshold": threshold}
     return Recipe(models.TASKS[task], {}, "dense", options, start="zero")
 
@@ -80,7 +93,12 @@ def dense(task: str, model: str, activation: str, threshold: float) -> Recipe:
 def built(
     registry: checks.Registry[Any], name: str, shape: tuple[int, int], options: Mapping[str, Any]
 ) -> Any:
-    """A part by name. Raises: ValueError for an option that it does not have."""
+    """A part by name. Raises: ValueError for an option that it does not have.
+
+    >>> K = recipes.built(operators.OPERATORS, "row_mask", (2, 1), {"part": 0.5})
+    >>> print(K.mask)
+    [0. 1.]
+    """
     build = registry[name]
     for option in options:
         known = [p for p in list(inspect.signature(build).parameters)[1:]]
@@ -122,6 +140,15 @@ def save(path: Path, learned: Learned) -> None:
     """Write what was learned, whole or not at all; `load` reads it.
 
     Raises: ValueError for params that are not finite, or not of the recipe and numbers beside.
+
+    >>> import pathlib, tempfile
+    >>> recipe = recipes.Recipe("identity", {}, "dense", {"activation": "relu"})
+    >>> params = recipe.model((1, 2)).init(jax.random.key(0))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, recipes.file())
+    ...     recipes.save(path, recipes.Learned(recipe, (1, 2), (0.0, 1.0), params, {}))
+    ...     print(bool(jnp.all(recipes.load(folder).params["A"] == params["A"])))
+    True
     """
     params = checks.finite("params", learned.params)
     own = _template(learned.recipe, learned.shape)
@@ -149,6 +176,10 @@ def load(path: str | Path, name: str | None = None) -> Learned:
     name: of the model, where a run has several.
     Raises: ValueError for a folder without such a file, and for a file that holds anything else,
     naming it and what is wrong there.
+
+    >>> learned = recipes.load("natural")
+    >>> print(learned.range, learned.model((16, 16)).shape)
+    (0.0, 1.0) (16, 16)
     """
     path = Path(path)
     if str(path) in pretrained.SHIPPED and not path.exists():

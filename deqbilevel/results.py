@@ -1,4 +1,25 @@
-"""Results of a study, opened lazily: its best runs and its table."""
+"""Results of a study, opened lazily: its best runs and its table.
+
+>>> import xarray
+>>> axes = {"task": ["denoising"], "model": ["deq"], "noise": [0.1], "tau": [0.5]}
+>>> axes |= {"gamma": [0.1, 1.0], "activation": ["relu"], "epoch": [0, 1]}
+>>> loss = np.array([0.3, 0.2, 0.3, 0.1]).reshape(1, 1, 1, 1, 2, 1, 2)
+>>> dims = (*results.AXES, "epoch")
+>>> study = xarray.Dataset({"test_loss": (dims, loss), "diverged": (dims, loss > 1)}, axes)
+>>> print(results.others(study, "task", "model", "noise"), results.sampled(study))
+['tau', 'gamma', 'activation'] []
+>>> end = results.final(study, "test_loss")
+>>> print(end.values.ravel(), results.finished(study).values.ravel())
+[0.2 0.1] [ True  True]
+>>> least, where = results.lowest(study, end)
+>>> print(least.item(), where["gamma"].item(), results.best(study)["best_gamma"].item())
+0.1 1 1.0
+>>> print(results.without_learning(study, "denoising", 0.1))  # none were stored
+{}
+>>> rows = results.summary(study)
+>>> print(rows[0]["median"].round(2), results.warnings(rows), results.table(rows).count("deq"))
+0.15 [] 1
+"""
 
 from __future__ import annotations
 
@@ -31,6 +52,11 @@ def read(folder: str | Path) -> xr.Dataset:
     `best_test_loss`, `best_tau` ... for every other axis, and the `best_` pictures.
     Raises: ValueError where the folder holds no study, and FileError where it is
     damaged.
+
+    >>> results.read("no/study")
+    Traceback (most recent call last):
+        ...
+    ValueError: no/study: holds no study (no results.zarr); give a study's --out
     """
     path = Path(folder) / "results.zarr"
     if not path.exists():

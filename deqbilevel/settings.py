@@ -24,6 +24,15 @@ published, where the text says nothing:
 and outside of this module lam = 1 (`models.hyperparameters`), weights that start uniform in
 (-1/28, 1/28) (`regularizers.dense.init`), and the circular boundary of the blur
 (`operators.diagonal_blur`). What differs from `paper` in the other two is our own.
+
+>>> setting = settings.SETTINGS["fast"]._replace(learning_rate=1e-2)
+>>> print(isinstance(settings.check(setting), settings.Setting), setting.adaptive)
+True True
+>>> budget = settings.Budget(forward=12, adjoint=6)
+>>> print(settings.grow(setting, budget, truncated_loss=1.0, true_loss=2.0).forward)
+18
+>>> print(settings.converged()(lambda u: 0.5 * u + 1, jnp.zeros((1, 1)))[0])
+[[2.]]
 """
 
 from collections.abc import Callable, Mapping

@@ -5,6 +5,19 @@
 
 `State.optimiser` is that of the algorithm, guarded: its x has the lower level of every image, so
 that it goes on warm. Where a step diverges it is not taken, nor is any after it.
+
+>>> model, u = models.build("denoising", "bilevel", (1, 2)), jnp.array([[0.5, -0.5]])
+>>> scalars = models.hyperparameters(tau=0.5, gamma=0.1, activation="identity")
+>>> setting, params = settings.SETTINGS["paper"], model.init(jax.random.key(0)) | scalars
+>>> base = learning.trainer(model, setting, total_steps=3)
+>>> method = lambda problem, params: algorithms.aid(problem, optax.sgd(0.1))
+>>> state = upper.start(base.learner, method, learning.start(base.learner, params), u)
+>>> keys = jax.random.split(jax.random.key(0), 3)
+>>> state, metrics = upper.steps(base.learner, method, state, u, keys, f=u)
+>>> print(bool(metrics.loss[-1] < metrics.loss[0]), state.step)
+True 3
+>>> print(upper.trainer(base, method, count=1).learner is base.learner)
+True
 """
 
 import math

@@ -30,11 +30,6 @@ NAMES = {"jax": jax, "jnp": jnp, "np": np, "optax": optax} | {
 }
 """What every example begins with, as the docstring of the package says."""
 
-LATER = (
-    *("adjoints", "algorithms", "baselines", "conditions", "contraction", "courses", "data"),
-    *("jacobians", "lanes", "learning", "linearised", "models", "pictures", "precision"),
-    *("pretrained", "recipes", "results", "settings", "studies", "upper"),
-)
 NO_EXAMPLE = {
     "checks": "what the library asks of what it is given",
     "rules": "the same, declared beside the arguments",
@@ -47,7 +42,20 @@ NO_EXAMPLE = {
         f"regularizers.networks.{name}": "a part of which `networks.NETWORKS` are made"
         for name in ("transfer", "operator_norm", "Convolution", "Convolutions", "Potential")
     },
-    **{name: "to come" for name in LATER},
+    **{
+        f"learning.{name}": "what its functions return"
+        for name in ("Epoch", "Metrics", "Search", "State", "Trainer")
+    },
+    **{f"algorithms.{name}": "what a step returns" for name in ("Guarded", "Info")},
+    **{f"algorithms.steps.{name}": "the state of a step" for name in ("Adaptive", "Secant")},
+    **{
+        f"algorithms.cleaning.{name}": "of which `digits` and `pose` make their results"
+        for name in ("Cleaning", "Corpus", "Digits", "Split")
+    },
+    **{f"conditions.{name}": "what is returned" for name in ("Condition", "Constants", "Report")},
+    "contraction.Finding": "what `report` returns",
+    "courses.Lanes": "what `lanes` returns",
+    "data.prepare": "needs tensorflow-datasets and takes half a minute",
 }
 """Modules and names of which no example is asked, and why."""
 
@@ -102,15 +110,15 @@ def asked(full, value):
 
 
 def shown(full, value):
-    """Whether a name has an example, in its docstring or, of a file that is full, in that of its
-    module or package, where it is called."""
+    """Whether a name has an example: in its docstring or, of files that are full and of what goes
+    together, in another one of its module or package, which calls it or names it in full."""
     if ">>> " in (value.__doc__ or ""):
         return True
-    above = [full.rsplit(".", n)[0] for n in range(1, full.count(".") + 1)]
-    texts = [MODULES[name].__doc__ for name in above if name in MODULES]
-    texts.append(inspect.getmodule(value).__doc__)
-    call = rf">>> .*\b{full.rpartition('.')[2]}\("
-    return any(re.search(call, text) for text in texts)
+    package, _, name = full.rpartition(".")
+    named = rf"^\s*(>>>|\.\.\.) .*\b({package}\.{name}\b|{name}\()"
+    above = {package, value.__module__.removeprefix("deqbilevel.")} & set(MODULES)
+    texts = [text for module in above for _, text in docstrings(MODULES[module])]
+    return any(re.search(named, text, re.MULTILINE) for text in texts)
 
 
 def docstrings(module):

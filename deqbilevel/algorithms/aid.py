@@ -40,6 +40,12 @@ def aid(
     Two products more are for the residuals that conjugate gradients start from and end with. Q may
     be small only as v is warm: with `warm_adjoint` false a small Q has another limit. No
     certificate of accuracy.
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> method = algorithms.aid(problem, optax.sgd(1.0), lower_iterations=60)
+    >>> state, _ = method.step(method.init(gamma, x), data, jax.random.key(0))
+    >>> print(state.gamma)  # minus the hypergradient at 0, (3/2, -25/18)
+    [-1.5     1.3889]
     """
 
     def init(gamma: Gamma, x: Array) -> State:

@@ -64,6 +64,12 @@ def ba(
     inverse: "dense" solves with the matrix of each row of x, for small rows: as many products as a
     row has entries and one for the residual; "conjugate_gradient" goes to rounding, or to a cap of
     `adjoint_iterations`. Raises ValueError for another.
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> method = algorithms.ba(problem, optax.sgd(1.0), lower_iterations=lambda u: 60)
+    >>> state, _ = method.step(method.init(gamma, x), data, jax.random.key(0))
+    >>> print(state.gamma)  # minus the hypergradient at 0, (3/2, -25/18)
+    [-1.5     1.3889]
     """
     return _ba(problem, optimiser, lambda u: 0.0, lower_iterations, inverse, adjoint_iterations)
 
@@ -82,6 +88,12 @@ def accelerated_ba(
 
     The default is for a convex l(gamma). Where it is strongly convex with condition number kappa,
     the constant (sqrt(kappa) - 1) / (sqrt(kappa) + 1) is faster.
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> method = algorithms.accelerated_ba(problem, optax.sgd(1.0), lower_iterations=lambda u: 60)
+    >>> state, _ = method.step(method.init(gamma, x), data, jax.random.key(0))
+    >>> print(state.gamma)  # (3/2, -25/18) is the hypergradient at 0
+    [-1.5     1.3889]
     """
     return _ba(problem, optimiser, momentum, lower_iterations, inverse, adjoint_iterations)
 

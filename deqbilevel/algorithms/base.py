@@ -35,7 +35,13 @@ def whole(data: Data, key: PRNGKeyArray) -> Data:
 
 
 class Problem(NamedTuple):
-    """The upper loss and the lower cost, as functions of the data."""
+    """The upper loss and the lower cost, as functions of the data.
+
+    >>> upper = lambda gamma, x, data: jnp.sum((x - data) ** 2) / 2
+    >>> problem = algorithms.Problem(upper, lambda x, gamma, data: x - gamma, lambda gamma: 1.0)
+    >>> print(problem.lower_gradient(jnp.array([[5.0]]), jnp.array([2.0]), None))
+    [[3.]]
+    """
 
     upper: Callable[[Gamma, Array, Data], Float[Array, ""]]
     """(gamma, x, data) -> l(gamma; x)."""
@@ -52,7 +58,12 @@ class Problem(NamedTuple):
 
 
 class Posed(NamedTuple):
-    """A problem, its data, where algorithms start, and the solution where it is known."""
+    """A problem, its data, where algorithms start, and the solution where it is known.
+
+    >>> problem, data, gamma, x, solution = algorithms.quadratic()
+    >>> print(gamma, x.shape, solution)
+    [0. 0.] (1, 3) [-1.5467  1.8852]
+    """
 
     problem: Problem
     data: Data
@@ -67,12 +78,23 @@ def from_cost(
     lower_step: Callable[[Gamma], Any],
     **others: Any,
 ) -> Problem:
-    """A problem whose lower level is a cost Phi(x, gamma, data), differentiated here."""
+    """A problem whose lower level is a cost Phi(x, gamma, data), differentiated here.
+
+    >>> upper = lambda gamma, x, data: jnp.sum((x - data) ** 2) / 2
+    >>> lower = lambda x, gamma, data: jnp.sum((x - gamma) ** 2) / 2
+    >>> problem = algorithms.from_cost(upper, lower, lambda gamma: 1.0)
+    >>> print(problem.lower_gradient(jnp.array([[5.0]]), jnp.array([2.0]), None))
+    [[3.]]
+    """
     return Problem(upper, jax.grad(lower), lower_step, **others)
 
 
 class Calls(NamedTuple):
-    """How often the oracles were called, the currency of [CF] Tables 5.1 to 5.3."""
+    """How often the oracles were called, the currency of [CF] Tables 5.1 to 5.3.
+
+    >>> print(algorithms.Calls(lower_gradients=3).plus(algorithms.Calls(1, 2)).total())
+    6
+    """
 
     lower_gradients: Any = 0
     """grad_x Phi"""
@@ -119,6 +141,10 @@ class Algorithm(_Algorithm):
     """An upper-level method. Every State has the fields `gamma` and `x`.
 
     Products are in full precision, see `precision.highest`.
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> print(algorithms.aid(problem, optax.sgd(1.0)).rows)
+    ('x', 'v')
     """
 
     __slots__ = ()

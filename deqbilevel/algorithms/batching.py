@@ -22,6 +22,15 @@ def minibatches(algorithm: Algorithm) -> Algorithm:
     taken, stepped and put back, and the others stay.
     Raises: ValueError for a wrapper, whose State has no rows of its own, and for data or indices
     that are none.
+
+    >>> upper = lambda gamma, x, data: jnp.sum((x - data) ** 2) / 2
+    >>> lower = lambda x, gamma, data: jnp.sum((x - gamma) ** 2) / 2
+    >>> aid = algorithms.aid(algorithms.from_cost(upper, lower, lambda gamma: 1.0), optax.sgd(1.0))
+    >>> method, data = algorithms.minibatches(aid), jnp.array([[1.0], [2.0], [6.0]])
+    >>> state, batch = method.init(jnp.array([0.0]), jnp.ones((3, 1))), jnp.array([2])
+    >>> state, _ = method.step(state, (batch, data), jax.random.key(0))
+    >>> print(state.gamma, state.x.ravel())  # to the 6 of row 2, whose x alone has moved, to 0
+    [6.] [1. 1. 0.]
     """
     if not algorithm.rows:
         raise ValueError(
@@ -57,6 +66,12 @@ def run(
 
     steps: their number, or for `minibatches` the indices of each.
     Raises: ValueError for fewer than one step, and for indices of no rows of x, or twice of one.
+
+    >>> problem, data, gamma, x, solution = algorithms.quadratic()
+    >>> method = algorithms.lagrangian(problem)
+    >>> state, infos = algorithms.run(method, method.init(gamma, x), data, jax.random.key(0), 2)
+    >>> print(state.gamma, solution, infos.loss.shape)
+    [-1.5467  1.8852] [-1.5467  1.8852] (2,)
     """
     if np.ndim(steps):
         given = steps if hasattr(steps, "dtype") else np.asarray(steps)

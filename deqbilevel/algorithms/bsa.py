@@ -57,6 +57,12 @@ def bsa(
     at most 1/L; None: the problem's own step. lower_schedule: u -> what the problem's own step is
     multiplied by in the lower level, or a number. Raises ValueError for T < 1 and Q < 1,
     and for Q < 0 with the series.
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> method = algorithms.bsa(problem, optax.sgd(1.0), lower_iterations=60, adjoint_terms=1)
+    >>> state, _ = method.step(method.init(gamma, x), data, jax.random.key(0))
+    >>> print(state.gamma)  # minus (12/54, -69/54), by v = (x* - d) / 3
+    [-0.2222  1.2778]
     """
     require(1, lower_iterations=lower_iterations)
     require(int(randomised), adjoint_terms=adjoint_terms)

@@ -86,6 +86,10 @@ def digits(
     Raises:
         ValueError: another spec, a share outside [0, 1], more digits than there are, labels beyond
             9, and training digits that are all the same.
+
+    >>> corpus = algorithms.cleaning.digits("sample", train_size=20, validation_size=10, wrong=0.5)
+    >>> print(corpus.train.images.shape, corpus.wrong.sum())
+    (20, 784) 10
     """
     images, (labels, test_labels) = _labelled(spec)
     available = len(labels)
@@ -175,6 +179,12 @@ def pose(corpus: Corpus, *, batch: int | None = 64, regularisation: float = 0.2)
     A: [n, features] of the training images. It contracts on all of them; a batch may be worse.
     Raises: ValueError for a batch below 1, a regularisation that is not positive, and digits that
     are not finite, without labels from 0 to 9, or none.
+
+    >>> clean = algorithms.cleaning
+    >>> some = clean.Digits(np.eye(2, 3, dtype=np.float32), np.array([7, 9], np.int32))
+    >>> posed = clean.pose(clean.Corpus(some, np.zeros(2, bool), some, some))
+    >>> print(posed.gamma.shape, posed.x.shape, posed.problem.strong_convexity)
+    (2,) (1, 3, 10) 0.4
     """
     for name, part in zip(
         ("train", "validation", "test"), (corpus.train, *corpus[2:]), strict=True
@@ -246,10 +256,20 @@ def cross_entropy(
     images: Float[Array, "n features"],
     labels: Int[Array, " n"],
 ) -> Float[Array, " n"]:
-    """-log softmax(a x)_b of each image a with the label b."""
+    """-log softmax(a x)_b of each image a with the label b.
+
+    >>> x, images = jnp.zeros((1, 2, 10)), jnp.ones((1, 2))
+    >>> print(algorithms.cleaning.cross_entropy(x, images, jnp.array([3])))  # log 10
+    [2.3026]
+    """
     return optax.softmax_cross_entropy_with_integer_labels(images @ x[0], labels)
 
 
 def accuracy(x: Float[Array, "1 features classes"], images: Any, labels: Any) -> Float[Array, ""]:
-    """The share of images whose label has the largest score."""
+    """The share of images whose label has the largest score.
+
+    >>> x, images = jnp.array([[[0.0, 1.0]]]), jnp.array([[1.0], [-1.0]])
+    >>> print(algorithms.cleaning.accuracy(x, images, jnp.array([1, 1])))
+    0.5
+    """
     return jnp.mean(jnp.argmax(images @ x[0], axis=1) == labels)

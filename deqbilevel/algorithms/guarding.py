@@ -65,6 +65,12 @@ def guarded(
     traced. A step that is not taken shows the Info of the one before, with the calls that it made.
     Among lanes a frozen one still takes the time of the others.
     Raises: ValueError for rules that are no numbers of 0 or more.
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> method = algorithms.guarded(algorithms.lagrangian(problem), calls=1)
+    >>> state, _ = algorithms.run(method, method.init(gamma, x), data, jax.random.key(0), 3)
+    >>> print(state.steps, state.stopped, state.diverged)  # one step is more than one call
+    1 True False
     """
 
     def init(gamma: Gamma, x: Array) -> Guarded:

@@ -72,6 +72,12 @@ def hoag(
     norm(grad_x Phi) itself. In a line search each trial is a lower level to eps_u, counted as if it
     took the evaluations of the step's own; it stalls where the loss falls by less than eps_u shows.
     Raises ValueError for a problem without strong convexity where mu is None.
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> method = algorithms.hoag(problem, optax.sgd(1.0), tolerance=lambda u: 1e-5)
+    >>> state, _ = method.step(method.init(gamma, x), data, jax.random.key(0))
+    >>> print(state.gamma)  # minus the hypergradient at 0, (3/2, -25/18)
+    [-1.5     1.3889]
     """
     mu = problem.strong_convexity if mu is None else mu
     if mu is None:

@@ -51,6 +51,12 @@ def posed(
     Raises: ValueError for a DEQ, whose lower level minimises nothing, for images that are not
     finite, where they are known, or not measured by K, for params that lack an entry or are of
     another model, and for a potential that is not smooth.
+
+    >>> R = regularizers.REGULARIZERS["convolutional"]((2, 2), filters=(3, 2, 2))
+    >>> model, u = models.assemble(operators.identity((2, 2)), R), jnp.ones((1, 4))
+    >>> posed = algorithms.posed(model, R.init(jax.random.key(0)), u, u)
+    >>> print(sorted(posed.gamma), posed.problem.strong_convexity)
+    ['beta', 'filters'] 1.0
     """
     if not model.tied or ("C" in params and "C" not in model.R.learned):
         raise ValueError(

@@ -49,6 +49,12 @@ def itd(
     T times x, with checkpoint="sqrt" of sqrt(T) times x for T more gradients of Phi. The adjoint
     residual is norm(Delta) / norm(grad_x l) at the end, for a quadratic Phi that of H v = grad_x l.
     Raises ValueError for T that is no plain int of 1 or more.
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> method = algorithms.itd(problem, optax.sgd(1.0), lower_iterations=60)
+    >>> state, _ = method.step(method.init(gamma, x), data, jax.random.key(0))
+    >>> print(state.gamma)  # minus the hypergradient at 0, (3/2, -25/18)
+    [-1.5     1.3889]
     """
     solver = DESCENTS[lower_solver](tolerance=None, max_evaluations=lower_iterations)
 

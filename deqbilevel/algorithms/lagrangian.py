@@ -43,6 +43,12 @@ def lagrangian(
     2 N + R columns of the matrix is counted like the evaluation of the system itself: a call of
     each oracle. Info is at the (gamma, x, nu) that a step starts from.
     Raises ValueError in the first step where 2 N + R is more than `largest`.
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> method = algorithms.lagrangian(problem)
+    >>> state, _ = method.step(method.init(gamma, x), data, jax.random.key(0))
+    >>> print(state.gamma)  # the solution at once, as the system is linear
+    [-1.5467  1.8852]
     """
     optimiser = optax.sgd(1.0) if optimiser is None else optimiser
 

@@ -127,6 +127,12 @@ def maid(
     step size is the method's own: an optimiser is not used. For other solvers than gradient descent
     e is where they last evaluated grad_x Phi, and an estimate for the x that they return.
     Raises ValueError for a problem without strong convexity where mu is None.
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> method = algorithms.maid(problem, accuracy=1e-3, adjoint_accuracy=1e-3)
+    >>> state, _ = method.step(method.init(gamma, x), data, jax.random.key(0))
+    >>> print(state.gamma.round(1))  # minus the hypergradient at 0, (3/2, -25/18)
+    [-1.5  1.4]
     """
     mu = problem.strong_convexity if mu is None else mu
     if mu is None:

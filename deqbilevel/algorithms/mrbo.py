@@ -67,6 +67,12 @@ def mrbo(
     1/L; None: the problem's own step. lower_schedule: u -> beta by the problem's own step, or a
     number. Info's residual of the lower level is the norm of h_x. Raises ValueError for Q < 0,
     and for Q < 1 with the product.
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> method = algorithms.mrbo(problem, optax.sgd(1.0), adjoint_terms=60)
+    >>> state, _ = method.step(method.init(gamma, x), data, jax.random.key(0))
+    >>> print(state.gamma)  # minus B' H^{-1} (x - d) at x = 0, (1, -1)
+    [-1.  1.]
     """
     require(int(randomised), adjoint_terms=adjoint_terms)
 
@@ -107,5 +113,12 @@ def mrbo(
 
 @options(**RULES)
 def sustain(problem: Problem, optimiser: optax.GradientTransformation, **options: Any) -> Algorithm:
-    """MRBO with the randomised product, (Q - 1) / 2 products with H a point on average."""
+    """MRBO with the randomised product, (Q - 1) / 2 products with H a point on average.
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> method = algorithms.sustain(problem, optax.sgd(1.0), adjoint_terms=1)
+    >>> state, _ = method.step(method.init(gamma, x), data, jax.random.key(0))
+    >>> print(state.gamma)  # minus B' eta (x - d) at x = 0, (0, -1)
+    [0. 1.]
+    """
     return mrbo(problem, optimiser, **{"randomised": True} | options)

@@ -84,6 +84,12 @@ def penalty(
 
     step_size: (gamma, lambda) -> beta, see `contracting`, the default with M = `smoothness`.
     The loss of Info is l; adjoint_residual is norm(H m + grad_x l) / norm(grad_x l).
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> method = algorithms.penalty(problem, optax.sgd(1.0), weight=lambda u: 100.0)
+    >>> state, _ = method.step(method.init(gamma, x), data, jax.random.key(0))
+    >>> print(state.gamma.round(1))  # minus the hypergradient at 0, (3/2, -25/18)
+    [-1.5  1.4]
     """
     beta = contracting(problem, smoothness) if step_size is None else step_size
     weight = growing() if weight is None else weight
@@ -100,7 +106,14 @@ def augmented_penalty(
     smoothness: Any = 1.0,
     step_size: Callable[[Gamma, Any], Any] | None = None,
 ) -> Algorithm:
-    """`penalty` with the multiplier nu, so that no lambda has to grow."""
+    """`penalty` with the multiplier nu, so that no lambda has to grow.
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> method = algorithms.augmented_penalty(problem, optax.sgd(1.0))
+    >>> state, _ = method.step(method.init(gamma, x), data, jax.random.key(0))
+    >>> print(state.gamma.round(1), (state.nu != 0).all())  # about (-3/2, 25/18); nu is m now
+    [-1.5  1.4] True
+    """
     beta = contracting(problem, smoothness) if step_size is None else step_size
     return _penalty(problem, optimiser, weight, lower_iterations, beta, augmented=True)
 

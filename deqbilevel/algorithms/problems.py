@@ -24,6 +24,9 @@ def quadratic() -> Posed:
 
     H has the eigenvalues 3 - sqrt(3), 3, 3 + sqrt(3), so that the best step of gradient descent,
     2 / (L + mu), is 1/3. In the default precision; for float64 enable it first.
+
+    >>> print(algorithms.quadratic().solution)  # (-1805, 2200) / 1167
+    [-1.5467  1.8852]
     """
     H = jnp.array([[4.0, 1, 0], [1, 3, 1], [0, 1, 2]])
     B = jnp.array([[1.0, 0], [0, 2], [1, 1]])
@@ -51,6 +54,10 @@ def coupled() -> Posed:
     """Q2: nonlinear in gamma, x_k = y_k / (1 + e^{gamma_k}), and a loss that vanishes at best.
 
     H is diagonal, with entries 1 + e^{gamma_k}; the step is 2 / (L + mu). In the default precision.
+
+    >>> posed = algorithms.coupled()
+    >>> print(posed.solution, posed.data.y / (1 + jnp.exp(posed.solution)))  # x* is the truth
+    [ 0.      0.6931 -1.0986] [1. 1. 3.]
     """
     data = Coupled(jnp.array([2.0, 3, 4]), jnp.array([1.0, 1, 3]))
 

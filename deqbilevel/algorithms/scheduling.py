@@ -48,6 +48,13 @@ def scheduled(factory: Callable[..., Algorithm], **schedules: Any) -> Algorithm:
     scheduled(partial(aid, problem, optimiser), lower_iterations=lambda u: 1 + u // 10). The options
     must be such as may be traced, and leave the State's shapes alone.
     Raises: ValueError for what is no function of u.
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> factory = lambda **options: algorithms.aid(problem, optax.sgd(1.0), **options)
+    >>> method = algorithms.scheduled(factory, lower_iterations=lambda u: 4 + u)
+    >>> _, info = method.step(method.init(gamma, x), data, jax.random.key(0))
+    >>> print(info.calls.lower_gradients)
+    4.0
     """
     require(dict.fromkeys(schedules, FUNCTION), schedules)
 
@@ -62,6 +69,12 @@ def growing(algorithm: Algorithm, size: Schedule) -> Algorithm:
     """The algorithm on data._replace(size=size(u)): batches that grow with the step u, [CF] 7.6.
 
     For data with a leaf `size`: how many of the samples of a batch, whose shape is fixed, count.
+
+    >>> posed = algorithms.stochastic_quadratic(algorithms.quadratic(), batch=8)
+    >>> method = algorithms.growing(algorithms.lagrangian(posed.problem), lambda u: 1 + u)
+    >>> state, _ = method.step(method.init(posed.gamma, posed.x), posed.data, jax.random.key(0))
+    >>> print(state.steps)  # on one sample; the next is on two
+    1
     """
     return _counted(lambda u: algorithm, lambda data, u: _sized(data, size(u)))
 
@@ -92,6 +105,12 @@ def enlarging(
     The batch has `initial` samples until a step has l(gamma+) > (1 - decrease) l(gamma), both as
     Info has them, and from there on `factor` times as many, rounded down, `largest` at most. That
     the fall is relative to l, which must not be negative, is our reading.
+
+    >>> posed = algorithms.stochastic_quadratic(algorithms.quadratic(), batch=8)
+    >>> method = algorithms.enlarging(algorithms.lagrangian(posed.problem), initial=2, largest=8)
+    >>> state = method.init(posed.gamma, posed.x)._replace(loss=jnp.zeros(()))
+    >>> print(method.step(state, posed.data, jax.random.key(0))[0].size)  # the loss rose from 0
+    4.0
     """
 
     def init(gamma: Gamma, x: Array) -> Enlarged:

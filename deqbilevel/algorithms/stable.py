@@ -63,6 +63,12 @@ def stable(
     as gamma has numbers, and either is evaluated twice; D_xx takes O(n^3). Small problems only.
     Raises ValueError where mu is not known, and for rows of x or a gamma of more than `largest`
     numbers.
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> method = algorithms.stable(problem, optax.sgd(1.0))
+    >>> state, _ = method.step(method.init(gamma, x), data, jax.random.key(0))
+    >>> print(state.gamma)  # minus B' H^{-1} (x - d) at x = 0, (1, -1)
+    [-1.  1.]
     """
     smallest = problem.strong_convexity if mu is None else mu
     if smallest is None:

@@ -30,6 +30,10 @@ def dimension_normalised(rate: Any, dimension: int) -> optax.GradientTransformat
     A loss that is a sum over N data grows like N, so that one rate serves small and large images.
     The rate may be an optax schedule.
     Raises: ValueError for a dimension that is no whole number of 1 or more.
+
+    >>> step = algorithms.steps.dimension_normalised(0.5, dimension=10)
+    >>> print(step.update(jnp.array([20.0]), step.init(jnp.zeros(1)))[0])
+    [-1.]
     """
 
     def scale(gradient: Tree, params: Tree = None) -> Tree:
@@ -53,6 +57,11 @@ def armijo(
     to 59 in 40 steps.
     Raises: ValueError for fewer than one trial and other numbers that make no search, and in an
     algorithm that hands over no loss.
+
+    >>> step, loss, gamma = algorithms.steps.armijo(), lambda x: jnp.sum(x**2) / 2, jnp.array([4.0])
+    >>> extra = {"value": loss(gamma), "grad": gamma, "value_fn": loss}
+    >>> print(step.update(gamma, step.init(gamma), gamma, **extra)[0])  # the first trial is 1
+    [-4.]
     """
     search: Any = optax.scale_by_backtracking_linesearch(
         trials - 1,
@@ -110,6 +119,12 @@ def barzilai_borwein(
     the last change shows no positive curvature the step size before is taken again.
     Raises: ValueError for another variant, step sizes that are not positive, and bounds that
     leave out the first.
+
+    >>> step, gamma = algorithms.steps.barzilai_borwein(0.1), jnp.array([1.0])  # l = gamma^2
+    >>> change, state = step.update(2 * gamma, step.init(gamma), gamma)
+    >>> gamma = gamma + change  # 0.8, from where 2 a = 1
+    >>> print(step.update(2 * gamma, state, gamma)[0])
+    [-0.8]
     """
 
     def init(params: Tree) -> Secant:
@@ -172,6 +187,10 @@ def hoag_adaptive(
     is `box`, behind it in a chain. Losses must not be negative.
     Raises: ValueError for numbers with which L cannot follow, and in an algorithm that hands over
     no loss.
+
+    >>> step, gamma = algorithms.steps.hoag_adaptive(lipschitz=4.0), jnp.array([1.0])
+    >>> print(step.update(jnp.array([2.0]), step.init(gamma), gamma, value=1.0)[0])
+    [-0.5]
     """
 
     def init(params: Tree) -> Adaptive:
@@ -208,6 +227,10 @@ def projected(project: Callable[[Tree], Tree]) -> optax.GradientTransformation:
     """Updates after which gamma is project(gamma + updates), up to rounding; last in a chain.
 
     project: one of `optax.projections`, or any other.
+
+    >>> step = algorithms.steps.projected(lambda gamma: jnp.maximum(gamma, 0))
+    >>> print(step.update(jnp.array([-3.0]), step.init(None), jnp.array([1.0]))[0])  # from 1 to 0
+    [-1.]
     """
 
     def update(updates: Tree, params: Tree = None) -> Tree:
@@ -222,6 +245,10 @@ def box(lower: Any, upper: Any) -> optax.GradientTransformation:
 
     Raises: ValueError where a lower bound is above the upper one, or is no number; where two trees
     are compared, only in their first use.
+
+    >>> step = algorithms.steps.box(-1, 1)
+    >>> print(step.update(jnp.array([5.0]), step.init(None), jnp.array([0.0]))[0])
+    [1.]
     """
 
     def ordered(low: Any, high: Any) -> None:

@@ -45,6 +45,12 @@ def stocbio(
     adjoint_step: eta, at most 1/L; None: the problem's own step. lower_schedule: u -> what the
     problem's own step is multiplied by in the lower level, or a number. Raises ValueError for T < 1
     and Q < 0.
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> method = algorithms.stocbio(problem, optax.sgd(1.0), lower_iterations=60, adjoint_terms=60)
+    >>> state, _ = method.step(method.init(gamma, x), data, jax.random.key(0))
+    >>> print(state.gamma)  # the hypergradient at 0 is (3/2, -25/18)
+    [-1.5     1.3889]
     """
     require(1, lower_iterations=lower_iterations)
     require(0, adjoint_terms=adjoint_terms)

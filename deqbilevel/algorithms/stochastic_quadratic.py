@@ -30,6 +30,10 @@ def stochastic_quadratic(posed: Posed, *, batch: int = 2) -> Posed:
     H_i = H + 0.2 a_i I, B_i = (1 + 0.2 b_i) B, c_i = c + 0.2 e_i, d_i = d + 0.2 a_i, for the signs
     a_i = (-1)^i, b_i = (-1)^[i/2], e_i = (-1)^[i/4] of i = 0, ..., 7. Drawn with replacement, a
     batch in every call of an oracle. Raises ValueError for a batch below 1, and another problem.
+
+    >>> posed = algorithms.stochastic_quadratic(algorithms.quadratic())
+    >>> print(posed.data.c.shape, posed.data.c.mean(0))  # that of Q1
+    (8, 3) [ 1. -1.  0.]
     """
     if getattr(posed.data, "_fields", ()) != ("H", "B", "c", "d", "ridge"):
         raise ValueError(f"data: a {type(posed.data).__name__}, expected those of quadratic()")

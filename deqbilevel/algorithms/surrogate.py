@@ -56,6 +56,12 @@ def surrogate(
     minimiser of the surrogate, a smaller rate a part of the way to it; no line search. A product
     with M is two solves of Q + 1 products with H, two products with J and one derivative of the
     gradients of l.
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> method = algorithms.surrogate(problem, proximity=0.0, lower_iterations=60)
+    >>> state, _ = method.step(method.init(gamma, x), data, jax.random.key(0))
+    >>> print(state.gamma)  # the solution at once, as l is quadratic
+    [-1.5467  1.8852]
     """
     optimiser = optax.sgd(1.0) if optimiser is None else optimiser
 

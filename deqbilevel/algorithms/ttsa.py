@@ -79,6 +79,12 @@ def ttsa(
     may be larger: 2 / (L + mu) doubles the error on the stochastic Q1. lower_schedule: u -> what
     the problem's own step is multiplied by in the lower level, or a number. Raises ValueError for
     Q < 1, and for Q < 0 with the series.
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> method = algorithms.ttsa(problem, optax.sgd(1.0), adjoint_terms=60, randomised=False)
+    >>> state, _ = method.step(method.init(gamma, x), data, jax.random.key(0))
+    >>> print(state.gamma)  # minus (22/18, -23/18), at x after one step
+    [-1.2222  1.2778]
     """
     require(int(randomised), adjoint_terms=adjoint_terms)
 

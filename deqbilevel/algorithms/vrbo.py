@@ -77,6 +77,12 @@ def vrbo(
     in the steps where one of them needs it, and with `lax.cond` would in all. Info's residual of
     the lower level is the norm of h_x where the step ends. Raises ValueError for q < 1, m < 0
     and Q < 0.
+
+    >>> problem, data, gamma, x, _ = algorithms.quadratic()
+    >>> method = algorithms.vrbo(problem, optax.sgd(1.0), adjoint_terms=60)
+    >>> state, _ = method.step(method.init(gamma, x), data, jax.random.key(0))
+    >>> print(state.gamma)  # minus B' H^{-1} (x - d) at x = 0, (1, -1)
+    [-1.  1.]
     """
     require(1, period=period)
     require(0, inner_iterations=inner_iterations, adjoint_terms=adjoint_terms)

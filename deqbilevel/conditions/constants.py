@@ -40,7 +40,12 @@ Scalar = Float[Array, ""]
 
 
 class Problem(NamedTuple):
-    """A smooth lower-level cost of convolution filters, with 1/2 ||K u - f||^2."""
+    """A smooth lower-level cost of convolution filters, with 1/2 ||K u - f||^2.
+
+    >>> R = regularizers.convolutional.bank_of((1, 4))
+    >>> print(conditions.Problem(operators.identity((1, 4)), R).learned)
+    ('filters', 'beta')
+    """
 
     K: Operator
     R: Convolutional
@@ -55,7 +60,11 @@ class Problem(NamedTuple):
 
 
 class Region(NamedTuple):
-    """Where the constants hold; it has to hold all that a method passes through."""
+    """Where the constants hold; it has to hold all that a method passes through.
+
+    >>> print(conditions.Region(pixels=(-1.0, 1.0), beta=0.5).filters)  # filters stay as they are
+    0.0
+    """
 
     pixels: tuple[float, float] = (0.0, 1.0)
     """The least and the largest pixel of the images u and of the true ones."""
@@ -102,6 +111,10 @@ def least_singular_value(K: Operator, shape: tuple[int, int]) -> Scalar:
     """The least singular value of K on images of a shape; by a dense matrix for unknown kinds.
 
     Raises: ValueError for a shape that is none of an image, and what is no operator.
+
+    >>> K = operators.Matrix(jnp.array([[3.0, 0.0], [0.0, 4.0]]))
+    >>> print(conditions.least_singular_value(K, (1, 2)))
+    3.0
     """
     pixels = checks.pixels(shape)
     checks.function("K.apply", getattr(K, "apply", None))
@@ -190,6 +203,13 @@ def strong_convexity(
     A potential that is not convex takes up to -inf phi'' ||A||^2 away from lam sigma^2. A convex
     one adds inf phi'' sigma_min(A)^2, where phi'' is least at the largest |c_k * u|: the phi'' of
     all our convex potentials falls with |z|.
+
+    >>> c = regularizers.convolutional
+    >>> problem = conditions.Problem(operators.identity((1, 4)), c.bank_of((1, 4)))
+    >>> params = c.init(jnp.array([[[1.0, -1.0]]]), beta_0=0.0, phi=potentials.Quadratic())
+    >>> params |= {"lam": jnp.array(2.0), "gamma": jnp.array(1.0)}
+    >>> print(conditions.strong_convexity(problem, params, 1.0, conditions.Region()))  # lam
+    2.0
     """
     phi, size = params["phi"], _sizes(problem, params, region)
     fidelity = params["lam"] * jnp.asarray(sigma) ** 2
@@ -209,6 +229,13 @@ def constants(
 
     Raises: ValueError where more is learned than filters and beta, and for a region that is
     none.
+
+    >>> c = regularizers.convolutional
+    >>> problem = conditions.Problem(operators.identity((1, 4)), c.bank_of((1, 4)))
+    >>> params = c.init(jnp.array([[[1.0, -1.0]]]), beta_0=0.0, phi=potentials.Quadratic())
+    >>> params |= {"lam": jnp.array(2.0), "gamma": jnp.array(1.0)}
+    >>> print(conditions.constants(problem, params, 1.0, conditions.Region()).lipschitz)  # 2 + 2^2
+    6.0
     """
     if not problem.learned or not set(problem.learned) <= {"filters", "beta"}:
         raise ValueError(f"learned={problem.learned}: the constants are for filters and beta")

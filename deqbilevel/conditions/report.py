@@ -69,6 +69,12 @@ def report(
 
     sigma: the least singular value of K, where `least_singular_value` would be costly. For the rest
     see `constants`. lam and gamma are 1 where `params` has none.
+
+    >>> c = regularizers.convolutional
+    >>> problem = conditions.Problem(operators.identity((1, 4)), c.bank_of((1, 4)))
+    >>> params = c.init(jnp.array([[[1.0, -1.0]]]), beta_0=0.0, phi=potentials.Welsch(eps=0.1))
+    >>> print(conditions.report(problem, params).failing)  # 1 - 2 exp(-3/2) 2^2 is below 0
+    ('A_Phi 3',)
     """
     region = Region() if region is None else region
     require({"region": Rule(lambda x: isinstance(x, Region), "a Region")}, {"region": region})
@@ -123,7 +129,14 @@ def report(
 
 
 def text(report: Report) -> str:
-    """A report as lines to read."""
+    """A report as lines to read.
+
+    >>> c = regularizers.convolutional
+    >>> problem = conditions.Problem(operators.identity((1, 4)), c.bank_of((1, 4)))
+    >>> params = c.init(jnp.array([[[1.0, -1.0]]]), beta_0=0.0, phi=potentials.Fair())
+    >>> print(conditions.text(conditions.report(problem, params)).splitlines()[0])
+    The conditions of [CF] 5.3.1; the region: 1 image(s), pixels in [0, 1],
+    """
     region = report.region
     least, largest = region.pixels
     lines = [

@@ -96,6 +96,10 @@ def load(
 
     Raises:
         DataError: a `ValueError`; the message names the argument or file and what to do.
+
+    >>> images = data.load("sample", train_size=2, test_size=1)
+    >>> print(images.train.shape, images.shape, images.range, images.peak)
+    (2, 784) (28, 28) (-1.0, 1.0) 2.0
     """
     kind, place = _parsed(spec)
     _check_numbers(train_size=train_size, test_size=test_size, patch=patch, seed=seed)
@@ -115,6 +119,13 @@ def pictures(directory: str | Path, value_range: Range = SIGNED) -> Iterator[tup
     Raises:
         DataError: at once, a folder without pictures or what is no range; when its turn comes, a
             picture that cannot be read.
+
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "one.png")
+    ...     clipped = pictures.write(path, np.array([[0.0, 1.0]]), (0, 1))
+    ...     print(list(data.pictures(folder, (0, 1))))
+    [('one', array([[0., 1.]], dtype=float32))]
     """
     to = checked_range("value_range", value_range)
     paths = folder.pictures(directory)

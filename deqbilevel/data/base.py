@@ -54,6 +54,11 @@ class Images(NamedTuple):
         shape: (height, width), with height * width = pixels.
         source: one line for captions.
         range: the values of black and of white, which bound all others.
+
+    >>> rows = np.array([[0.0, 1.0]], np.float32)
+    >>> images = data.Images(rows, 1 - rows, (1, 2), "two pixels", (0, 1))
+    >>> print(images.peak, images.as_pictures(rows).shape, images.mapped((-1, 1)).train)
+    1.0 (1, 1, 2) [[-1.  1.]]
     """
 
     train: Float[np.ndarray, "train pixels"]

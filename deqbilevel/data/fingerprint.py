@@ -18,6 +18,10 @@ def fingerprint(images: Images) -> dict[str, Any]:
         What JSON keeps as it is: `source`; `shape`, (height, width); `range`, where it is not
         (-1, 1); of either side, `train` and `test`, its `_rows`, `_dtype` and `_sha256`, of its
         values row by row.
+
+    >>> images = data.load("sample", train_size=2, test_size=1)
+    >>> print(data.fingerprint(images)["train_rows"], data.fingerprint(images)["shape"])
+    2 [28, 28]
     """
     sides = {
         f"{side}_{name}": value
@@ -30,7 +34,11 @@ def fingerprint(images: Images) -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two fingerprints, each as a message's part; empty where nothing does."""
+    """What differs between two fingerprints, each as a message's part; empty where nothing does.
+
+    >>> print(data.changes({"train_rows": 2, "test_rows": 1}, {"train_rows": 3, "test_rows": 1}))
+    ['train_rows was 2, is 3']
+    """
     names = dict.fromkeys((*before, *now))
     pairs = {name: (before.get(name), now.get(name)) for name in names}
     return [

@@ -50,6 +50,10 @@ def arrays(
     Raises:
         DataError: no such arrays, values that are not finite or beyond the range by more than
             rounding, images of one grey, or one for training and for test.
+
+    >>> train, test = np.array([[[0, 255]]]), np.array([[[255, 51]]])
+    >>> print(data.arrays(train, test, value_range=(0, 255), to=(0, 1)).test)
+    [[1.  0.2]]
     """
     value_range, to = checked_range("value_range", value_range), checked_range("to", to)
     shape = None if shape is None else _checked_shape(shape)
@@ -97,6 +101,11 @@ def drawn(
     Raises:
         DataError: as `arrays`, and for a function that draws other shapes than it should.
         ValueError: what is no function, no key or no number of images.
+
+    >>> draw = lambda key, count: jax.random.uniform(key, (count, 2, 3))
+    >>> options = {"train_size": 4, "test_size": 1, "key": jax.random.key(0), "value_range": (0, 1)}
+    >>> print(data.drawn(draw, shape=(2, 3), **options).train.shape)
+    (4, 6)
     """
     checks.function("draw", draw)
     for_train, for_test = jax.random.split(checks.key("key", key))

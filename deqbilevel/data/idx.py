@@ -57,6 +57,11 @@ def load_idx_labels(
 
     Raises:
         DataError: a file is missing or malformed, or not one label per image.
+
+    >>> import pathlib
+    >>> train, test = data.load_idx_labels(pathlib.Path(data.__file__).parent / "mnist")
+    >>> print(len(train), len(test), train.max())
+    6000 1000 9
     """
     train, test = read_labelled(folder, "train"), read_labelled(folder, "test")
     return train[1], test[1]

@@ -30,12 +30,12 @@ def preconditioned(
     params and f goes image by image, so that what it needs of each stays in the cache: G must treat
     the images of a batch apart. Raises ValueError for a map that is no `LinearisedMap`.
 
-    >>> R = regularizers.REGULARIZERS["normalised"]((1, 4), kernels=(1, 1))
-    >>> model, f = models.assemble(operators.identity((1, 4)), R), jnp.ones((1, 4))
+    >>> R = regularizers.REGULARIZERS["normalised"]((1, 2), kernels=(1, 1))
+    >>> model, f = models.assemble(operators.identity((1, 2)), R), jnp.ones((1, 2))
     >>> params = model.completed(R.init(jax.random.key(0)) | {"gamma": 0.0})
     >>> solve = hypergradients.preconditioned(model.G, solvers.picard(tolerance=1e-5))
     >>> print(jax.grad(lambda f: solve(params, f, f)[0].sum())(f))  # u = f without gamma
-    [[1. 1. 1. 1.]]
+    [[1. 1.]]
     """
     solver = as_solver(solver)
     checks.limits(tolerance, max_evaluations)

@@ -5,6 +5,16 @@
 `trainer` and `run` train on images of one shape with fresh noise, in epochs and over lanes;
 `start`, `step` and `steps` are the same steps on anything: with measurements that stay, on
 minibatches, on images of several shapes, with lower levels that go on warm.
+
+>>> model, u = models.build("denoising", "bilevel", (1, 2)), jnp.array([[0.5, -0.5]])
+>>> scalars = models.hyperparameters(tau=0.5, gamma=0.1, activation="identity")
+>>> setting, sgd = settings.SETTINGS["paper"], learning.fixed(optax.sgd(0.1))
+>>> learner = learning.Learner((model,), setting, sgd, learned=("A", "b"))
+>>> state = learning.start(learner, model.init(jax.random.key(0)) | scalars)
+>>> state, first = learning.step(learner, state, u, f=u)
+>>> state, more = learning.steps(learner, state, u, 3, f=u)
+>>> print(more.loss.shape, bool(more.loss[-1] < first.loss))
+(3,) True
 """
 
 from deqbilevel.learning.base import Learner, Metrics, State, check

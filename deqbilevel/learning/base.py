@@ -84,7 +84,12 @@ def check_names(learned: Any) -> None:
 
 
 def check(learner: Learner, params: Params) -> None:
-    """Raises ValueError for parts that do not go together, naming both and what to take instead."""
+    """Raises ValueError for parts that do not go together, naming both and what to take instead.
+
+    >>> model, setting = models.build("denoising", "deq", (1, 2)), settings.SETTINGS["paper"]
+    >>> learner = learning.Learner((model,), setting, learning.adam(10), ("A", "b", "C"))
+    >>> learning.check(learner, model.init(jax.random.key(0)))  # no error
+    """
     setting, (model, *_) = settings.check(learner.setting), learner.models
     for one in learner.models:
         if not isinstance(one, Model):

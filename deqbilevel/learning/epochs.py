@@ -31,6 +31,10 @@ def keys(seed: int) -> Key[Array, "3"]:
 
     Raises: ValueError for a seed that is no whole number from 0 to 2^32 - 1: of others JAX takes
     the lower bits, so that two seeds may be one.
+
+    >>> for_weights, for_training, for_pictures = learning.keys(seed=0)
+    >>> print(for_weights.shape)
+    ()
     """
     checks.whole("seed", seed, least=0, most=2**32 - 1)
     return jax.random.split(jax.random.key(seed), 3)
@@ -51,18 +55,30 @@ def compiled(
 
 
 def compiles() -> bool:
-    """Whether JAX compiles at all: not where JAX_DISABLE_JIT is set."""
+    """Whether JAX compiles at all: not where JAX_DISABLE_JIT is set.
+
+    >>> print(learning.compiles())
+    True
+    """
     return not jax.config.jax_disable_jit  # type: ignore[attr-defined]
 
 
 def measures_compiled() -> None:
-    """Raises ValueError where nothing is compiled, for what measures compiled programs."""
+    """Raises ValueError where nothing is compiled, for what measures compiled programs.
+
+    >>> learning.measures_compiled()  # no error
+    """
     if not compiles():
         raise ValueError("JAX_DISABLE_JIT is set, and compiled programs are measured: unset it")
 
 
 def ahead(jitted: Any, *arguments: Any) -> Any:
-    """A jitted function compiled for these arguments; as it is where nothing is compiled."""
+    """A jitted function compiled for these arguments; as it is where nothing is compiled.
+
+    >>> double = learning.ahead(jax.jit(lambda x: 2 * x), jnp.array(1.0))
+    >>> print(double(jnp.array(4.0)))
+    8.0
+    """
     return jitted.lower(*arguments).compile() if compiles() else jitted
 
 
@@ -197,6 +213,20 @@ def run(
 
     Raises: ValueError for numbers that are not whole, and for images that are not finite or that
     the trainer refuses.
+
+    >>> model, u = models.build("denoising", "bilevel", (1, 2)), np.array([[0.5, -0.5]], np.float32)
+    >>> setting, key = settings.SETTINGS["paper"], jax.random.key(0)
+    >>> scalars = models.hyperparameters(tau=0.5, gamma=0.1, activation="identity")
+    >>> trainer = learning.trainer(model, setting, total_steps=1)
+    >>> state = trainer.init(model.init(key) | scalars)
+    >>> order, noise, _, _ = trainer.draw(key, 1, u)
+    >>> print(learning.block(trainer, order, noise, 0)[0])  # one step, on image 0
+    [[0]]
+    >>> start = learning.epoch(trainer, setting, state, 0, u, u, key=key).record["test_loss"]
+    >>> trainer = learning.compiled(trainer, state, u, key)
+    >>> _, end = learning.run(trainer, setting, state, u, u, epochs=1, key=key)
+    >>> print(bool(end.record["test_loss"] < start))
+    True
     """
     for name, value in {"epochs": epochs, "start": start}.items():
         checks.whole(name, value, least=0)

@@ -19,7 +19,12 @@ HUGE = 1e30
 
 
 def mean_loss(loss_function: Loss, u: Images, truth: Images) -> Float[Array, ""]:
-    """The loss of a batch. Raises: ValueError for one that is not one number."""
+    """The loss of a batch. Raises: ValueError for one that is not one number.
+
+    >>> u, truth = jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])
+    >>> print(learning.mean_loss(losses.mean_squared_error, u, truth))
+    2.0
+    """
     value = jnp.asarray(loss_function(u, truth))
     if value.shape:
         raise ValueError(
@@ -29,7 +34,11 @@ def mean_loss(loss_function: Loss, u: Images, truth: Images) -> Float[Array, ""]
 
 
 def finite(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x with what overflowed replaced by 1e30, so that a diverged run can be compared."""
+    """x with what overflowed replaced by 1e30, so that a diverged run can be compared.
+
+    >>> print(learning.finite(jnp.array([1.0, jnp.nan])) == jnp.array([1.0, learning.HUGE]))
+    [ True  True]
+    """
     return jnp.clip(jnp.nan_to_num(x, nan=HUGE), -HUGE, HUGE)
 
 
@@ -50,6 +59,12 @@ def evaluation(
     `evaluations` and `residual`, with another loss than it that of `mean_squared_error` too, and
     the `spent` evaluations of each batch. Computed in the dtype of the weights.
     Raises: ValueError for images that the model has not, see `trainer`.
+
+    >>> model, u = models.build("denoising", "bilevel", (1, 2)), jnp.array([[0.5, -0.5]])
+    >>> scalars = models.hyperparameters(tau=1.0, gamma=0.0, activation="identity", noise=0.0)
+    >>> params = model.init(jax.random.key(0)) | scalars  # u* = f without gamma
+    >>> print(learning.evaluation(model, solvers.picard(), params, u, jax.random.key(0))["loss"])
+    0.0
     """
     checks.whole("batch_size", batch_size)
     checks.rows("images", images, math.prod(model.shape))

@@ -26,6 +26,10 @@ def fixed(transformation: optax.GradientTransformation) -> Optimiser:
     """The optimiser of a transformation that has its rates.
 
     Raises: ValueError for what is no transformation.
+
+    >>> step = learning.fixed(optax.sgd(0.5))({}, 0)
+    >>> print(step.update(jnp.array([2.0]), step.init(jnp.zeros(1)))[0])
+    [-1.]
     """
     if not isinstance(transformation, optax.GradientTransformation):
         raise ValueError(
@@ -36,14 +40,24 @@ def fixed(transformation: optax.GradientTransformation) -> Optimiser:
 
 
 def adam_direction(params: Params) -> optax.GradientTransformation:
-    """Adam without its learning rate; `params` may have its `adam_b1`, `adam_b2` and `adam_eps`."""
+    """Adam without its learning rate; `params` may have its `adam_b1`, `adam_b2` and `adam_eps`.
+
+    >>> step = learning.adam_direction({"adam_b1": 0.5})
+    >>> print(step.update(jnp.array([2.0]), step.init(jnp.zeros(1)))[0])  # at first the sign
+    [1.]
+    """
     own = {name: params[f"adam_{name}"] for name in ("b1", "b2", "eps") if f"adam_{name}" in params}
     return optax.scale_by_adam(**own)
 
 
 def cosine(start: Array, total_steps: int) -> optax.Schedule:
     """To 1e-6 with the last step, as in the code published with [REB] for digits; the text has
-    T_max = 10,000 instead of the number of steps. Raises ValueError for fewer than one step."""
+    T_max = 10,000 instead of the number of steps. Raises ValueError for fewer than one step.
+
+    >>> rate = learning.cosine(jnp.array(1.0), 10)
+    >>> print(jnp.stack([rate(0), rate(5), rate(10)]))
+    [1.  0.5 0. ]
+    """
     checks.whole("total_steps", total_steps)
     return optax.cosine_decay_schedule(start, total_steps, alpha=1e-6 / start)
 
@@ -52,6 +66,9 @@ def linear(part: float) -> Schedule:
     """Along a line to a part of the start, as in the code published with [REB] for faces.
 
     Raises: ValueError for a part that is not from 0 to 1.
+
+    >>> print(learning.linear(0.1)(jnp.array(1.0), 10)(5))  # half-way from 1 to 0.1
+    0.55
     """
     checks.number("part", part, least=0, most=1)
     return lambda start, total_steps: optax.linear_schedule(start, part * start, total_steps)
@@ -67,6 +84,10 @@ def adam(total_steps: int, schedule: Schedule = cosine) -> Optimiser:
     """Adam whose rate falls from `params["learning_rate"]` along the schedule over `total_steps`.
 
     Raises: ValueError for fewer than one step, and what is no schedule.
+
+    >>> step = learning.adam(10)({"learning_rate": jnp.array(0.1)}, 0)
+    >>> print(step.update(jnp.array([2.0]), step.init(jnp.zeros(1)))[0])
+    [-0.1]
     """
     checks.whole("total_steps", total_steps)
     checks.function("schedule", schedule)
@@ -92,12 +113,23 @@ def searched(direction: optax.GradientTransformation, *, anew: bool) -> Optimise
 
 
 def lbfgs() -> Optimiser:
-    """L-BFGS with backtracking; the step that its direction is scaled for is 1."""
+    """L-BFGS with backtracking; the step that its direction is scaled for is 1.
+
+    >>> step, loss, x = learning.lbfgs()({}, 0), lambda x: sum(x**2) / 2, jnp.array([4.0])
+    >>> print(step.update(x, step.init(x), x, value=loss(x), grad=x, value_fn=loss)[0])  # at most 1
+    [-1.]
+    """
     return searched(optax.scale_by_lbfgs(), anew=True)
 
 
 def gradient_descent() -> Optimiser:
-    """Steepest descent with backtracking."""
+    """Steepest descent with backtracking.
+
+    >>> step, x = learning.gradient_descent()({}, 0), jnp.array([4.0])
+    >>> loss = lambda x: jnp.sum(x**2) / 2
+    >>> print(step.update(x, step.init(x), x, value=loss(x), grad=x, value_fn=loss)[0])  # at most 1
+    [-1.]
+    """
     return searched(optax.identity(), anew=False)
 
 

@@ -45,6 +45,16 @@ def search(
     truth, f: images of the learner's first model, whose lower level is solved with four times its
     budget. values: a rising grid; see `Search.at_edge` for a best value at its edge.
     Raises: ValueError for values that do not rise, and for params without a scalar of that name.
+
+    >>> model, u = models.build("denoising", "bilevel", (1, 2)), jnp.array([[0.5, -0.5]])
+    >>> setting = settings.SETTINGS["paper"]
+    >>> learner = learning.Learner((model,), setting, learning.adam(10), ("A", "b"))
+    >>> params = model.init(jax.random.key(0)) | models.hyperparameters(
+    ...     tau=0.5, gamma=0.1, activation="identity"
+    ... )
+    >>> found = learning.search(learner, params, u, u, "gamma", [0.0, 0.5, 1.0])
+    >>> print(found.best, found.at_edge)  # without noise no regulariser is best
+    0.0 True
     """
     checks.entries("params", params, (name,))
     if not checks.traced(values):

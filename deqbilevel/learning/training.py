@@ -70,6 +70,10 @@ def trainer(
     Raises: ValueError for a setting or a number that cannot be used (`settings.check`), and from
     the functions where params lack what is learned or what the model has, or where images are
     none, fewer than a batch, of other pixels than the model's, or not floating.
+
+    >>> model = models.build("denoising", "deq", (1, 2))
+    >>> print(learning.trainer(model, settings.SETTINGS["fast"], total_steps=2).learner.learned)
+    ('A', 'b', 'C')
     """
     settings.check(setting)
     for name, value in {"total_steps": total_steps, "passes": passes}.items():
@@ -137,6 +141,9 @@ def steps_per_epoch(images: int, batch_size: int | None = None, passes: int = 1)
 
     Raises: ValueError for a batch that is larger than the number of images, and for numbers that
     are not whole, 1 or more.
+
+    >>> print(learning.steps_per_epoch(1050, batch_size=100))
+    10
     """
     checks.whole("passes", passes)
     return passes * (images // _batch(images, batch_size))

@@ -38,6 +38,10 @@ def build(task: str, model: str, shape: tuple[int, int], features: int | None = 
     `features` is the number of rows of A; None: as many as pixels, as in the paper.
     Raises: ValueError for an unknown task or model, a shape without pixels, and fewer than one
     feature.
+
+    >>> model = models.build("inpainting", "deq", (3, 2))
+    >>> print(model.tied, model.K.mask, sorted(model.init(jax.random.key(0))))
+    False [0. 0. 1. 1. 1. 1.] ['A', 'C', 'b']
     """
     checks.pixels(shape)
     K = operators.OPERATORS[TASKS[task]](shape)
@@ -62,6 +66,10 @@ def hyperparameters(
     images in [-1, 1]; activation: None where the regulariser brings its own; learning_rate: None
     for the setting's.
     Raises: ValueError for an unknown activation or a negative or infinite number.
+
+    >>> scalars = models.hyperparameters(tau=0.9, gamma=0.1, activation="relu", noise=0.1)
+    >>> print(sorted(scalars), scalars["lam"])
+    ['gamma', 'lam', 'noise', 'phi', 'tau'] 1.0
     """
     scalars = {"tau": tau, "gamma": gamma, "lam": lam, "noise": noise}
     if learning_rate is not None:

@@ -48,6 +48,13 @@ def read_grey(path: str | Path) -> Picture:
 
     Raises:
         DataError: naming the file: not readable, or not one grey or RGB picture of known range.
+
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "one.png")
+    ...     clipped = pictures.write(path, np.array([[0.0, 0.5, 1.0]]), (0, 1))
+    ...     print(pictures.read_grey(path))
+    [[-1.  0.  1.]]
     """
     path = Path(path)
     try:

@@ -67,6 +67,9 @@ def to_grey(pixels: Pixels) -> Picture:
     Args:
         pixels: no axis of channels, or one of: grey; grey, alpha; red, green, blue; red, green,
             blue, alpha. Transparent parts are laid on white.
+
+    >>> print(pictures.to_grey(np.array([[0, 255]], np.uint8)))
+    [[-1.  1.]]
     """
     unit = skimage.util.img_as_float32(pixels)
     unit = unit[..., None] if unit.ndim == 2 else unit
@@ -80,7 +83,11 @@ def to_grey(pixels: Pixels) -> Picture:
 
 
 def checked_range(name: str, given: Any) -> Range:
-    """The range as two floats; raises `DataError` unless these are finite, the lower first."""
+    """The range as two floats; raises `DataError` unless these are finite, the lower first.
+
+    >>> print(pictures.checked_range("value_range", [0, 255]))
+    (0.0, 255.0)
+    """
     try:
         low, high = (float("nan" if isinstance(x, str) else x) for x in given)
     except (TypeError, ValueError):
@@ -102,6 +109,9 @@ def mapped(
         to_0 + (x - given_0) (to_1 - to_0) / (given_1 - given_0),
 
     rounded once, to float32. Where the two are one range, they are as they were.
+
+    >>> print(pictures.mapped(np.array([0.0, 51.0, 300.0]), (0, 255), (0, 1)))
+    [0.  0.2 1. ]
     """
     out = np.empty(values.shape, np.float32)
     step = max(1, BLOCK // max(1, values[:1].size))

@@ -21,7 +21,11 @@ _SHOWN = 3
 
 def folder_path(folder: str | Path) -> Path:
     """The path of a folder that may be missing, `~` expanded; raises `DataError` for a file, and
-    for what cannot be a path."""
+    for what cannot be a path.
+
+    >>> print(pictures.folder_path("runs/none").name)  # it may be missing
+    none
+    """
     try:
         path = Path(folder).expanduser()
         is_file = path.exists() and not path.is_dir()
@@ -33,7 +37,11 @@ def folder_path(folder: str | Path) -> Path:
 
 
 def existing_folder(folder: str | Path) -> Path:
-    """The folder as a path, `~` expanded; raises `DataError` where there is none."""
+    """The folder as a path, `~` expanded; raises `DataError` where there is none.
+
+    >>> print(pictures.existing_folder(".").is_dir())
+    True
+    """
     path = folder_path(folder)
     if not path.is_dir():
         raise DataError(f"{path}: there is no such folder")
@@ -50,6 +58,16 @@ def pictures(folder: str | Path) -> list[Path]:
     Raises:
         DataError: no pictures, a run's folder, a link that leads nowhere, or a folder that cannot
             be read.
+
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("b.png", ".hidden.png", "a/c.jpg", "notes.txt"):
+    ...         path = pathlib.Path(folder, name)
+    ...         path.parent.mkdir(exist_ok=True)
+    ...         path.touch()
+    ...     found = pictures.pictures(folder)
+    >>> print([path.name for path in found])
+    ['c.jpg', 'b.png']
     """
     folder = existing_folder(folder)
     if (folder / OWNED).exists():
@@ -64,7 +82,13 @@ def pictures(folder: str | Path) -> list[Path]:
 
 def names(paths: Sequence[Path], folder: str | Path) -> list[str]:
     """What to call pictures of a folder: their path below it, and their ending only where two
-    would be called the same. So no two have one name."""
+    would be called the same. So no two have one name.
+
+    >>> import pathlib
+    >>> paths = [pathlib.Path("a.png"), pathlib.Path("b.png"), pathlib.Path("b.jpg")]
+    >>> print(pictures.names(paths, "."))
+    ['a', 'b.png', 'b.jpg']
+    """
     folder = existing_folder(folder)
     below = [path.relative_to(folder) for path in paths]
     short = [path.with_suffix("").as_posix() for path in below]
@@ -76,7 +100,14 @@ def names(paths: Sequence[Path], folder: str | Path) -> list[str]:
 
 
 def check_apart(train: Sequence[Path], test: Sequence[Path]) -> None:
-    """Raises `DataError` where a training and a test picture are the same bytes, naming both."""
+    """Raises `DataError` where a training and a test picture are the same bytes, naming both.
+
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     one, other = pathlib.Path(folder, "a.png"), pathlib.Path(folder, "b.png")
+    ...     sizes = one.write_bytes(b"1"), other.write_bytes(b"2")
+    ...     pictures.check_apart([one], [other])  # no error
+    """
     sizes = [{path: path.stat().st_size for path in side} for side in (train, test)]
     both = set(sizes[0].values()) & set(sizes[1].values())
     # Only files of one size can be the same.

@@ -32,6 +32,12 @@ def write(
     Raises:
         DataError: another ending, or what is no picture of finite values.
         OSError: the file cannot be written; what was there before is there still.
+
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "one.png")
+    ...     print(pictures.write(path, np.array([[0.0, 0.5, 3.0]]), (0, 1)))  # one was clipped
+    1
     """
     path = Path(path)
     low, high = checked_range("value_range", value_range)

@@ -52,7 +52,13 @@ COMBINED = _WEIGHTS | {
 
 
 class Learned(NamedTuple):
-    """A regulariser that was learned."""
+    """A regulariser that was learned.
+
+    >>> learned = pretrained.load("natural")
+    >>> R = learned.regularizer((16, 16))
+    >>> print(R.tied, R.init(jax.random.key(0)) is learned.params)
+    True True
+    """
 
     params: Params
     boundary: Any
@@ -69,6 +75,9 @@ def load(name: str | Path = "natural") -> Learned:
 
     Raises: ValueError for a name that is neither, and for a file that holds anything but filters,
     naming it and what is wrong there.
+
+    >>> print(pretrained.load("natural").params["filters"].shape)
+    (48, 48)
     """
     if not isinstance(name, str | Path):
         raise ValueError(f"{name!r}: expected a name or a path")
@@ -85,6 +94,14 @@ def save(path: Path, learned: Learned) -> None:
     they are given.
 
     Raises: ValueError for parameters of another regulariser, and ones that are not finite.
+
+    >>> import pathlib, tempfile
+    >>> learned = pretrained.load("natural")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "filters.npz")
+    ...     pretrained.save(path, learned)
+    ...     print(bool(jnp.all(pretrained.load(path).params["beta"] == learned.params["beta"])))
+    True
     """
     params = {"lam": 1.0, "gamma": 1.0} | require(learned.params)
     known("boundary", learned.boundary, PAD)

@@ -136,8 +136,8 @@ def bank_of(
 ) -> Normalised:
     """The functions for images of a shape; `method` and errors as in `convolutions.bank`.
 
-    >>> R = regularizers.normalised.bank_of((4, 4))
-    >>> print(R.lipschitz(R.start(jnp.ones((1, 3, 3)), c=1.0, eps=0.5)))  # c^2 / eps
+    >>> R = regularizers.normalised.bank_of((1, 2))
+    >>> print(R.lipschitz(R.start(jnp.array([[[3.0]]]), c=1.0, eps=0.5)))  # c^2 / eps
     2.0
     """
     return Normalised(bank(shape, boundary, method), shape, boundary)
@@ -156,7 +156,7 @@ def normalised(
     `bank_of(shape).start` starts with others.
     Raises: ValueError for fewer than one kernel or entry, and kernels larger than the images.
 
-    >>> R = regularizers.normalised.normalised((4, 4), tied=False, kernels=(2, 3))
+    >>> R = regularizers.normalised.normalised((1, 2), tied=False, kernels=(1, 1))
     >>> params = R.init(jax.random.key(0))
     >>> print(R.learned, bool(jnp.all(params["A"] == params["C"])))
     ('A', 'C') True

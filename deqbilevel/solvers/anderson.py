@@ -93,8 +93,8 @@ def preconditioned_anderson(
     Raises ValueError for a window or a refresh below 1, a window above `base.REMEMBERED`, or a
     mixing that is not above 0.
 
-    >>> R = regularizers.REGULARIZERS["normalised"]((1, 4), kernels=(1, 1))
-    >>> model, f = models.assemble(operators.identity((1, 4)), R), jnp.array([[0.0, 1.0, 2.0, 3.0]])
+    >>> R = regularizers.REGULARIZERS["normalised"]((1, 2), kernels=(1, 1))
+    >>> model, f = models.assemble(operators.identity((1, 2)), R), jnp.array([[1.0, 2.0]])
     >>> params = model.init(jax.random.key(0)) | {"gamma": 0.1}
     >>> u, _ = model.reconstruct(solvers.preconditioned_anderson(tolerance=1e-5), params, f)
     >>> print(bool(jnp.all(jnp.abs(model.stationarity()(u, params, f)) < 1e-3)))

@@ -79,6 +79,11 @@ def sample(
     Raises: ValueError for an axis that cannot be sampled, a range that is empty or reaches out of
     the axis's bounds, another way to draw, or a count or seed that is no whole number, of 1 or 0 or
     more.
+
+    >>> from deqbilevel.studies import grids
+    >>> points = grids.sample({"lam": grids.Range(1.0, 3.0)}, 4, "sobol", seed=0)
+    >>> print(sorted(int(2 * (x - 1)) for x in points["lam"]))  # one in each quarter
+    [0, 1, 2, 3]
     """
     checks.known("how", how, ("sobol", "random"))
     checks.whole("count", count, most=MOST)
@@ -129,6 +134,12 @@ def grid(
     OWN_AXES; and `sample` last where there are drawn ones.
     Raises: ValueError for an axis that is missing, empty, unknown, out of bounds, or has a value
     twice.
+
+    >>> from deqbilevel.studies import grids
+    >>> axes = {"task": ["denoising"], "model": ["deq"], "noise": [0.1], "tau": [0.5, 0.9]}
+    >>> some = grids.grid(axes | {"gamma": [0.1], "activation": ["relu"]})
+    >>> print(len(some), some[1]["tau"])
+    2 0.9
     """
     drawn = drawn or {}
     checks.entries("axes", axes, ())
@@ -157,7 +168,13 @@ def _value(x: Any) -> Any:
 
 
 def groups(lanes: Sequence[Lane]) -> dict[tuple[Any, ...], list[Lane]]:
-    """The lanes by task, model and whatever else decides shapes, in order."""
+    """The lanes by task, model and whatever else decides shapes, in order.
+
+    >>> from deqbilevel.studies import grids
+    >>> some = [{"task": "denoising", "model": name} for name in ("deq", "bilevel", "deq")]
+    >>> print({name: len(group) for name, group in grids.groups(some).items()})
+    {('denoising', 'deq'): 2, ('denoising', 'bilevel'): 1}
+    """
     found: dict[tuple[Any, ...], list[Lane]] = {}
     for lane in lanes:
         checks.entries("lane", lane, ("task", "model"))
@@ -171,6 +188,11 @@ def scalars(lane: Lane) -> Params:
 
     Raises: ValueError for a lane without one of AXES or with an unknown one, an unknown activation
     or a value out of bounds, see OWN_AXES.
+
+    >>> from deqbilevel.studies import grids
+    >>> lane = {"task": "denoising", "model": "deq", "noise": 0.1, "tau": 0.5, "gamma": 0.1}
+    >>> print(sorted(grids.scalars(lane | {"activation": "relu", "seed": 3})))
+    ['gamma', 'lam', 'noise', 'phi', 'tau']
     """
     if missing := [name for name in AXES[CELL:] if name not in lane]:
         raise ValueError(f"lane {dict(lane)}: no {', '.join(missing)}; expected each of {AXES}")

@@ -12,7 +12,12 @@ from deqbilevel.types import Params
 
 
 class Study(NamedTuple):
-    """What is common to all lanes of a study, and how they are run."""
+    """What is common to all lanes of a study, and how they are run.
+
+    >>> study = studies.Study(settings.SETTINGS["fast"], 2, 100, 1e-3, seed=0, lanes=lanes.lanes())
+    >>> print(study.over({0: {}}), study.over({0: {}, 1: {}, 2: {}}))  # at the last epoch
+    False True
+    """
 
     setting: Setting
     epochs: int
