@@ -61,6 +61,7 @@ NONEXPANSIVE_MEASURED = "N nonexpansive, measured"
 CONTRACTION = "contraction"
 CONTRACTION_MEASURED = "contraction, measured"
 SPECTRAL_RADIUS = "spectral radius, measured"
+"""The names of what `report` finds."""
 
 
 class Finding(NamedTuple):

@@ -74,6 +74,7 @@ def normal(v: Data, noise: Any, key: PRNGKeyArray) -> Data:
 
 
 squares = Fidelity(_squared_distance, _difference, 1.0, normal, _between)
+"""1/2 ||v - f||^2, with the proximal map (v + a f) / (1 + a)."""
 
 FIDELITIES: Registry[Fidelity] = Registry("fidelity", {"squares": squares})
 """Every data fidelity. The shared property tests walk this table."""

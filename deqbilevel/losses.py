@@ -15,6 +15,7 @@ from deqbilevel.checks import Registry
 from deqbilevel.types import Images
 
 Loss = Callable[[Images, Images], Float[Array, ""]]
+"""(u, truth) -> one number."""
 
 SSIM_WINDOW = 11
 """Height and width of the window of `ssim`, which pictures have to hold."""

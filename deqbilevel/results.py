@@ -42,6 +42,7 @@ AXES = ("task", "model", "noise", "tau", "gamma", "activation")
 """The dimensions of every study, in order; axes of its own follow, and `epoch` is the last."""
 
 PICTURES = ("reconstruction", "measured_reconstruction")
+"""What a study stores of each finished run: u* and K u*."""
 
 
 def read(folder: str | Path) -> xr.Dataset:

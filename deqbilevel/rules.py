@@ -69,6 +69,7 @@ TEXT = Rule(lambda value: isinstance(value, str), "a text")
 FUNCTION = Rule(callable, "a function of the step u, such as lambda u: 10")
 SWITCH = Rule(lambda value: isinstance(value, bool | np.bool_), "True or False")
 POSITIVE = real(above=0)
+"""Rules that many arguments have."""
 
 
 def or_function(rule: Rule) -> Rule:

@@ -230,6 +230,7 @@ SETTINGS: Registry[Setting] = Registry(
         ),
     },
 )
+"""The named settings, see above."""
 
 
 def converged(*, max_evaluations: int = 1000) -> Solver:

@@ -16,6 +16,7 @@ and any of its scalars can itself be learned."""
 Images = Float[Array, "batch pixels"]
 TrainImages = Float[Array | np.ndarray, "train pixels"]
 TestImages = Float[Array | np.ndarray, "test pixels"]
+"""Images as rows of pixels: a batch, those for training, those for test."""
 
 
 class Info(NamedTuple):

@@ -9,6 +9,7 @@ import pkgutil
 import re
 from collections import Counter
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +77,26 @@ def defined(module):
     kinds = (ast.FunctionDef, ast.ClassDef)
     names = [node.name for node in nodes if isinstance(node, kinds)]
     return {name: getattr(module, name) for name in names if not name.startswith("_")}
+
+
+def unexplained(module):
+    """The public constants of a module without a docstring; one may be of several in a row."""
+    body, waiting, missing = tree_of(module).body, [], []
+    for node in [*body, None]:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
+            kinds = (TypeVar, ParamSpec)
+            waiting += [
+                name
+                for name in names
+                if not name.startswith("_") and not isinstance(getattr(module, name), kinds)
+            ]
+            continue
+        text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        missing += [] if text else waiting
+        waiting = []
+    return missing
 
 
 def surface(name, module):
@@ -151,6 +172,9 @@ def test_every_public_name_is_explained(name):
     module = MODULES[name]
     assert module.__doc__
     assert not [entry for entry, value in defined(module).items() if not value.__doc__]
+    shown = set(getattr(module, "__all__", unexplained(module)))
+    command = name.partition(".")[0] == "commands"
+    assert command or not paged(name) or not shown & set(unexplained(module))
 
 
 @pytest.mark.parametrize("name", MODULES)

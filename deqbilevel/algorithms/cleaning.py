@@ -31,8 +31,10 @@ from deqbilevel.checks import finite
 from deqbilevel.rules import POSITIVE, SWITCH, TEXT, Rule, count, options, real
 
 CLASSES = 10
+"""How many kinds of digits there are."""
 
 BATCH = Rule(lambda x: x is None or count(1).holds(x), "a whole number, 1 or more, or None for all")
+"""What `pose` takes for its batch."""
 
 
 class Digits(NamedTuple):

@@ -25,6 +25,7 @@ Tolerance = Callable[[Int[Array, ""]], Any]
 
 SUMMABLE = Rule(real(least=0, below=1).holds, "one in [0, 1), else the sum is not finite")
 STEEP = Rule(real(above=1).holds, "one above 1, else the sum is not finite")
+"""What the decay of tolerances has to be, so that their sum is finite."""
 
 
 @options(initial=POSITIVE, factor=SUMMABLE)

@@ -35,6 +35,7 @@ from deqbilevel.algorithms.checked import checked
 from deqbilevel.algorithms.oracles import implicit, lower_level, upper_gradients
 
 Scalar = Float[Array, ""]
+"""One number."""
 
 MOST_FAILURES = 10
 """By which the trials of a step grow at most: at the limit of rounding every step fails."""

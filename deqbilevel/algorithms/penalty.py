@@ -46,6 +46,7 @@ Weight = Callable[[Int[Array, ""]], Any]
 
 CAP = Rule(lambda x: x is None or POSITIVE.holds(x), "a number above 0, or None")
 STEP_SIZE = Rule(callable, "a function (gamma, lambda) -> beta, such as contracting(problem)")
+"""What `growing` and `penalty` take beside numbers."""
 
 
 class State(NamedTuple):

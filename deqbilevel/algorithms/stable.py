@@ -29,6 +29,7 @@ from deqbilevel.hypergradients.stochastic import at, at_both, recursive_momentum
 
 Hessians = Float[Array, "batch n n"]
 Crosses = Float[Array, "batch n r"]
+"""H and J of each row of x."""
 
 
 class State(NamedTuple):

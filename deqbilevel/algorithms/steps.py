@@ -19,8 +19,10 @@ from deqbilevel.checks import traced
 from deqbilevel.rules import POSITIVE, Rule, count, one_of, options, or_function, real
 
 Tree = Any
+"""gamma, or a gradient of its form."""
 
 INSIDE = real(above=0, below=1)
+"""A number between 0 and 1."""
 
 
 @options(rate=or_function(POSITIVE), dimension=count(1))

@@ -33,6 +33,7 @@ from deqbilevel.hypergradients.stochastic import at, hypergradient, require
 from deqbilevel.rules import POSITIVE, one_of, options
 
 Schedule = Callable[[Any], Any]
+"""u -> what a step size is multiplied by."""
 
 EXPONENTS = {"strongly convex": (2 / 3, 1.0), "convex": (1 / 2, 3 / 4), "nonconvex": (2 / 5, 3 / 5)}
 """What l(gamma) is -> the powers of 1/u of alpha_Phi and alpha_l, [CF] 5.3."""

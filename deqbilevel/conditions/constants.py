@@ -37,6 +37,7 @@ from deqbilevel.rules import Rule, count, real, require
 from deqbilevel.types import Params
 
 Scalar = Float[Array, ""]
+"""One number."""
 
 
 class Problem(NamedTuple):

@@ -24,6 +24,7 @@ from deqbilevel.types import Params
 EVERYWHERE = "all images and parameters"
 ANY_IMAGES = "all images"
 REGION = "the region"
+"""Where a condition holds."""
 
 
 class Condition(NamedTuple):

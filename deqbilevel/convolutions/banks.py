@@ -24,6 +24,7 @@ from deqbilevel.checks import Registry, known, pixels
 
 Boundary = Literal["circular", "zero", "reflecting"]
 Method = Literal["direct", "patch", "fft"]
+"""What is beyond the border of an image, and how a convolution is computed."""
 
 PAD: Registry[str] = Registry(
     "boundary", {"circular": "wrap", "zero": "constant", "reflecting": "symmetric"}
@@ -40,6 +41,7 @@ filter, `patch` is faster than `fft`, likewise."""
 Filters = Float[Array, "filters rows columns"]
 Images = Float[Array, "batch pixels"]
 Features = Float[Array, "filters batch height width"]
+"""Filters, images as rows, and what comes of both."""
 
 
 class Bank(NamedTuple):

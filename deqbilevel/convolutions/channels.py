@@ -36,8 +36,10 @@ SMALL_OUTPUTS = 32
 """Likewise up to so many outputs of one input."""
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
+"""Zeros above and below, left and right."""
 Features = Float[Array, "batch height width inputs"]
 Kernel = Float[Array, "rows columns inputs outputs"]
+"""Images of many channels, and what they are convolved with."""
 
 
 def convolve(

@@ -14,6 +14,7 @@ from deqbilevel.types import Images, pytree
 Kernels = Float[Array, "kernels rows columns"]
 Symbol = Complex[Array, "batch height half_width"]
 Features = Float[Array, "kernels batch height width"]
+"""Kernels, a transfer function for each image, and what kernels make of images."""
 
 
 @pytree

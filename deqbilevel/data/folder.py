@@ -36,6 +36,7 @@ __all__ = [
 
 TRAIN_SIZE, TEST_SIZE = 6000, 1000
 TEST_SHARE = 1 / 5
+"""How many patches for training and for test, and which part of the pictures is for test."""
 
 
 def load_folder(

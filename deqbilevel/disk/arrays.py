@@ -39,6 +39,7 @@ class Array(NamedTuple):
 
 
 Schema = Mapping[str, Array]
+"""What a file holds, by name."""
 
 
 def like(array: Any, *, finite: bool = True) -> Array:

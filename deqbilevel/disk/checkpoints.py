@@ -19,10 +19,12 @@ import numpy as np
 from deqbilevel.disk.files import FileError, mark, room_for, sync
 
 ocp: Any = lazy_loader.load("orbax.checkpoint", suppress_warning=True)
+"""Orbax, imported when a checkpoint is."""
 
 Tree = TypeVar("Tree")
 
 ADVICE = "put it back, or start anew with --fresh"
+"""What to do about a damaged checkpoint."""
 
 
 def save(folder: str | Path, step: int, tree: Any) -> None:

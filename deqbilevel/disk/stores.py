@@ -26,6 +26,7 @@ FILES = r"(\w+/)?(\.zgroup|\.zattrs|\.zmetadata|\.zarray|\d+(\.\d+)*)(\.[0-9a-f]
 """The names of a store's files, as zarr gives them."""
 
 RESTORE = "repeat the study's command, which restores it"
+"""What to do about a damaged store."""
 
 
 def check(path: Path) -> None:

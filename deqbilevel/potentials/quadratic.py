@@ -17,6 +17,7 @@ from deqbilevel.potentials.base import derived
 from deqbilevel.types import pytree
 
 Scalar = Float[Array, ""] | float
+"""One number, which may be traced."""
 
 
 @pytree

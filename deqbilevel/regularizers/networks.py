@@ -28,6 +28,7 @@ from deqbilevel.types import Images, Params
 Scalar = Float[Array, ""]
 Kernel = Float[Array, "rows columns inputs outputs"]
 Shape = tuple[int, int]
+"""A number, the weights of a convolution, and the height and width of images."""
 
 
 def transfer(kernel: Kernel, shape: Shape) -> Complex[Array, "height frequencies inputs outputs"]:

@@ -37,6 +37,7 @@ STENCIL_TAPS = 25
 """Kernels with more have a Jacobian of more diagonals than it has features."""
 
 Kernels = Float[Array, "kernels rows columns"]
+"""A bank of filters."""
 
 
 class Normalised(NamedTuple):

@@ -46,6 +46,7 @@ Rows = Float[Array, "batch n"]
 """Each image of a batch as a row."""
 
 PerImage = Float[Array, "batch 1"]
+"""A number for each image."""
 
 
 def dot(x: Rows, y: Rows) -> PerImage:
@@ -210,6 +211,7 @@ def zeros_of(function: Callable[[], Any]) -> Any:
 
 
 Linear = Callable[[Array], Array]
+"""A linear map of a batch."""
 Advance = Callable[[Array, Any], Any]
 """`advance(k, state) -> state`: one product; a state begins with w and r."""
 

@@ -11,6 +11,7 @@ from deqbilevel import checks
 from deqbilevel.solvers.base import REMEMBERED, Iteration, Rows, Step, relative_residual
 
 Factor = Float[Array, "memory batch n"]
+"""One vector of each image for each pair that is remembered."""
 
 
 class Inverse(NamedTuple):

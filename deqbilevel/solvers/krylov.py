@@ -171,6 +171,7 @@ def asymmetry(vjp: Linear, g: Array, key: PRNGKeyArray) -> Float[Array, ""]:
 
 
 Basis = Float[Array, "memory batch n"]
+"""As many vectors of each image."""
 
 
 def _least_residual(

@@ -37,6 +37,7 @@ else:
     xr = lazy_loader.load("xarray")
 
 Lane = dict[str, Any]
+"""One setting of the hyperparameters, by the names of the axes."""
 
 
 class Storage(NamedTuple):
