@@ -453,7 +453,7 @@ def test_reconstructions_have_their_numbers_below_and_their_errors_beside(grey, 
     figure = plots.reconstructions(rows, shape, CAPTION, **options)
     grid = np.array(figure.axes[:32]).reshape(4, 8)
     assert [axes.get_ylabel() for axes in grid[:, 0]] == list(rows)
-    most = min(np.abs(rows[name] - truth)[:4].max() for name in ("f", "u*"))
+    most = np.quantile(np.abs(rows["u*"] - truth)[:4], 0.99)
     for line, (name, pictures) in zip(grid, rows.items(), strict=True):
         for axes, beside, u, v in zip(line[:4], line[4:], pictures, truth, strict=False):
             np.testing.assert_array_equal(axes.images[0].get_array(), u.reshape(shape))

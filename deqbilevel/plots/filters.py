@@ -9,19 +9,23 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from deqbilevel.plots.base import finish, label_ends, log_ticks, new_figure, whole
-from deqbilevel.plots.greys import ERRORS, bar, blank, show
+from deqbilevel.plots.greys import ERRORS, bar, blank, error_scale, show
 from deqbilevel.plots.style import LINE, LINES, PALETTE, WIDTH, styled
 
 Picture = Float[np.ndarray, "height width"]
 
 
 @styled
-def profile_figure(pictures: Mapping[str, Picture], row: int, caption: str) -> Figure:
+def profile_figure(
+    pictures: Mapping[str, Picture],
+    row: int,
+    caption: str,
+    grey: tuple[float, float] | None = None,
+) -> Figure:
     """Pictures beside each other under their labels, the truth first, the maps of |u - truth| below
     them, and their values along a row.
 
-    The greys reach from the least to the greatest value of the truth, and the errors to the least
-    of the largest errors: what is beyond is drawn as these.
+    grey: the values of black and white; by default the least and the greatest of the truth.
     """
     truth = next(iter(pictures.values()))
     height, width = truth.shape
@@ -30,13 +34,12 @@ def profile_figure(pictures: Mapping[str, Picture], row: int, caption: str) -> F
     high = side * float(np.clip(height / width, 0.4, 1.5))
     heads = LINE * max(1 + name.count("\n") for name in pictures)
     errors = {name: np.abs(u - truth) for name, u in pictures.items()}
-    largest = [float(error.max()) for error in list(errors.values())[1:]]
-    most = float(max(min(largest, default=0.0), np.finfo(np.float32).tiny))
+    most = error_scale(list(errors.values())[1:])
     top, profile = high * (2 if count > 1 else 1) + heads + 0.1, 1.7
     figure = new_figure(0.6 + side * count, top + profile, caption)
     parts: Any = figure.subfigures(2, 1, height_ratios=[top, profile])
     grid = parts[0].subplots(2 if count > 1 else 1, count, squeeze=False)
-    grey = (float(truth.min()), float(truth.max()))
+    grey = (float(truth.min()), float(truth.max())) if grey is None else grey
     for i, (name, picture) in enumerate(pictures.items()):
         image = show(grid[0][i], picture, grey)
         grid[0][i].axhline(row, color=PALETTE[1], linewidth=0.6)
@@ -47,11 +50,10 @@ def profile_figure(pictures: Mapping[str, Picture], row: int, caption: str) -> F
         blank(grid[1][0])
         for axes, error in zip(grid[1][1:], list(errors.values())[1:], strict=True):
             map_ = show(axes, error, (0.0, most), cmap=ERRORS)
-        more = "max" if max(largest) > most else "neither"
-        bar(parts[0], map_, grid[1], "|u - truth|", extend=more)
+        bar(parts[0], map_, grid[1], "|u - truth|", extend="max")
     axes = parts[1].subplots()
-    for name, picture in pictures.items():
-        axes.plot(picture[row], linewidth=1, label=name.splitlines()[0])
+    for i, (name, picture) in enumerate(pictures.items()):
+        axes.plot(picture[row], linewidth=1, label=name.splitlines()[0], zorder=3 - 0.01 * i)
     axes.set(ylabel=f"values in row {row}")
     finish(axes, "column / pixels")
     label_ends(axes, profile - 0.4)

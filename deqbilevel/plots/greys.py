@@ -56,6 +56,14 @@ def bar(figure: FigureBase, image: AxesImage, axes: Iterable[Axes], label: str, 
     found.set_ticklabels(formatted)
 
 
+def error_scale(errors: Iterable[Float[np.ndarray, "..."]]) -> float:
+    """Where the colours of several maps of errors end: the least of their 99th percentiles, so that
+    the best of them can be seen; what is above is drawn as that."""
+    finite = [error[np.isfinite(error)] for error in errors]
+    ends = [float(np.quantile(error, 0.99)) for error in finite if error.size]
+    return max(min(ends, default=1.0), float(np.finfo(np.float32).tiny))
+
+
 def numbers(u: Pictures, truth: Pictures, shape: tuple[int, int], peak: float) -> list[str]:
     """PSNR in dB and SSIM of each picture; "" of one that is not finite."""
     found = losses.scores(jnp.asarray(u), jnp.asarray(truth), shape, peak)

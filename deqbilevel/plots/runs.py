@@ -7,11 +7,22 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from deqbilevel.plots.base import curve, finish, label_ends, level, new_figure
-from deqbilevel.plots.greys import BELOW, ERRORS, Pictures, bar, blank, numbers, show
+from deqbilevel.plots.greys import (
+    BELOW,
+    ERRORS,
+    Pictures,
+    bar,
+    blank,
+    error_scale,
+    numbers,
+    show,
+)
 from deqbilevel.plots.style import LINE, PALETTE, WIDTH, styled
 
 SHOWN = 4
 """Pictures of a row, at most, so that their errors stand beside them."""
+
+LOSS = "mean squared error"
 
 COLUMNS = 8
 """Pictures of a line of `gallery`."""
@@ -29,8 +40,7 @@ def reconstructions(
     """A row of grey pictures for each entry; below those that are compared with the first row, the
     truth, their PSNR and SSIM, and beside them the maps of |u - truth|.
 
-    All greys have one scale, and all errors one, up to the largest error of the row that has the
-    least of these: what is above it is drawn as that.
+    All greys have one scale, and all errors one, see `error_scale`.
 
     Args:
         rows: label to pictures, the truth first, then such as measurement and reconstruction; the
@@ -60,8 +70,7 @@ def reconstructions(
     figure = new_figure(1.2 + columns * side, height, sentence, "compressed")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     errors = {name: np.abs(shown[name] - truth) for name in compared}
-    largest = [np.nanmax(x) for x in errors.values() if np.isfinite(x).any()]
-    most = float(max(min(largest, default=1.0), np.finfo(np.float32).tiny))
+    most = error_scale(errors.values())
     image = map_ = None
     for name, line in zip(labels, grid, strict=True):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
@@ -79,9 +88,8 @@ def reconstructions(
     if image is not None:
         bar(figure, image, grid[:, :wide].ravel(), "grey values", **across)
     if map_ is not None:
-        more = "max" if max(largest, default=0) > most else "neither"
         label = f"|u - {labels[0].splitlines()[0]}|"
-        bar(figure, map_, grid[:, wide:].ravel(), label, extend=more, **across)
+        bar(figure, map_, grid[:, wide:].ravel(), label, extend="max", **across)
     return figure
 
 
@@ -112,14 +120,17 @@ def gallery(
 
 
 def loss_curves(
-    records: list[dict[str, Any]], caption: str, levels: Mapping[str, float] | None = None
+    records: list[dict[str, Any]],
+    caption: str,
+    levels: Mapping[str, float] | None = None,
+    loss: str = LOSS,
 ) -> Figure:
     """Train and test loss against the epoch, from dicts with epoch, train_loss and test_loss.
 
-    levels: label to a loss that is drawn across, such as that of the measurement.
+    levels: label to a loss that is drawn across, such as that of the measurement. loss: its name.
     """
     splits = {s: [record[f"{s}_loss"] for record in records] for s in ("train", "test")}
-    return compared_losses({"": splits}, [r["epoch"] for r in records], caption, levels)
+    return compared_losses({"": splits}, [r["epoch"] for r in records], caption, levels, loss)
 
 
 @styled
@@ -128,10 +139,11 @@ def compared_losses(
     epochs: Sequence[int],
     caption: str,
     levels: Mapping[str, float] | None = None,
+    loss: str = LOSS,
 ) -> Figure:
     """Train (dashed) and test loss of several models against the epoch: {model: {split: loss}}.
 
-    levels: see `loss_curves`.
+    levels, loss: see `loss_curves`.
     """
     height = 3.2
     figure = new_figure(5.5, height, caption)
@@ -139,11 +151,11 @@ def compared_losses(
     for i, (label, value) in enumerate((levels or {}).items()):
         level(axes, value, label, color=str(0.6 * i / len(levels or {})))
     for colour, (model, splits) in zip(PALETTE, curves.items(), strict=False):
-        for split, loss in splits.items():
+        for split, values in splits.items():
             style = {"linestyle": "--", "marker": "s"} if split == "train" else {"marker": "o"}
             label = f"{model}, {split}" if model else f"{split} loss"
-            curve(axes, epochs, loss, color=colour, label=label, **style)
-    axes.set(yscale="log", ylabel="mean squared error")
+            curve(axes, epochs, values, color=colour, label=label, **style)
+    axes.set(yscale="log", ylabel=loss)
     finish(axes, "epoch")
     label_ends(axes, height - 0.6)
     return figure

@@ -37,7 +37,8 @@ def figures(outcome: Outcome, solve: Reconstruct, lane: int, out: Path) -> None:
     _draw_pictures(outcome, solve, lane, caption, out)
     if outcome.records:
         joined = {text: outcome.joined(name) for text, name in COURSE.items()}
-        text = caption + "a thin line for each seed, a thick one for their median"
+        seeds = "a thin line for each seed, a thick one for their median"
+        text = caption + (seeds if options["seeds"] > 1 else "one seed")
         draw(out / "course.png", plots.course_figure, joined, text)
 
 
@@ -65,15 +66,16 @@ def _draw_pictures(
         f"reconstructed\n{_said(options, found, true)}": found,
     }
     text = f"{caption}{name}, reconstructed to convergence"
-    draw(out / "reconstruction.png", plots.profile_figure, shown, true.shape[0] // 2, text)
+    bars, middle = options["experiment"] == "vertical-bars", true.shape[0] // 2
+    grey = None if bars else UNIT
+    draw(out / "reconstruction.png", plots.profile_figure, shown, middle, text, grey)
     first = outcome.task.groups[0]
     count, shown = sum(len(group.truth) for group in outcome.task.groups), first.truth[:SHOWN]
     text = (
         f"{options['experiment']} ({outcome.task.source}): {len(shown)} of {count} training images"
     )
     ends = (float(shown.min()), float(shown.max()))
-    grey = ends if options["experiment"] == "vertical-bars" else UNIT
-    draw(out / "patches.png", plots.gallery, shown, first.shape, text, grey)
+    draw(out / "patches.png", plots.gallery, shown, first.shape, text, grey or ends)
 
 
 def _said(options: dict[str, Any], u: np.ndarray, true: np.ndarray) -> str:

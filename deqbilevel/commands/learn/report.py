@@ -82,7 +82,8 @@ def report(
     shown, path = {name: np.asarray(x) for name, x in rows.items()}, out / "reconstructions.png"
     draw(path, plots.reconstructions, shown, model.shape, caption, grey=images.range)
     text = caption + f"; without learning: {baselines.text(known)}"
-    draw(out / "losses.png", plots.loss_curves, done.records, text, baselines.levels(known))
+    levels, loss = baselines.levels(known), config.loss.replace("_", " ")
+    draw(out / "losses.png", plots.loss_curves, done.records, text, levels, loss)
     _draw_kernels(start, done.state.params, caption, out)
     return found
 
