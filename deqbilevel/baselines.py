@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import adjoints, checks
-from deqbilevel.losses import Loss, mean_squared_error
+from deqbilevel.losses import Additive, Loss, mean_squared_error
 from deqbilevel.models import measure
 from deqbilevel.operators import Operator
 from deqbilevel.types import TestImages, TrainImages
@@ -31,6 +31,8 @@ def baselines(
     loss: Loss = mean_squared_error,
 ) -> dict[str, float]:
     """The loss on all test images, for f = K u + noise N(0, 1), of each of NAMES.
+
+    Of a loss that is a sum over images it is their mean, as `learning.evaluation` has it.
 
     f is left out where K takes images to something of another size.
     Raises: ValueError for images that are none, not finite or of two sizes, a negative noise, and
@@ -52,7 +54,8 @@ def baselines(
         f = measure(K, truth, jnp.asarray(noise, truth.dtype), key)
         found = {"measurement": f, "adjoint": K.adjoint(f)}
         found["mean_image"] = jnp.broadcast_to(mean, truth.shape)
-        return {k: loss(u, truth) for k, u in found.items() if u.shape == truth.shape}
+        per = len(truth) if isinstance(loss, Additive) else 1
+        return {k: loss(u, truth) / per for k, u in found.items() if u.shape == truth.shape}
 
     found = losses(mean, jnp.asarray(test), key)
     return {name: float(found[name]) for name in NAMES if name in found}

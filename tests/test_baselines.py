@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deqbilevel import baselines, models
+from deqbilevel import baselines, losses, models
 
 TRAIN = np.random.default_rng(0).uniform(-1, 1, (7, 36)).astype(np.float32)
 TEST = np.random.default_rng(1).uniform(-1, 1, (5, 36)).astype(np.float32)
@@ -20,6 +20,13 @@ def test_losses_of_what_is_not_learned(task):
     assert list(known) == list(baselines.NAMES)
     for name, u in expected.items():
         assert known[name] == pytest.approx(np.mean((np.asarray(u) - TEST) ** 2), rel=1e-5)
+
+
+def test_of_a_loss_that_is_a_sum_over_images_their_mean():
+    K, key = models.build("denoising", "bilevel", (6, 6)).K, jax.random.key(2)
+    mean = baselines.baselines(K, TRAIN, TEST, 0.3, key)
+    half = baselines.baselines(K, TRAIN, TEST, 0.3, key, losses.half_squared_error)
+    assert half == pytest.approx({name: 36 / 2 * loss for name, loss in mean.items()}, rel=1e-5)
 
 
 def test_the_measurement_of_a_denoising_problem_has_the_variance_of_the_noise():

@@ -185,7 +185,8 @@ def _run(config: Any, images: data.Images, problem: Any, out: Path) -> dict[str,
     recipe, model, setting, params, trainer, steps = problem
     _, run_key, picture_key = learning.keys(config.seed)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
-    known = baselines.baselines(model.K, train, test, config.noise, picture_key)
+    loss = losses.LOSSES[config.loss]
+    known = baselines.baselines(model.K, train, test, config.noise, picture_key, loss)
     print(f"test loss without learning: {baselines.text(known)}", file=sys.stderr)
     measured = model.measure(params, train, jax.random.fold_in(picture_key, 1))
     state = trainer.init(params, measured) if setting.warm else trainer.init(params)
