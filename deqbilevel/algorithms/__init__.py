@@ -1,4 +1,13 @@
-"""Upper-level algorithms: the methods of [CF] section 5, as pairs (init, step).
+r"""Upper-level algorithms: the methods of [CF] section 5, as pairs (init, step).
+
+$$ \min_\gamma \ell(\gamma; \hat x(\gamma)), \qquad
+\hat x(\gamma) = \arg\min_x \Phi(x; \gamma), \qquad \text{[CF] (UL), (LL)} $$
+
+gamma is a pytree; x: [batch, ...] holds independent lower-level problems, one for each image. With
+H = grad_xx Phi and J = grad_xgamma Phi the hypergradient is
+
+$$ \nabla \ell(\gamma) = \nabla_\gamma \ell - J^T v, \qquad H v = \nabla_x \ell.
+\qquad \text{[CF] (4.8)} $$
 
     problem, data, gamma, x, _ = algorithms.quadratic()
     method = algorithms.aid(problem, optax.sgd(1.0), lower_iterations=10, adjoint_iterations=3)

@@ -1,10 +1,17 @@
-"""Ways to a hypergradient, one argument apart. Differentiation wraps a solver, never lives in it.
+r"""Ways to a hypergradient, one argument apart. Differentiation wraps a solver, never lives in it.
 
     solve = METHODS["gmres"](G, solver, tolerance=1e-6, max_evaluations=50)
     (u, info), gradient = ...    # jax.grad through solve(params, f, u0, probe), see `fixed_point`
 
-For u* = G(u*, params, f) and g = dl/du, all of them are (dG/dparams)^T w with w about
-(I - dG/du)^{-T} g, [REB] (9), [CF] 4.
+At u* = G(u*, params, f) the implicit function theorem gives, for an upper-level loss with gradient
+g = dl/du at u*, [REB] 2.2 (9), [CF] (4.8) and (7.3),
+
+$$ \frac{d\ell}{d\,\text{params}} = \Big(\frac{\partial G}{\partial\,\text{params}}\Big)^T w,
+\qquad \Big(I - \frac{\partial G}{\partial u}\Big)^T w = g. $$
+
+The methods differ in how they come to w, or do without it. A backward pass has no place for
+diagnostics: the gradient with respect to `probe`, an `Info` of zeros, is the Info of the adjoint
+solve. u0: [batch, ...] has no gradient.
 """
 
 from collections.abc import Callable, Mapping

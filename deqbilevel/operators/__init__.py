@@ -1,4 +1,20 @@
-"""Forward operators K of imaging inverse problems, see `operators.base` for what they are."""
+r"""Forward operators K of imaging inverse problems f = K u + noise, [REB] 3.3, as pytrees.
+
+An operator maps images `[..., pixels]` (rows of a flattened height x width image) to data
+`[..., data]` of any size, real or complex, by `apply(u)`, which is K u, and `adjoint(v)`, which is
+real and K^T v:
+
+$$ \langle K u, v \rangle = \langle u, K^T v \rangle, \qquad
+\langle x, y \rangle = \mathrm{Re}\, x^H y \text{ for complex data.} $$
+
+Where it knows them in closed form it has
+
+    bound()            ||K||_2, or a bound on it
+    resolvent(z, a)    (I + a K^T K)^{-1} z, the proximal map of a/2 ||K u||^2
+
+Of another operator `norm` and `resolvent` find them by iterations. Arrays are leaves, so that an
+operator can be vmapped over, or learned as `params["K"]`, see `of`; shapes are static.
+"""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,19 +1,4 @@
-"""Forward operators K of imaging inverse problems f = K u + noise, [REB] 3.3, as pytrees.
-
-An operator maps images `[..., pixels]` (rows of a flattened height x width image) to data of any
-size, real or complex, and has
-
-    apply(u)           K u
-    adjoint(v)         K^T v, real: <K u, v> = <u, K^T v> with <x, y> = Re x^H y for complex data
-
-and, where it knows them in closed form,
-
-    bound()            ||K||_2, or a bound on it
-    resolvent(z, a)    (I + a K^T K)^{-1} z, the proximal map of a/2 ||K u||^2
-
-Of another operator `norm` and `resolvent` find them by iterations. Arrays are leaves, so that an
-operator can be vmapped over, or learned as `params["K"]`, see `of`; shapes are static.
-"""
+"""What an operator is, see `operators`, and what is found by iterations where it is not known."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,7 +15,7 @@ from deqbilevel.types import Params
 
 @runtime_checkable
 class Operator(Protocol):
-    """A linear map from images to data; see the module's docstring.
+    """A linear map from images to data; see `operators`.
 
     >>> K = operators.identity((2, 2))
     >>> print(isinstance(K, operators.Operator))

@@ -1,6 +1,24 @@
-"""Potentials phi: R -> R of the analysis regulariser 1' phi(A u + b), applied entry by entry.
+r"""Potentials phi: R -> R of the analysis regulariser 1' phi(A u + b), applied entry by entry.
 
-What each of them has is in `potentials.base`.
+A potential is a pytree whose parameters are leaves, with
+
+    value(z)               phi(z)
+    derivative(z)          sigma(z) = phi'(z), the activation
+    second_derivative(z)   phi''(z), almost everywhere
+    prox(z, a)             argmin_x a phi(x) + (x - z)^2 / 2
+    lipschitz              the Lipschitz constant of phi', sup |phi''|
+    slope                  sup |phi'|
+    least_curvature        inf phi''
+    curvature_lipschitz    the Lipschitz constant of phi'', sup |phi'''|
+    convex                 whether phi is convex
+    twice_differentiable   whether phi'' is continuous
+
+on arrays z of any shape. The prox x of a differentiable phi solves
+
+$$ x + a \varphi'(x) = z, $$
+
+and of one that is not convex needs $1 + a \varphi'' > 0$, which makes the minimiser unique; its
+docstring says up to which a that holds. A width `eps` that is not in [1e-9, 1e9] is a ValueError.
 """
 
 from collections.abc import Callable

@@ -1,21 +1,4 @@
-"""Potentials phi: R -> R of the analysis regulariser 1' phi(A u + b), applied entry by entry.
-
-A potential is a pytree whose parameters are leaves, with
-
-    value(z)               phi(z)
-    derivative(z)          sigma(z) = phi'(z), the activation
-    second_derivative(z)   phi''(z), almost everywhere
-    prox(z, a)             argmin_x a phi(x) + (x - z)^2 / 2
-    lipschitz              the Lipschitz constant of phi', sup |phi''|
-    slope                  sup |phi'|
-    least_curvature        inf phi''
-    curvature_lipschitz    the Lipschitz constant of phi'', sup |phi'''|
-    convex                 whether phi is convex
-    twice_differentiable   whether phi'' is continuous
-
-The prox of a potential that is not convex needs 1 + a phi'' > 0, which makes the minimiser unique;
-its docstring says up to which a that holds.
-"""
+"""What a potential is, see `potentials`, and the proximal map of those without a closed form."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -29,7 +12,7 @@ from deqbilevel import checks
 
 @runtime_checkable
 class Potential(Protocol):
-    """A scalar function with its derivatives and proximal map; see the module's docstring.
+    """A scalar function with its derivatives and proximal map; see `potentials`.
 
     >>> phi = potentials.POTENTIALS["quadratic"]()
     >>> z = jnp.array([-2.0, 1.0])

@@ -1,4 +1,9 @@
-"""Learned regularisers, each a `Regularizer`: a record of pure functions, for an image shape.
+r"""Learned regularisers, each a `Regularizer`: a record of pure functions, for an image shape.
+
+$$ N(u) = \sum_k w_k\, C_k^T \sigma(A_k u + b_k) $$
+
+with dense matrices or convolutions. Tied (C = A) with sigma = phi' it is the gradient of the energy
+sum_k w_k 1' phi(A_k u + b_k): bilevel learning; untied it is no gradient in general: a DEQ.
 
     R = REGULARIZERS["convolutional"]((28, 28), filters=(24, 5, 5))
     N = R.gradient(u, R.init(key))

@@ -1,4 +1,22 @@
-"""Fixed-point solvers and adjoint solvers. A solver does not know how it is differentiated."""
+r"""Fixed-point solvers and adjoint solvers. A solver does not know how it is differentiated.
+
+A solver is `solve(G, u0) -> (u, info)` for u = G(u), and works on a whole batch u: [batch, ...]. It
+stops when
+
+$$ \frac{\|G(u) - u\|}{10^{-5} + \|G(u)\|} \le \text{tolerance} $$
+
+over the batch, or when `max_evaluations` of G are spent; a tolerance of None is met by nothing.
+`info` is a `types.Info`: evaluations, that residual, and whether it met the tolerance, which is no
+less than rounding allows. Under `vmap` each lane stops by itself. (This is `base.iterate`.)
+
+An adjoint solver is `adjoint(vjp, g) -> (w, info)` for the linear system
+
+$$ (I - J)^T w = g, \qquad J = \partial G / \partial u, \qquad \text{vjp}(w) = J^T w, $$
+
+with the residual of w = vjp(w) + g; where a docstring of one has (I - J) w, J is that of vjp. All
+raise ValueError for a budget or a tolerance that is none, for a u0 or g that is no batch of
+floating numbers, and for a map that returns another form.
+"""
 
 from collections.abc import Callable, Mapping
 
