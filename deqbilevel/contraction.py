@@ -137,7 +137,7 @@ def lipschitz(
     """||dG/du|| at each image u, by power iteration on J^T J; never larger than the true norm.
 
     The largest of them is a lower bound on the Lipschitz constant of G. The images of a batch are
-    taken as independent, as they are in all our maps.
+    taken as independent, as they are in all our maps. Raises: ValueError for what are no images.
     """
 
     image = at(G, params, f)
@@ -157,7 +157,7 @@ def spectral_radius(
 
     The geometric mean over the last half of the iterations, because a pair of complex eigenvalues
     makes single growths swing. At a fixed point Picard's iteration converges nearby where it is
-    below 1, though the norm may be above.
+    below 1, though the norm may be above. Raises: ValueError for what are no images.
     """
 
     image = at(G, params, f)

@@ -20,6 +20,8 @@ from deqbilevel import checks
 class Lanes(NamedTuple):
     """How many lanes run at once, and where.
 
+    Raises: ValueError for another number of keys than lanes, see `keys`.
+
     >>> four = lanes.lanes(each=4)
     >>> double = four.over(lambda x, y: x + y, (0, None))
     >>> print(double(four.put(np.arange(four.count)), jnp.array(10))[:4])

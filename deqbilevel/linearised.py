@@ -118,6 +118,9 @@ class _State(NamedTuple):
 def newton(*, tolerance: Any = 1e-3, max_evaluations: Any = 300) -> Solver:
     """`newton_solve` as a `Solver`, of a `Linearised`.
 
+    Raises: ValueError for a budget or a tolerance that is none, and for a map that is no
+    `Linearised`.
+
     >>> R = regularizers.REGULARIZERS["normalised"]((1, 2), kernels=(1, 1))
     >>> model, f = models.assemble(operators.identity((1, 2)), R), jnp.array([[1.0, 2.0]])
     >>> params = R.init(jax.random.key(0)) | {"gamma": 0.1}

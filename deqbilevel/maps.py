@@ -144,6 +144,7 @@ def naive_objective(G: FixedPointMap) -> Callable[[Params, Images, Array], Float
 
     It asks the true image to be a fixed point and solves nothing. Where K loses information, as in
     the masked rows of inpainting, it asks the regulariser to vanish there, and so cannot fill them.
+    Raises: ValueError for truth that is no batch of images, and a map that gives others.
 
     >>> G = maps.gradient_step(operators.identity((1, 1)), lambda u, params: u)
     >>> params, f = {"tau": 0.5, "lam": 1.0, "gamma": 1.0}, jnp.array([[4.0]])

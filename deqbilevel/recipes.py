@@ -51,6 +51,9 @@ STARTS: checks.Registry[Any] = checks.Registry(
 class Recipe(NamedTuple):
     """The parts of a model by name, each with its options; all of it is JSON.
 
+    Raises: ValueError, when a model is made, for a name that none of the parts has, and an option
+    that a part has not.
+
     >>> recipe = recipes.Recipe("row_mask", {"part": 0.5}, "dense", {"activation": "relu"})
     >>> print(recipe.model((2, 1)).K.mask)
     [0. 1.]
@@ -109,7 +112,10 @@ def built(
 
 
 class Learned(NamedTuple):
-    """A model that was trained."""
+    """A model that was trained.
+
+    Raises: ValueError for a shape at which params have another form, see `model`.
+    """
 
     recipe: Recipe
     shape: tuple[int, int]

@@ -14,7 +14,8 @@ $$ \nabla \ell(\gamma) = \nabla_\gamma \ell - J^T v, \qquad H v = \nabla_x \ell.
     state = method.init(gamma, x)
     state, info = jax.jit(method.step)(state, data, jax.random.key(0))
 
-`guarded` freezes what diverges, `run` scans, and `steps` has what moves gamma beside optax.
+`guarded` freezes what diverges, `run` scans, and `steps` has what moves gamma beside optax. All
+raise ValueError for an option that is not of its kind, and for what is no problem or algorithm.
 """
 
 from collections.abc import Callable, Mapping

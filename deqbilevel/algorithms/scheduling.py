@@ -69,6 +69,7 @@ def growing(algorithm: Algorithm, size: Schedule) -> Algorithm:
     """The algorithm on data._replace(size=size(u)): batches that grow with the step u, [CF] 7.6.
 
     For data with a leaf `size`: how many of the samples of a batch, whose shape is fixed, count.
+    Raises: ValueError in the first step for data without such a leaf.
 
     >>> posed = algorithms.stochastic_quadratic(algorithms.quadratic(), batch=8)
     >>> method = algorithms.growing(algorithms.lagrangian(posed.problem), lambda u: 1 + u)
@@ -105,6 +106,7 @@ def enlarging(
     The batch has `initial` samples until a step has l(gamma+) > (1 - decrease) l(gamma), both as
     Info has them, and from there on `factor` times as many, rounded down, `largest` at most. That
     the fall is relative to l, which must not be negative, is our reading.
+    Raises: ValueError for numbers out of range, and as `growing` does.
 
     >>> posed = algorithms.stochastic_quadratic(algorithms.quadratic(), batch=8)
     >>> method = algorithms.enlarging(algorithms.lagrangian(posed.problem), initial=2, largest=8)

@@ -229,6 +229,7 @@ def projected(project: Callable[[Tree], Tree]) -> optax.GradientTransformation:
     """Updates after which gamma is project(gamma + updates), up to rounding; last in a chain.
 
     project: one of `optax.projections`, or any other.
+    Raises: ValueError for what is no function.
 
     >>> step = algorithms.steps.projected(lambda gamma: jnp.maximum(gamma, 0))
     >>> print(step.update(jnp.array([-3.0]), step.init(None), jnp.array([1.0]))[0])  # from 1 to 0

@@ -70,6 +70,8 @@ def report(
 
     sigma: the least singular value of K, where `least_singular_value` would be costly. For the rest
     see `constants`. lam and gamma are 1 where `params` has none.
+    Raises: ValueError for what is no region, params without an entry or not finite, a lam below 0
+    and a gamma that is not above it, and as `constants` does.
 
     >>> c = regularizers.convolutional
     >>> problem = conditions.Problem(operators.identity((1, 4)), c.bank_of((1, 4)))

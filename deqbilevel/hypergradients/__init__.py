@@ -12,6 +12,10 @@ $$ \frac{d\ell}{d\,\text{params}} = \Big(\frac{\partial G}{\partial\,\text{param
 The methods differ in how they come to w, or do without it. A backward pass has no place for
 diagnostics: the gradient with respect to `probe`, an `Info` of zeros, is the Info of the adjoint
 solve. u0: [batch, ...] has no gradient.
+
+A solve raises ValueError for a u0 that is no batch of finite floating numbers, an f of another
+number of images, params without what the map takes, a map whose images have another form, and one
+that closes over a value that is differentiated (`base.explicit`).
 """
 
 from collections.abc import Callable, Mapping

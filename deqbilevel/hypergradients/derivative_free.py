@@ -27,6 +27,8 @@ def finite_differences(
 
     Their error is of the order step^2, and rounding over step. Info of the backward pass has the
     evaluations of all solves, two for each parameter, and the largest of their residuals.
+    Raises: ValueError for a step that is not above 0, a block below 1, and what `base.explicit`
+    refuses.
 
     >>> G = lambda u, params, f: 0.5 * u + params["a"] * f
     >>> solve = hypergradients.finite_differences(G, solvers.picard(max_evaluations=3), step=0.5)

@@ -196,6 +196,8 @@ def piggyback(
 
     with the gradient with respect to `params`; q0 are zeros at first, then the q before. A term of
     the upper-level loss that does not depend on u is the caller's to add.
+    Raises: ValueError for limits that are none, and in `run` for a u0 that is no batch, a q0 of
+    another form, and a map that returns one.
 
     >>> G, zero = lambda u, params, f: 0.5 * u + params["a"] * f, jnp.zeros((1, 1))
     >>> run = hypergradients.piggyback(G, lambda u, target: jnp.sum((u - target) ** 2) / 2)

@@ -62,6 +62,8 @@ class Convolution:
 class CircularConvolution(Convolution):
     """A convolution with indices modulo the image's shape.
 
+    Raises: ValueError for images of another size, and a negative a of the resolvent.
+
     >>> K = operators.CircularConvolution(jnp.array([0.5, 0.5]), ((0, 0), (0, 1)), (1, 4))
     >>> print(K.apply(jnp.array([[0.0, 0.0, 0.0, 8.0]])), K.bound())
     [[4. 0. 0. 4.]] 1.0

@@ -18,6 +18,8 @@ from deqbilevel.types import pytree
 class Identity:
     """K u = u: denoising.
 
+    Raises: ValueError for a negative a of the resolvent.
+
     >>> K = operators.Identity()
     >>> print(K.resolvent(jnp.array([[3.0, 6.0]]), 2.0))  # z / (1 + a)
     [[1. 2.]]

@@ -149,6 +149,8 @@ def relu() -> PiecewiseQuadratic:
 def softshrink(threshold: Scalar) -> PiecewiseQuadratic:
     """sigma(z) = sign(z) max(|z| - threshold, 0): half the squared distance to the interval.
 
+    Raises: ValueError for a negative threshold.
+
     >>> print(potentials.softshrink(0.5).derivative(jnp.array([-3.0, 0.2, 2.0])))
     [-2.5  0.   1.5]
     """
@@ -157,6 +159,8 @@ def softshrink(threshold: Scalar) -> PiecewiseQuadratic:
 
 def clipping(bound: Scalar = 1.0) -> PiecewiseQuadratic:
     """sigma(z) = min(max(z, -bound), bound): the Huber potential.
+
+    Raises: ValueError for a negative bound.
 
     >>> print(potentials.clipping(1.0).derivative(jnp.array([-3.0, 0.2, 2.0])))
     [-1.   0.2  1. ]

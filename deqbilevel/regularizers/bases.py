@@ -18,6 +18,7 @@ def cosines(
     """The orthonormal basis of the discrete cosine transform, with the constant filter or without.
 
     All but the constant one sum to zero.
+    Raises: ValueError for a size below 1.
 
     >>> c = regularizers.bases.cosines(2, 2, constant=True)
     >>> print(c[0], c[1:].sum(axis=(1, 2)) == 0)
@@ -32,7 +33,10 @@ def cosines(
 
 
 def differences(rows: int, columns: int) -> Float[np.ndarray, "filters rows columns"]:
-    """Finite differences between neighbours, down and right, of filters of that size."""
+    """Finite differences between neighbours, down and right, of filters of that size.
+
+    Raises: ValueError for a size below 1.
+    """
     _sized(rows=rows, columns=columns)
     found = np.zeros((2, rows, columns))
     for i, (down, right) in enumerate(((1, 0), (0, 1))):
@@ -44,7 +48,10 @@ def differences(rows: int, columns: int) -> Float[np.ndarray, "filters rows colu
 def random(
     key: PRNGKeyArray, count: int, rows: int, columns: int
 ) -> Float[Array, "filters rows columns"]:
-    """Normal random filters of norm 1."""
+    """Normal random filters of norm 1.
+
+    Raises: ValueError for a count or a size below 1, and what is no key.
+    """
     _sized(count=count, rows=rows, columns=columns)
     c = jax.random.normal(checks.key("key", key), (count, rows, columns))
     return c / jnp.linalg.norm(c, axis=(1, 2), keepdims=True)

@@ -107,6 +107,8 @@ def init(
 def gradient(u: Float[Array, "batch pixels"], params: Params) -> Float[Array, "batch pixels"]:
     """C^T sigma(A u + b), with C = A where `params` holds no C: (19), and (21) without C.
 
+    Raises: ValueError for params without A, b or phi, or of images of another size.
+
     >>> params = {"A": jnp.array([[1.0, -1.0]]), "b": jnp.zeros(1), "phi": potentials.identity()}
     >>> print(regularizers.dense.gradient(jnp.array([[5.0, 2.0]]), params))  # A^T 3
     [[ 3. -3.]]
@@ -132,6 +134,8 @@ def energy(u: Float[Array, "batch pixels"], params: Params) -> Float[Array, " ba
 def lipschitz(params: Params) -> Float[Array, ""]:
     """||C|| sup phi'' ||A||, a Lipschitz constant of N.
 
+    Raises: ValueError for params without A or phi.
+
     >>> params = {"A": jnp.array([[3.0, 4.0]]), "phi": potentials.identity()}
     >>> print(regularizers.dense.lipschitz(params))  # 5^2
     25.0
@@ -144,6 +148,8 @@ def lipschitz(params: Params) -> Float[Array, ""]:
 
 def matrix(params: Params) -> Float[Array, "pixels pixels"]:
     """1/2 C^T A: N' where half of the features are active, as they are for ReLU at the start.
+
+    Raises: ValueError for params without A.
 
     >>> print(regularizers.dense.matrix({"A": jnp.array([[1.0, -1.0]])}))
     [[ 0.5 -0.5]

@@ -43,6 +43,8 @@ Kernels = Float[Array, "kernels rows columns"]
 class Normalised(NamedTuple):
     """The regulariser for images of one shape.
 
+    Raises: ValueError, see `start` and `energy`.
+
     >>> R = regularizers.normalised.bank_of((1, 2))
     >>> params = R.start(jnp.array([[[3.0]]]), c=1.0, eps=1.0)  # c A / ||A|| is the identity
     >>> print(R.gradient(jnp.array([[0.0, 100.0]]), params))  # tanh u
@@ -260,6 +262,8 @@ def _centred(
 
 def uniform(key: PRNGKeyArray, count: int, rows: int, columns: int) -> Kernels:
     """Kernels with entries uniform on +-1/sqrt(rows columns), as in [REB]'s published settings.
+
+    Raises: ValueError for a count below 1, and what is no key.
 
     >>> A = regularizers.normalised.uniform(jax.random.key(0), 30, 3, 3)
     >>> print(A.shape, bool(jnp.max(jnp.abs(A)) <= 1 / 3))

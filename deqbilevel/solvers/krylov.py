@@ -158,6 +158,7 @@ def asymmetry(vjp: Linear, g: Array, key: PRNGKeyArray) -> Float[Array, ""]:
 
     with norms over the batch. It estimates norm(A - A^T) / (sqrt(2) norm(A)) in the Frobenius norm:
     rounding for a symmetric J, about 1 for a random one.
+    Raises: ValueError for what is no key.
 
     >>> J, key = jnp.array([[0.0, 1.0], [1.0, 0.0]]), jax.random.key(0)
     >>> print(bool(solvers.asymmetry(lambda w: w @ J, jnp.ones((1, 2)), key) < 1e-6))

@@ -45,6 +45,7 @@ def jacobian_free(*, tolerance: Any = 0.0, max_evaluations: Any = 0) -> Adjoint:
     It spends no product, whatever the budget, so that its residual is not known: it is infinite
     and `converged` false. `neumann(max_evaluations=1)` is the same w with the residual, for a
     product. Where G contracts, it is a direction of descent in the sense of their Theorem 3.1.
+    Raises: ValueError for a tolerance that is none, and a budget below 0.
 
     >>> w, info = solvers.jacobian_free()(lambda w: 0.5 * w, jnp.ones((1, 1)))
     >>> print(w, info.residual)

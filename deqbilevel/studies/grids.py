@@ -170,6 +170,8 @@ def _value(x: Any) -> Any:
 def groups(lanes: Sequence[Lane]) -> dict[tuple[Any, ...], list[Lane]]:
     """The lanes by task, model and whatever else decides shapes, in order.
 
+    Raises: ValueError for a lane without task or model.
+
     >>> from deqbilevel.studies import grids
     >>> some = [{"task": "denoising", "model": name} for name in ("deq", "bilevel", "deq")]
     >>> print({name: len(group) for name, group in grids.groups(some).items()})

@@ -45,7 +45,10 @@ def plan(
     *,
     pilots: int = 3,
 ) -> Plan:
-    """Plan a group: compiles its program and times `pilots` chunks of it, some steps each."""
+    """Plan a group: compiles its program and times `pilots` chunks of it, some steps each.
+
+    Raises: ValueError for fewer than one pilot.
+    """
     checks.whole("pilots", pilots)
     waiting = [lane for lane in lanes if not study.over(progress.records[store.key(lane)])]
     if not waiting:
