@@ -1,61 +1,75 @@
-"""Every Python block of README runs as it stands, each by itself."""
+"""README: short, with set-up commands that .ci/run finds, and a table that the registries make."""
 
 import re
+import tomllib
 from pathlib import Path
 
-import pytest
+import yaml
 
-from experiments import compare
+import deqbilevel
+from deqbilevel import losses, operators, regularizers
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-OPENING, STUDY, PICTURE, ALGORITHM, OWN = range(5)
-"""What the blocks are about, in order."""
+README = (ROOT / "README.md").read_text()
+NOTEBOOKS = (
+    *("quick_tour", "own_problem", "first_steps", "learn_filters", "hypergradients"),
+    *("algorithms", "explore_study", "faces"),
+)
+"""In the order that a reader takes them."""
 
 
-def said_by(block: int, capsys: pytest.CaptureFixture[str]) -> str:
-    exec(compile(BLOCKS[block], f"README.md, block {block + 1}", "exec"), {})
-    return capsys.readouterr().out
+def section(heading: str) -> str:
+    """What stands below a heading of the second level."""
+    return README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
 
 
-def test_there_is_a_test_for_every_block() -> None:
-    assert len(BLOCKS) == 5
+def test_it_is_read_in_a_few_minutes() -> None:
+    assert len(README.splitlines()) <= 150
 
 
-def test_the_opening_learns_both_ways_and_is_better_than_the_measurement(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    lines = [line.split() for line in said_by(OPENING, capsys).splitlines()]
-    for name in ("bilevel", "deq"):
-        [measurement] = [float(line[-1]) for line in lines if line[:2] == [name, "measurement"]]
-        losses = [float(line[-1]) for line in lines if line[0] == name and line[1].isdigit()]
-        assert len(losses) == 3 and losses[-1] < 0.5 * min(losses[0], measurement)
+def test_two_commands_set_up_and_ci_takes_the_one_that_tests() -> None:
+    lines = [line for line in README.splitlines() if line.startswith("python3 -m venv")]
+    study = "python3 -m venv .venv && .venv/bin/python -m pip install '.[experiments]' && "
+    assert lines[0] == study + ".venv/bin/python -m experiments.compare"
+    pattern = re.search(r"s/\^\\\((.*?)\\\)\$/", (ROOT / ".ci" / "run").read_text())
+    assert pattern is not None
+    tested = [line for line in README.splitlines() if re.fullmatch(pattern[1], line)]
+    assert len(tested) == 1 and "'.[test]'" in tested[0]
 
 
-def test_a_study_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The reader has made it with the first command of README; here with a smaller one."""
-    small = {"train_size": 20, "test_size": 10, "batch_size": 10, "epochs": 1}
-    monkeypatch.chdir(tmp_path)
-    compare.main(
-        compare.Compare(tasks=("inpainting",), noises=(0.1,), activations=("relu",), **small)
-    )
-    assert "(model: 2, activation: 1)" in said_by(STUDY, capsys)
+def test_extras_that_are_named_are_there() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = set(re.findall(r"`\[(\w+)\]`", README))
+    assert named and named <= set(project["optional-dependencies"])
 
 
-def test_a_picture_is_denoised(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = said_by(PICTURE, capsys).splitlines()
-    before, after = (float(line.split()[-2]) for line in lines)
-    assert after > before + 2
+def test_the_table_of_what_can_be_learned_is_that_of_the_registries() -> None:
+    rows = [
+        line.strip("|").split("|")
+        for line in section("What can be learned").splitlines()
+        if line.startswith("| ") and "---" not in line
+    ]
+    columns = [[name for cell in column for name in re.findall(r"`(\w+)`", cell)]
+               for column in zip(*rows, strict=True)]  # fmt: skip
+    registries = (operators.OPERATORS, regularizers.REGULARIZERS, losses.LOSSES)
+    for column, registry in zip(columns, registries, strict=True):
+        assert sorted(column) == sorted(registry)
 
 
-def test_an_algorithm_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert float(said_by(ALGORITHM, capsys).split()[-1]) < 1e-3
+def test_notebooks_are_named_in_the_order_that_a_reader_takes_them() -> None:
+    assert tuple(re.findall(r"\[(\w+)\]", section("Read on"))[: len(NOTEBOOKS)]) == NOTEBOOKS
+    there = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert there <= set(NOTEBOOKS)
 
 
-def test_a_problem_of_ones_own_is_learned(capsys: pytest.CaptureFixture[str]) -> None:
-    losses = [float(line.split()[-1]) for line in said_by(OWN, capsys).splitlines()]
-    assert len(losses) == 3 and losses[-1] < 0.8 * losses[0]
-    lines = [line for line in BLOCKS[OWN].splitlines() if line and "import" not in line]
-    assert len(lines) <= 15
+def test_the_picture_is_light() -> None:
+    assert (ROOT / ".github" / "figures" / "denoised.png").stat().st_size < 300_000
+
+
+def test_it_is_cited_as_it_is() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == deqbilevel.__version__
+    assert f"version = {{{deqbilevel.__version__}}}" in README
+    assert f"title = {{{citation['title']}}}" in README
+    for work in citation["references"]:
+        assert work["title"] in README
