@@ -72,6 +72,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Iterator:
 
 
 ADDED = [key for key in BLOCKS if key[0] == "deqbilevel/README.md" and key[1].startswith("A")]
+OWN = ("deqbilevel/README.md", "In fifteen lines")
 NETWORK = ("deqbilevel/README.md", "A network of your own in a DEQ")
 BLUR = ("deqbilevel/README.md", "Filters for a blur of your own")
 STUDY = ("experiments/README.md", "compare")
@@ -82,7 +83,7 @@ ADDED = [key for key in ADDED if key != NETWORK]
 
 def test_every_block_is_run_by_a_test_below() -> None:
     assert len(BLOCKS) == len(list(blocks())), "two blocks below one heading"
-    assert set(BLOCKS) == {*ADDED, NETWORK, BLUR, STUDY, ALGORITHM, EXAMPLE}
+    assert set(BLOCKS) == {*ADDED, OWN, NETWORK, BLUR, STUDY, ALGORITHM, EXAMPLE}
     assert len(ADDED) == 7
 
 
@@ -102,6 +103,13 @@ def test_the_example_prints_what_is_said_below_it(said) -> None:
             [float(x) for x in wanted[1:]], abs=0.011
         )
     assert len([line for line in BLOCKS[EXAMPLE].splitlines() if line]) <= 15
+
+
+def test_a_problem_of_ones_own_is_learned(said) -> None:
+    losses = [float(line.split()[-1]) for line in said(*OWN)]
+    assert len(losses) == 3 and losses[-1] < 0.8 * losses[0]
+    lines = [line for line in BLOCKS[OWN].splitlines() if line and "import" not in line]
+    assert len(lines) <= 15
 
 
 def test_a_network_has_the_gradient_of_both_ways_and_learns(said) -> None:
