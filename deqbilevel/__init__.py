@@ -23,6 +23,9 @@ Every example of this reference begins with
     from deqbilevel import models, operators, solvers    # and what else it names of the library
     np.set_printoptions(precision=4, suppress=True)
 
+and, where products are in less than float32 by default, as on a GPU, in the context
+`jax.default_matmul_precision("highest")`. All of them are run by the tests.
+
 Imports only ever run downwards: `types`; `operators`, `potentials`, `losses`, `solvers`, `results`;
 `maps`, `regularizers`, `hypergradients`, `data`, `plots`; `settings`, `models`; `learning`,
 `algorithms`, `conditions`; `contraction`, `studies`, `recipes`.

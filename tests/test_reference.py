@@ -5,9 +5,9 @@ import doctest
 import html
 import importlib
 import inspect
-import pkgutil
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -17,19 +17,21 @@ import numpy as np
 import optax
 import pdoc
 import pytest
+from pdoc.docstrings import convert
 from pdoc.render_helpers import to_html
 
 import deqbilevel
 
-MODULES = {
-    info.name.removeprefix("deqbilevel."): importlib.import_module(info.name)
-    for info in pkgutil.walk_packages(deqbilevel.__path__, "deqbilevel.")
-    if not info.name.endswith("__main__")
-}
-NAMES = {"jax": jax, "jnp": jnp, "np": np, "optax": optax} | {
-    name: module for name, module in MODULES.items() if "." not in name
-}
-"""What every example begins with, as the docstring of the package says."""
+ROOT = Path(deqbilevel.__file__).parent
+PATHS = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(ROOT.rglob("*.py"))
+    if path.parent != ROOT or path.stem not in ("__init__", "__main__")
+} | {"": ROOT / "__init__.py"}
+"""The files of all modules, by their names below the package, which is "" itself."""
+
+FORMAT = "restructuredtext"
+"""That of docstrings for pdoc, unless it is told another."""
 
 NO_EXAMPLE = {
     "checks": "what the library asks of what it is given",
@@ -61,10 +63,22 @@ NO_EXAMPLE = {
 """Modules and names of which no example is asked, and why."""
 
 
+@cache
+def module_of(name):
+    return importlib.import_module(f"deqbilevel.{name}".removesuffix("."))
+
+
+@cache
+def preamble():
+    """What every example begins with, as the docstring of the package says."""
+    top = {name: module_of(name) for name in PATHS if name and "." not in name}
+    return {"jax": jax, "jnp": jnp, "np": np, "optax": optax} | top
+
+
 def paged(name):
     """Whether a module is one for people: packages with `__all__` show their names themselves."""
     above, _, last = name.rpartition(".")
-    return not above or (paged(above) and last in getattr(MODULES[above], "__all__", [last]))
+    return not above or (paged(above) and last in getattr(module_of(above), "__all__", [last]))
 
 
 def tree_of(module):
@@ -106,8 +120,7 @@ def surface(name, module):
     that this defines; without `__all__` what it defines. What a package with `__all__` does not
     list is its own affair.
     """
-    package = MODULES.get(name.rpartition(".")[0])
-    if hasattr(package, "__all__"):
+    if hasattr(module_of(name.rpartition(".")[0]), "__all__"):
         return {}
     if not hasattr(module, "__all__"):
         return {f"{name}.{entry}": value for entry, value in defined(module).items()}
@@ -137,14 +150,14 @@ def shown(full, value):
         return True
     package, _, name = full.rpartition(".")
     named = rf"^\s*(>>>|\.\.\.) .*\b({package}\.{name}\b|{name}\()"
-    above = {package, value.__module__.removeprefix("deqbilevel.")} & set(MODULES)
-    texts = [text for module in above for _, text in docstrings(MODULES[module])]
+    above = {package, value.__module__.removeprefix("deqbilevel.")} & set(PATHS)
+    texts = [text for module in above for _, text in docstrings(module)]
     return any(re.search(named, text, re.MULTILINE) for text in texts)
 
 
-def docstrings(module):
+def docstrings(name):
     """Every docstring of a module, private ones too, by name."""
-    tree = tree_of(module)
+    tree = ast.parse(PATHS[name].read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             text = ast.get_docstring(node)
@@ -154,8 +167,8 @@ def docstrings(module):
 
 @pytest.fixture(scope="module", autouse=True)
 def printed():
-    """Arrays as the docstring of the package says."""
-    with np.printoptions(precision=4, suppress=True):
+    """Arrays and products as the docstring of the package says."""
+    with np.printoptions(precision=4, suppress=True), jax.default_matmul_precision("highest"):
         yield
 
 
@@ -163,13 +176,13 @@ def test_the_reference_is_built(tmp_path):
     pdoc.render.configure(math=True, show_source=False)
     pdoc.pdoc("deqbilevel", output_directory=tmp_path)
     pages = {str(path.relative_to(tmp_path / "deqbilevel")) for path in tmp_path.rglob("*/*.html")}
-    assert pages == {f"{name.replace('.', '/')}.html" for name in MODULES if paged(name)}
+    assert pages == {f"{name.replace('.', '/')}.html" for name in PATHS if name and paged(name)}
     assert "MathJax" in (tmp_path / "deqbilevel.html").read_text()
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", PATHS)
 def test_every_public_name_is_explained(name):
-    module = MODULES[name]
+    module = module_of(name)
     assert module.__doc__
     assert not [entry for entry, value in defined(module).items() if not value.__doc__]
     shown = set(getattr(module, "__all__", unexplained(module)))
@@ -177,17 +190,18 @@ def test_every_public_name_is_explained(name):
     assert command or not paged(name) or not shown & set(unexplained(module))
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", PATHS)
 def test_what_people_call_has_an_example(name):
-    found = surface(name, MODULES[name]).items()
+    found = surface(name, module_of(name)).items()
     assert not [full for full, value in found if asked(full, value) and not shown(full, value)]
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", PATHS)
 def test_every_example_is_true(name):
     runner, said = doctest.DocTestRunner(verbose=False), []
-    for entry, text in docstrings(MODULES[name]):
-        test = doctest.DocTestParser().get_doctest(text, dict(NAMES), f"{name}.{entry}", None, 0)
+    for entry, text in docstrings(name):
+        begin = dict(preamble())
+        test = doctest.DocTestParser().get_doctest(text, begin, f"{name}.{entry}", None, 0)
         runner.run(test, out=said.append)
     assert not runner.failures, "".join(said)
 
@@ -197,11 +211,10 @@ def test_a_false_example_is_caught():
     assert doctest.DocTestRunner(verbose=False).run(test, out=lambda said: None).failed == 1
 
 
-@pytest.mark.parametrize("name", ["", *MODULES])
+@pytest.mark.parametrize("name", PATHS)
 def test_nothing_of_a_docstring_is_lost_on_its_page(name):
     """Markdown takes `<x, y>` for a tag and `[a](b)` for a link: code has to be marked as such."""
-    module = MODULES[name] if name else deqbilevel
-    for entry, text in docstrings(module):
-        page = html.unescape(re.sub(r"<[^<>]*>", "", to_html(text)))
+    for entry, text in docstrings(name):
+        page = html.unescape(re.sub(r"<[^<>]*>", "", to_html(convert(text, FORMAT, None))))
         counts = [Counter(re.sub(r"[\s`]", "", x)) for x in (text, page)]
         assert counts[0] == counts[1], f"{entry}: {counts[0] - counts[1]}"

@@ -1,8 +1,10 @@
 """AID-BiO: approximate implicit differentiation, Ji et al. [116], [CF] 5.3.2.
 
-x^{u+1}: T steps of gradient descent on Phi(.; gamma) from x^u
-v^{u+1}: Q steps of conjugate gradients on H v = grad_x l from v^u
-gamma^{u+1} = gamma^u - alpha_l (grad_gamma l - J^T v)
+    x^{u+1}: T steps of gradient descent on Phi(.; gamma) from x^u
+    v^{u+1}: Q steps of conjugate gradients on H v = grad_x l from v^u
+    gamma^{u+1} = gamma^u - alpha_l (grad_gamma l - J^T v)
+
+The limit is that of exact solves, as both go on from where they were.
 """
 
 from typing import Any, NamedTuple

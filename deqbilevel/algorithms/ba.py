@@ -1,16 +1,17 @@
 """BA and its accelerated variant: bilevel approximation, Ghadimi and Wang (2018), [CF] Alg. 3.
 
-x^u: T_u steps of gradient descent on Phi(.; y^u), each time from x^0 again
-g^u = grad_gamma l - J^T H^{-1} grad_x l at (y^u, x^u), with the exact inverse
-gamma^{u+1} = y^u - alpha_l g^u
+    x^u: T_u steps of gradient descent on Phi(.; y^u), each time from x^0 again
+    g^u = grad_gamma l - J^T H^{-1} grad_x l at (y^u, x^u), with the exact inverse
+    gamma^{u+1} = y^u - alpha_l g^u
 
 BA has y^u = gamma^u. The accelerated variant has Nesterov's extrapolation, u from 0,
 
-y^u = gamma^u + theta_u (gamma^u - gamma^{u-1}),    theta_u = (u - 1) / (u + 2)
+    y^u = gamma^u + theta_u (gamma^u - gamma^{u-1}),    theta_u = (u - 1) / (u + 2)
 
 That is the scheme of three sequences with the weights a_k = 2 / (k + 1), k = u + 1,
 
-y = (1 - a_k) gamma_ag + a_k gamma,  gamma <- gamma - (alpha_l / a_k) g,  gamma_ag <- y - alpha_l g
+    y = (1 - a_k) gamma_ag + a_k gamma,  gamma <- gamma - (alpha_l / a_k) g,
+    gamma_ag <- y - alpha_l g
 
 where gamma_ag is our gamma^u; the other is not needed, as its steps are alpha_l over the weights.
 The restart at x^0 leaves an error of (1 - alpha mu)^{T_u}: T_u grows like u, sqrt(u) or u^{1/4} for

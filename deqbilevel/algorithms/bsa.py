@@ -1,8 +1,8 @@
 """BSA: bilevel stochastic approximation, Ghadimi and Wang (2018), [CF] [150], 5.3.
 
-x^{u+1}: T_u steps of stochastic gradient descent on Phi(.; gamma^u) from x^0, the start
-v = eta Q (I - eta H_p) ... (I - eta H_1) grad_x l(gamma^u; x^{u+1}),    p uniform on 0, ..., Q - 1
-gamma^{u+1} = gamma^u - alpha_l (grad_gamma l - J^T v)
+    x^{u+1}: T_u steps of stochastic gradient descent on Phi(.; gamma^u) from x^0, the start
+    v = eta Q (I - eta H_p) ... (I - eta H_1) grad_x l(gamma^u; x^{u+1}), p uniform on 0, ..., Q - 1
+    gamma^{u+1} = gamma^u - alpha_l (grad_gamma l - J^T v)
 
 BA, [CF] Alg. 3, from samples: the lower level begins anew at every step, so that T_u has to grow,
 with the square root of u where l is not convex. The steps of one lower-level run are equal here,

@@ -75,6 +75,7 @@ def digits(
     """MNIST digits, some for training with wrong labels, some for validation, and the test digits.
 
     Args:
+
         spec: `sample`, the digits that ship with the package, or `idx:DIR` with MNIST's IDX files.
         train_size, validation_size: disjoint, of the training digits; None: 4/5 and 1/5 of them,
             but at most 20000 and 5000, as in the benchmarks.
@@ -86,6 +87,7 @@ def digits(
     Every pixel has mean 0 and variance 1 over the training digits, and is 0 where it is constant.
 
     Raises:
+
         ValueError: another spec, a share outside [0, 1], more digits than there are, labels beyond
             9, and training digits that are all the same.
 
@@ -171,6 +173,7 @@ def pose(corpus: Corpus, *, batch: int | None = 64, regularisation: float = 0.2)
     """The problem, in the default precision.
 
     Args:
+
         corpus: of `digits`, or your own.
         batch: training digits and validation digits that one call of an oracle draws, with
             replacement, with keys of their own; None: all of them, the deterministic problem.

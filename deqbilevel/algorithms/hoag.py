@@ -1,9 +1,9 @@
 """HOAG: hyperparameter optimisation with approximate gradient, Pedregosa, [CF] Alg. 1.
 
-x^{u+1}: descent on Phi(.; gamma) from x^u until norm(grad_x Phi) / mu <= eps_u,
-         so that norm(x^{u+1} - x*(gamma)) <= eps_u
-v^{u+1}: conjugate gradients from v^u until norm(H v - grad_x l) <= eps_u
-gamma^{u+1} = gamma^u - alpha_l (grad_gamma l - J^T v)
+    x^{u+1}: descent on Phi(.; gamma) from x^u until norm(grad_x Phi) / mu <= eps_u,
+             so that norm(x^{u+1} - x*(gamma)) <= eps_u
+    v^{u+1}: conjugate gradients from v^u until norm(H v - grad_x l) <= eps_u
+    gamma^{u+1} = gamma^u - alpha_l (grad_gamma l - J^T v)
 
 It converges to a stationary point where the sum of the eps_u is finite.
 """

@@ -2,9 +2,9 @@
 
 x_0 = x^u, x_{t+1} = x_t - alpha grad_x Phi(x_t; gamma) for t < T, and back through those T alone:
 
-Delta = grad_x l(gamma; x_T), r = 0; for t = T-1, ..., 0:
-    r <- r - alpha J(x_t)^T Delta,    Delta <- Delta - alpha H(x_t) Delta
-gamma^{u+1} = gamma^u - alpha_l (grad_gamma l + r),    x^{u+1} = x_T
+    Delta = grad_x l(gamma; x_T), r = 0; for t = T-1, ..., 0:
+        r <- r - alpha J(x_t)^T Delta,    Delta <- Delta - alpha H(x_t) Delta
+    gamma^{u+1} = gamma^u - alpha_l (grad_gamma l + r),    x^{u+1} = x_T
 
 The recursion is the reverse mode of `hypergradients.unrolled`, with alpha constant.
 """

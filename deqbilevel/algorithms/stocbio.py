@@ -1,8 +1,8 @@
 """stocBiO: the stochastic bilevel optimiser of Ji, Yang and Liang (2021), [CF] [116], 5.3.
 
-x^{u+1}: T steps of stochastic gradient descent on Phi(.; gamma^u) from x^u
-v^{u+1} = eta sum_{q=0}^{Q} (I - eta H_q) ... (I - eta H_1) grad_x l, a sample for each factor
-gamma^{u+1} = gamma^u - alpha_l (grad_gamma l - J^T v)
+    x^{u+1}: T steps of stochastic gradient descent on Phi(.; gamma^u) from x^u
+    v^{u+1} = eta sum_{q=0}^{Q} (I - eta H_q) ... (I - eta H_1) grad_x l, a sample for each factor
+    gamma^{u+1} = gamma^u - alpha_l (grad_gamma l - J^T v)
 
 A double loop with a warm lower level. v is not warm, so Q decides its bias, (1 - eta mu)^{Q+1}, at
 every step: with all of the data gamma goes where ITD with T = Q + 1 does, which is not gamma*.

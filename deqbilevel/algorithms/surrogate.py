@@ -1,9 +1,9 @@
 """A proximal surrogate of the bilevel problem with the lower level linearised, [CF] 5.4, [156].
 
-x^u: T steps of descent on Phi(.; gamma^u) from the prediction of the step before
-D = dx*/dgamma = -H^{-1} J at (gamma^u, x^u), so that x*(gamma) is about x^u + D (gamma - gamma^u)
-delta: minimises  l(gamma^u + delta; x^u + D delta) + lambda ||delta||^2,  l to second order
-gamma^{u+1} = gamma^u + delta,    prediction x^u + D delta
+    x^u: T steps of descent on Phi(.; gamma^u) from the prediction of the step before
+    D = dx*/dgamma = -H^{-1} J at (gamma^u, x^u): x*(gamma) is about x^u + D (gamma - gamma^u)
+    delta: minimises  l(gamma^u + delta; x^u + D delta) + lambda ||delta||^2,  l to second order
+    gamma^{u+1} = gamma^u + delta,    prediction x^u + D delta
 
 D comes from the optimality condition of Phi, to first order in (gamma, x). This is our reading of
 the review's sentence on [156], whose own text was not at hand. With

@@ -1,8 +1,8 @@
 """TTSA: two-timescale stochastic approximation, Hong, Wai, Wang and Yang (2020), [CF] Alg. 2.
 
-x^{u+1} = x^u - alpha_Phi grad_x Phi(x^u; gamma^u)
-v = eta Q (I - eta H_p) ... (I - eta H_1) grad_x l(gamma^u; x^{u+1}),    p uniform on 0, ..., Q - 1
-gamma^{u+1} = gamma^u - alpha_l (grad_gamma l - J^T v)
+    x^{u+1} = x^u - alpha_Phi grad_x Phi(x^u; gamma^u)
+    v = eta Q (I - eta H_p) ... (I - eta H_1) grad_x l(gamma^u; x^{u+1}), p uniform on 0, ..., Q - 1
+    gamma^{u+1} = gamma^u - alpha_l (grad_gamma l - J^T v)
 
 A single loop. What makes it converge is that the upper level becomes the slower one,
 alpha_l / alpha_Phi -> 0:

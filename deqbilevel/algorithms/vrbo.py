@@ -2,13 +2,13 @@
 
 Of f_x = grad_x Phi and the hypergradient f_gamma = grad_gamma l - J^T v with v a Neumann series:
 
-every q-th step    h_x, h_gamma = f_x, f_gamma at (gamma^u, x^u) from a large sample
-gamma^{u+1} = gamma^u - alpha_l h_gamma
-for t = 0, ..., m + 1:
-    h_x, h_gamma += f_x, f_gamma at (gamma^{u+1}, x_t) minus the same with the same sample
-                    at (gamma^{u+1}, x_{t-1}), and for t = 0 at (gamma^u, x_0)
-    x_{t+1} = x_t - beta h_x    if t <= m
-x^{u+1} = x_{m+1}
+    every q-th step    h_x, h_gamma = f_x, f_gamma at (gamma^u, x^u) from a large sample
+    gamma^{u+1} = gamma^u - alpha_l h_gamma
+    for t = 0, ..., m + 1:
+        h_x, h_gamma += f_x, f_gamma at (gamma^{u+1}, x_t) minus the same with the same sample
+                        at (gamma^{u+1}, x_{t-1}), and for t = 0 at (gamma^u, x_0)
+        x_{t+1} = x_t - beta h_x    if t <= m
+    x^{u+1} = x_{m+1}
 
 The differences follow every move, of gamma too, so that h belongs to the point where the step ends:
 with all of the data h stays exact. That order is not in the paper's text. A step is one of gamma

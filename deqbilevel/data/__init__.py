@@ -66,6 +66,7 @@ def load(
     """Training and test images.
 
     Args:
+
         spec: where they come from.
             `sample`: 6000 + 1000 digits of MNIST that ship with the package.
             `idx:DIR`: the IDX files of MNIST in DIR, gzipped or not.
@@ -92,9 +93,11 @@ def load(
         value_range: the values of black and white in what is returned, such as (0, 1).
 
     Returns:
+
         Images as float32 rows with values in that range.
 
     Raises:
+
         DataError: a `ValueError`; the message names the argument or file and what to do.
 
     >>> images = data.load("sample", train_size=2, test_size=1)
@@ -117,6 +120,7 @@ def pictures(directory: str | Path, value_range: Range = SIGNED) -> Iterator[tup
     are refused, is as for `images:DIR`.
 
     Raises:
+
         DataError: at once, a folder without pictures or what is no range; when its turn comes, a
             picture that cannot be read.
 
@@ -137,9 +141,11 @@ def prepare(idx_directory: str | Path, tfds_directory: str | Path) -> tuple[int,
     """Prepares MNIST for tensorflow-datasets from its IDX files, see `tfds.write_mnist`.
 
     Returns:
+
         The numbers of training and test digits.
 
     Raises:
+
         DataError: packages are missing, an IDX file is missing or malformed, or
             `tfds_directory` holds another `mnist`.
     """

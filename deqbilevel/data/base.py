@@ -49,6 +49,7 @@ class Images(NamedTuple):
     """Two disjoint sets of grey images of one size, flattened to rows.
 
     Attributes:
+
         train: float32, one image per row, pixels in row-major order.
         test: the same for images that no training may see.
         shape: (height, width), with height * width = pixels.
@@ -78,6 +79,7 @@ class Images(NamedTuple):
         """Rows, such as `train` or reconstructions, as pictures.
 
         Raises:
+
             ValueError: not one or more rows of as many pixels as these images have.
         """
         return checks.rows("rows", rows, checks.pixels(self.shape)).reshape(-1, *self.shape)
@@ -86,6 +88,7 @@ class Images(NamedTuple):
         """The same images with values in another range, see `pictures.mapped`.
 
         Raises:
+
             DataError: what is no range of two finite numbers.
         """
         to = checked_range("value_range", value_range)
@@ -136,6 +139,7 @@ def middle(
     """The part of that shape in the middle of a picture, all of it where `shape` is None.
 
     Raises:
+
         DataError: the picture, called by its name, is smaller.
     """
     if shape is None:
@@ -159,6 +163,7 @@ def crops(
     order; no part is cut twice.
 
     Args:
+
         paths: of picture files.
         count: at least 1.
         shape: (height, width).
@@ -166,6 +171,7 @@ def crops(
         option: sets the shape, for the messages.
 
     Raises:
+
         DataError: a picture that cannot be read or is too small for its parts, or more parts than
             memory holds.
     """

@@ -23,12 +23,14 @@ def first(
     """How many of the available images of a split to take, all where `asked` is None.
 
     Args:
+
         asked: by the user, or None.
         available: at least 1.
         split: "train" or "test", for the message.
         larger: where there are more, for the message.
 
     Raises:
+
         DataError: fewer than one asked for, or more than there are.
     """
     if asked is None:

@@ -15,6 +15,7 @@ def fingerprint(images: Images) -> dict[str, Any]:
     It holds no path: a folder moved, or written another way, keeps its fingerprint.
 
     Returns:
+
         What JSON keeps as it is: `source`; `shape`, (height, width); `range`, where it is not
         (-1, 1); of either side, `train` and `test`, its `_rows`, `_dtype` and `_sha256`, of its
         values row by row.

@@ -53,6 +53,7 @@ def load_folder(
     gives as many patches as the others, one more or less; no patch is drawn twice.
 
     Args:
+
         folder: searched with all its subfolders, see `pictures`.
         train_size: number of training patches; None: 6000.
         test_size: number of test patches; None: 1000.
@@ -60,6 +61,7 @@ def load_folder(
         seed: at least 0.
 
     Raises:
+
         DataError: too few pictures, one that cannot be read or is too small for its patches, or
             one for training and for test.
     """
@@ -95,6 +97,7 @@ def load_whole(
     [REB] learns from 10 of the 20 faces of its journal version and tests on the others.
 
     Args:
+
         folder: searched with all its subfolders, see `pictures`.
         train_size: number of training pictures. None: all of `train/`; without it half of the
             pictures, or what the test leaves of that.
@@ -103,6 +106,7 @@ def load_whole(
         seed: at least 0.
 
     Raises:
+
         DataError: too few pictures, one that cannot be read, one of another shape, or one for
             training and for test.
     """
@@ -119,6 +123,7 @@ def split(folder: str | Path, seed: int) -> tuple[list[Path], list[Path]]:
     both, else a seeded fifth of them, at least one, is for the test.
 
     Raises:
+
         DataError: fewer than two pictures, or the same bytes for training and for test.
     """
     folder = existing_folder(folder)
@@ -137,6 +142,7 @@ def patches(
     """`count` patches, row i from picture i modulo their number, pictures in random order.
 
     Raises:
+
         DataError: a picture that cannot be read or is too small for its patches.
     """
     return crops(paths, count, (patch, patch), rng, "--patch")

@@ -40,6 +40,7 @@ def arrays(
     """Images from arrays, grey: pictures [images, height, width], or flat rows [images, pixels].
 
     Args:
+
         train: of numbers of any real type, whole ones too.
         test: of the same height and width.
         value_range: the values that stand for black and white: (0, 255) of 8 bits, (0, 1), ...
@@ -48,6 +49,7 @@ def arrays(
         source: what they are, for captions.
 
     Raises:
+
         DataError: no such arrays, values that are not finite or beyond the range by more than
             rounding, images of one grey, or one for training and for test.
 
@@ -90,6 +92,7 @@ def drawn(
     key, `jax.random.fold_in(key, epoch)`, and give `learning.epoch` those.
 
     Args:
+
         draw: called once for the test and once for the training images.
         train_size: number of training images.
         test_size: number of test images.
@@ -99,6 +102,7 @@ def drawn(
         to: the same in the images that are returned.
 
     Raises:
+
         DataError: as `arrays`, and for a function that draws other shapes than it should.
         ValueError: what is no function, no key or no number of images.
 

@@ -39,6 +39,7 @@ def load_idx(
     """The first digits of each split of the IDX files in a folder (None: all).
 
     Raises:
+
         DataError: a file is missing or malformed, or holds fewer digits than asked for.
     """
     folder = existing_folder(folder)
@@ -56,6 +57,7 @@ def load_idx_labels(
     """All training and test labels of the IDX files in a folder, in the order of the images.
 
     Raises:
+
         DataError: a file is missing or malformed, or not one label per image.
 
     >>> import pathlib
@@ -81,6 +83,7 @@ def read_split(folder: str | Path, split: str) -> Split:
     """Images, and labels if there are any, of one split, "train" or "test".
 
     Raises:
+
         DataError: the images file is missing, or one of the files is malformed.
     """
     folder = existing_folder(folder)

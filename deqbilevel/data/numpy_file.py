@@ -37,6 +37,7 @@ def read_arrays(
     range whole numbers of 8 and of 16 bits fill their bits, and floating ones are in [0, 1].
 
     Args:
+
         file: whatever its name ends in.
         train_size: number of training images; None: all.
         test_size: number of test images; None: all.
@@ -44,6 +45,7 @@ def read_arrays(
         seed: at least 0; chooses the fifth.
 
     Raises:
+
         DataError: no such file, or one that does not hold such arrays.
     """
     path = _expanded(file)

@@ -50,12 +50,14 @@ def load_photographs(
     it says nothing.
 
     Args:
+
         train_size: number of training parts; None: 10.
         test_size: number of test parts; None: 10.
         shape: (height, width) of the parts, at most 300x384; None: 218x178, as CelebA.
         seed: at least 0.
 
     Raises:
+
         DataError: more or larger parts than there are, or an installation without the files.
     """
     shape = SHAPE if shape is None else shape
@@ -86,12 +88,14 @@ def load_faces(
     from scratch. NIPS 2012.
 
     Args:
+
         train_size: number of training faces, at most 50; None: 10.
         test_size: number of test faces, at most 50; None: 10.
         shape: (height, width) of the middle of each face to take; None: all of it.
         seed: at least 0.
 
     Raises:
+
         DataError: more or larger faces than there are, or an installation without the file.
     """
     half = FACES // 2

@@ -77,11 +77,13 @@ def load_tfds(
     preparation shuffles, once and for all.
 
     Args:
+
         folder: the `data_dir` of tensorflow-datasets; None: its default.
         train_size: number of training digits.
         test_size: number of test digits.
 
     Raises:
+
         DataError: packages are missing, or the folder is not prepared, cannot be read, or holds
             fewer digits than asked for.
     """
@@ -103,12 +105,14 @@ def load_celeb_a(
     the wild. ICCV 2015) are for research that is not commercial.
 
     Args:
+
         folder: the `data_dir` of tensorflow-datasets; None: its default.
         train_size: number of training faces; None: 10.
         test_size: number of test faces; None: 10.
         shape: (height, width) of the middle of each face to take; None: all of it, 218x178.
 
     Raises:
+
         DataError: packages are missing, or the folder is not prepared, cannot be read, or holds
             fewer or smaller faces than asked for.
     """
@@ -122,9 +126,11 @@ def write_mnist(digits: Mapping[str, Labelled], tfds_directory: str | Path) -> t
     """Writes the images and labels of each split as a prepared `mnist`, see `write_tfds`.
 
     Returns:
+
         The numbers of training and test digits.
 
     Raises:
+
         DataError: as `write_tfds`.
     """
     # From arrays the image feature encodes with TensorFlow, from Pillow images without it.
@@ -147,15 +153,18 @@ def write_tfds(
     folder appears whole or not at all; one that is there already is left alone.
 
     Args:
+
         dataset: its name in tensorflow-datasets.
         examples: by split, "train" and "test", the features of each. An image is one of Pillow,
             or the path or the bytes of a file.
         tfds_directory: the `data_dir` to write.
 
     Returns:
+
         The numbers of training and test examples.
 
     Raises:
+
         DataError: packages are missing, or `tfds_directory` holds another data set of that name.
     """
     tfds = _tensorflow_datasets()

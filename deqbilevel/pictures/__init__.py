@@ -47,6 +47,7 @@ def read_grey(path: str | Path) -> Picture:
     profiles and gamma are left as they are. Pillow keeps 8 of 16 bits of PNG and PNM colours.
 
     Raises:
+
         DataError: naming the file: not readable, or not one grey or RGB picture of known range.
 
     >>> import pathlib, tempfile

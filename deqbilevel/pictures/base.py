@@ -65,6 +65,7 @@ def to_grey(pixels: Pixels) -> Picture:
     """Grey values in [-1, 1] of a picture: bits, 8 or 16 bits, or floats in [0, 1].
 
     Args:
+
         pixels: no axis of channels, or one of: grey; grey, alpha; red, green, blue; red, green,
             blue, alpha. Transparent parts are laid on white.
 

@@ -38,6 +38,7 @@ def read_pillow(path: Path, formats: tuple[str, ...]) -> Pixels:
     """The pixels of a picture, turned as it says, for `to_grey`.
 
     Raises:
+
         DataError: several frames, another colour model, or values of no known range. What Pillow
             raises for files that it cannot read.
     """

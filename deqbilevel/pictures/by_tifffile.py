@@ -50,6 +50,7 @@ def read_tiff(path: Path) -> Pixels | None:
     that Pillow reads right, and tifffile does not.
 
     Raises:
+
         DataError: several pages, another colour model, samples whose meaning or range the file
             does not tell, missing parts. What tifffile raises otherwise.
     """

@@ -56,6 +56,7 @@ def pictures(folder: str | Path) -> list[Path]:
     searched twice, however many links lead to it.
 
     Raises:
+
         DataError: no pictures, a run's folder, a link that leads nowhere, or a folder that cannot
             be read.
 

@@ -22,14 +22,17 @@ def write(
     holds is the value in the range to within half of 1/65535 of its width.
 
     Args:
+
         path: ends in `.png`.
         picture: finite values; those beyond the range are clipped to it.
         value_range: of the values, such as (-1, 1).
 
     Returns:
+
         How many values were clipped; those that the rounding to 16 bits hides are none.
 
     Raises:
+
         DataError: another ending, or what is no picture of finite values.
         OSError: the file cannot be written; what was there before is there still.
 

@@ -8,7 +8,9 @@ sum_k w_k 1' phi(A_k u + b_k): bilevel learning; untied it is no gradient in gen
     R = REGULARIZERS["convolutional"]((28, 28), filters=(24, 5, 5))
     N = R.gradient(u, R.init(key))
 
-u: [batch, pixels]. One of your own is made by `function`, `flax_module` or `equinox_module`.
+u: [batch, pixels]. One of your own is made by `function`, `flax_module` or `equinox_module`: what
+it returns is N(u), like u, for a DEQ; or, with energy=True, R(u), a number for each image, for
+bilevel learning. Without a Lipschitz constant of N, `params` need a step size `tau`.
 """
 
 from collections.abc import Callable

@@ -15,7 +15,14 @@ $$ (I - J)^T w = g, \qquad J = \partial G / \partial u, \qquad \text{vjp}(w) = J
 
 with the residual of w = vjp(w) + g; where a docstring of one has (I - J) w, J is that of vjp. All
 raise ValueError for a budget or a tolerance that is none, for a u0 or g that is no batch of
-floating numbers, and for a map that returns another form.
+floating numbers, and for a map that returns another form. The budget of an adjoint solver holds the
+product that checks its w too.
+
+The descents with a line search, of `LINE_SEARCHES`, read a cost only through r(u) = G(u) - u, minus
+its gradient over L. A step a along p ends where the slope $d(a) = \langle r(u + a p), p \rangle$
+has fallen enough, by the approximate Wolfe conditions of Hager and Zhang (2005),
+
+$$ -\text{over} \cdot d(0) \le d(a) \le \text{under} \cdot d(0). $$
 """
 
 from collections.abc import Callable, Mapping
