@@ -329,11 +329,21 @@ def test_the_setting_that_the_paper_shows_stands_beside_the_best():
     )
 
 
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_reconstructions_fit_a_page(levels):
+    square = np.zeros((5, 28, 28))
+    results = made_up(taus=(0.5,), gammas=(1.0,), noises=(0.1, 0.2, 0.5)[:levels], picture=square)
+    results.attrs["caption"] = 6 * CAPTION
+    figure = plots.reconstruction_figure(results, "inpainting")
+    width, height = figure.get_size_inches()
+    assert 8 < height <= 9 + 1e-6 and width <= 7 + 1e-6
+    assert len(blocks_of(figure, min(6 // levels, 5), levels)) == 8
+
+
 @pytest.mark.parametrize("task", ["denoising", "deblurring"])
 def test_reconstructions_of_the_best_runs(task):
     results = RESULTS["dead"]
     figure = plots.reconstruction_figure(results, task)
-    assert max(figure.get_size_inches()) <= 9
     rows = {"truth $u$": "truth", "measurement $f$": "measurement"}
     for model in ("bilevel", "DEQ"):
         if task != "denoising":

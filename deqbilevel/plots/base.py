@@ -21,11 +21,16 @@ LEADING = ((1,), (1, 3), (1, 2, 5), tuple(range(1, 10)))
 
 def new_figure(width: float, height: float, caption: str, layout: Any = "constrained") -> Figure:
     """An empty figure of that size in inches, higher by what the wrapped caption needs."""
-    caption = textwrap.fill(caption, int(16 * width))
+    caption = wrapped(caption, width)
     figure = Figure(figsize=(width, height + caption_height(caption)), layout=layout)
     if caption:
         figure.supxlabel(caption, x=0.01, ha="left", color="0.35", parse_math=False)
     return figure
+
+
+def wrapped(caption: str, width: float) -> str:
+    """A caption in the lines that a figure of that width in inches has for it."""
+    return textwrap.fill(caption, int(16 * width))
 
 
 def note(axes: Axes, text: str) -> None:

@@ -7,9 +7,9 @@ import xarray as xr
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from deqbilevel.plots.base import new_figure
+from deqbilevel.plots.base import new_figure, wrapped
 from deqbilevel.plots.greys import BELOW, bar, blank, numbers, show
-from deqbilevel.plots.style import LINE, WIDTH, styled
+from deqbilevel.plots.style import HEIGHT, LINE, WIDTH, caption_height, styled
 from deqbilevel.results import best
 
 NAMES = {"bilevel": "bilevel", "deq": "DEQ"}
@@ -111,12 +111,12 @@ def _heads(runs: xr.Dataset) -> list[str]:
 def _drawn(rows: list[Row], levels: list[str], shape: tuple[int, int], caption: str) -> Figure:
     count = len(rows[0].pictures[0])
     ratios = ([1.0] * count + [GAP]) * len(levels)
-    side = min((WIDTH - 1.1) / sum(ratios[:-1]), 0.85)
-    high = side * float(np.clip(shape[0] / shape[1], 0.5, 2))
     texts = sum(row.judged + 2 * any(row.heads) for row in rows) + 1.5
-    height = len(rows) * (high + 0.04) + LINE * texts
-    width = 1.6 + side * sum(ratios[:-1])
-    figure = new_figure(max(width, 5.0), height, caption, "compressed")
+    aspect = float(np.clip(shape[0] / shape[1], 0.5, 2))
+    free = HEIGHT - LINE * texts - caption_height(wrapped(caption, WIDTH))
+    side = min((WIDTH - 1.6) / sum(ratios[:-1]), free / len(rows) / aspect - 0.04, 1.0)
+    height = len(rows) * (side * aspect + 0.04) + LINE * texts
+    figure = new_figure(WIDTH, height, caption, "compressed")
     grid = figure.subplots(len(rows), len(ratios) - 1, squeeze=False, width_ratios=ratios[:-1])
     for axes in grid[:, count :: count + 1].ravel():
         blank(axes)
