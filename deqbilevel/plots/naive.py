@@ -3,13 +3,19 @@
 from collections.abc import Mapping, Sequence
 from itertools import product
 
+import jax.numpy as jnp
+import numpy as np
 from matplotlib.figure import Figure
 
-from deqbilevel.plots.base import new_figure
-from deqbilevel.plots.greys import BELOW, Pictures, bar, blank, numbers, show
-from deqbilevel.plots.style import HEIGHT, LINE, WIDTH, styled
+from deqbilevel import losses
+from deqbilevel.plots.base import new_figure, wrapped
+from deqbilevel.plots.greys import Pictures, bar, blank, show
+from deqbilevel.plots.style import HEIGHT, LINE, WIDTH, caption_height, styled
 
 GREY = (-1.0, 1.0)
+
+LINES = 8
+"""That a page holds, at a size at which the numbers can be read."""
 
 
 @styled
@@ -22,7 +28,7 @@ def iterate_figure(
     residuals: Mapping[str, Sequence[float]] | None = None,
 ) -> Figure:
     """For each picture a line of grey iterates on [-1, 1] per course, beside what was given, with
-    the PSNR and SSIM of each.
+    the PSNR of each; as many pictures as a page has lines for.
 
     Args:
         given: label to the pictures that all courses share, the truth first, then such as the
@@ -40,16 +46,18 @@ def iterate_figure(
     count = min((len(pictures) for pictures in given.values()), default=0)
     if not count or not courses:
         raise ValueError(f"{count} pictures and {len(courses)} courses: there is nothing to draw")
-    heads, lines = [*given, *names], list(product(range(count), courses))
-    truth, *others = given.values()
-    peak = GREY[1] - GREY[0]
-    below = {label: [numbers(u, truth, shape, peak) for u in us] for label, us in courses.items()}
-    beside = [[""] * count, *(numbers(u, truth, shape, peak) for u in others)]
-    texts = LINE * (len(lines) + len(courses) + 4)
-    side = min((WIDTH - 0.9) / len(heads), (HEIGHT - texts) / len(lines) - 0.03)
-    sentence = f"{caption.rstrip('. ')}. {BELOW} r: relative residual over all test images."
-    height = (side + 0.03) * len(lines) + texts
-    figure = new_figure(0.9 + side * len(heads), height, sentence, "compressed")
+    shown = min(count, max(LINES // len(courses), 1))
+    heads, lines = [*given, *names], list(product(range(shown), courses))
+    truth, *others = (np.asarray(pictures[:shown]) for pictures in given.values())
+    below = {label: [_psnr(u[:shown], truth) for u in us] for label, us in courses.items()}
+    beside = [[""] * shown, *(_psnr(u, truth) for u in others)]
+    sentence = f"{caption.rstrip('. ')}. Below pictures: PSNR in dB."
+    sentence += " r: relative residual over all test images." if residuals else ""
+    sentence += f" The first {shown} of {count} pictures." if shown < count else ""
+    texts = LINE * (len(lines) + len(courses) + 3)
+    free = HEIGHT - texts - caption_height(wrapped(sentence, WIDTH))
+    side = min((WIDTH - 1.6) / len(heads), free / len(lines) - 0.03)
+    figure = new_figure(WIDTH, (side + 0.03) * len(lines) + texts, sentence, "compressed")
     grid = figure.subplots(len(lines), len(heads), squeeze=False)
     for row, (picture, label) in zip(grid, lines, strict=True):
         first = label == next(iter(courses))
@@ -69,3 +77,8 @@ def iterate_figure(
         axes.set_title(f"{head}\n{under}" if under else head, loc="center", pad=2)
     bar(figure, grid[0][0].images[0], grid.ravel(), "grey values", shrink=0.2, aspect=20)
     return figure
+
+
+def _psnr(u: Pictures, truth: Pictures) -> list[str]:
+    found = losses.psnr(jnp.asarray(u), jnp.asarray(truth), data_range=GREY[1] - GREY[0])
+    return [f"{x:.2f}" if np.isfinite(x) else "" for x in found.tolist()]
