@@ -113,7 +113,7 @@ def map_figure(
         log_ticks(figure.colorbar(picture, ax=axes, shrink=0.8).ax.yaxis)
         axes.grid(visible=False)
         axes.set(xlabel=labels[0], ylabel=labels[1])
-        axes.set_title(textwrap.fill(name, 30))
+        axes.set_title(textwrap.fill(name, 20))
     return figure
 
 
