@@ -1,16 +1,21 @@
 """Pages: their Python runs and prints what it says, their commands parse, what they name exists."""
 
+import doctest
 import importlib
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 import yaml
 from test_layers import LAYERS
 from test_options import COMMANDS
 
+import deqbilevel
 from deqbilevel import (
     algorithms,
     fidelities,
@@ -137,6 +142,21 @@ def test_a_study_is_read(said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         compare.Compare(tasks=("inpainting",), noises=(0.1,), activations=("relu",), **small)
     )
     assert "(model: 2, activation: 1)" in "\n".join(said(*STUDY))
+
+
+def test_the_front_page_of_the_reference_runs() -> None:
+    text = deqbilevel.__doc__ or ""
+    named = set(re.findall(r"\b(\w+)\.", text)) & PARTS
+    names: dict[str, Any] = {x: importlib.import_module(f"deqbilevel.{x}") for x in named}
+    names |= {"jax": jax, "jnp": jnp}
+    said: list[str] = []
+    runner = doctest.DocTestRunner(verbose=False)
+    found = doctest.DocTestParser().get_doctest(text, names, "deqbilevel", None, 0)
+    assert runner.run(found, out=said.append).attempted > 10
+    assert not runner.failures, "".join(said)
+    listed = set(re.findall(r"`(\w+)`", text[text.index("The layers") :]))
+    hidden = {"checks", "rules", "linearised", "adjoints", "jacobians", "__main__"}
+    assert listed == {part for layer in LAYERS for part in layer} - hidden
 
 
 # ---- commands
