@@ -30,7 +30,9 @@ OF_THE_MACHINE = re.compile(r"[\d.]+ s\b")
 def _executed(notebook: Any) -> Any:
     """The notebook with the outputs that it has now, and nothing else of its execution."""
     executed = nbformat.from_dict(notebook)
-    NotebookClient(executed, timeout=300, coalesce_streams=True, resources={"metadata": {"path": ROOT}}).execute()
+    NotebookClient(
+        executed, timeout=300, coalesce_streams=True, resources={"metadata": {"path": ROOT}}
+    ).execute()
     for cell in executed.cells:
         cell.metadata = {}
         if cell.cell_type == "code":
