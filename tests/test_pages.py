@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -223,10 +224,6 @@ def anchors(page: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
 
 
-TO_COME = ("notebooks/quick_tour.ipynb", "notebooks/own_problem.ipynb")
-"""Targets of links that are being written."""
-
-
 def links() -> Iterator[tuple[str, str]]:
     """The links of the pages: page, target."""
     for page, text in PROSE.items():
@@ -237,9 +234,7 @@ def links() -> Iterator[tuple[str, str]]:
             yield page, target
 
 
-@pytest.mark.parametrize(
-    ("page", "target"), sorted({link for link in links() if link[1] not in TO_COME})
-)
+@pytest.mark.parametrize(("page", "target"), sorted(set(links())))
 def test_a_link_leads_somewhere(page: str, target: str) -> None:
     if target.startswith("https://"):
         return
@@ -264,6 +259,15 @@ def test_every_picture_has_a_text() -> None:
     for page, text in PROSE.items():
         for alternative, _ in re.findall(r"!\[([^\]]*)\](\(|\[)", text):
             assert len(alternative) > 20, (page, alternative)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tables_stand_alone_and_their_rows_are_of_one_length(page: str) -> None:
+    lines = PROSE[page].splitlines()
+    for line, after in itertools.pairwise(lines):
+        if line.startswith("|"):
+            assert not after or after.startswith("|"), (line, after)
+            assert not after or after.count("|") == line.count("|"), (line, after)
 
 
 FILES = (".png", ".md", ".txt", ".npz", ".zarr", ".jsonl", ".py", ".yml", ".ipynb", ".tif")
