@@ -77,11 +77,21 @@ def complex_matrix(shape: tuple[int, int]) -> operators.Matrix:
     return operators.Matrix(jnp.asarray(parts[0] + 1j * parts[1]))
 
 
+def blurred(shape: tuple[int, int]) -> operators.Operator:
+    """A blur of which some pixels are seen."""
+    return operators.compose(operators.pixel_mask(shape), operators.diagonal_blur(shape, 3))
+
+
 ALL_OPERATORS: dict[str, Callable[..., operators.Operator]] = {
     **operators.OPERATORS,
+    "gaussian_blur": functools.partial(operators.gaussian_blur, sigma=0.6),
+    "downsampling": functools.partial(operators.downsampling, factor=3),
+    "parallel_beam": functools.partial(operators.parallel_beam, angles=7),
+    "coils": functools.partial(operators.fourier, rate=0.5, coils=2),
+    "stack": lambda shape: operators.stack(shape, operators.identity(shape), blurred(shape)),
     "complex_matrix": complex_matrix,
 }
-"""Every operator of the table, and one of complex data."""
+"""Every operator of the table, on images of 6 x 6 pixels and more, and others that are no entry."""
 
 
 def dense(apply: Callable[[jax.Array], jax.Array], pixels: int) -> np.ndarray:

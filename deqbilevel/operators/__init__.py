@@ -9,7 +9,7 @@ $$ \langle K u, v \rangle = \langle u, K^T v \rangle, \qquad
 
 Where it knows them in closed form it has
 
-    bound()            ||K||_2, or a bound on it
+    bound()            ||K||_2, or a bound on it; None where it is not known after all
     resolvent(z, a)    (I + a K^T K)^{-1} z, the proximal map of a/2 ||K u||^2
 
 Of another operator `norm` and `resolvent` find them by iterations. Arrays are leaves, so that an
@@ -29,26 +29,60 @@ from deqbilevel.operators.blurs import (
     diagonal_blur,
     zero_padded_convolution,
 )
-from deqbilevel.operators.masks import Identity, Mask, identity, row_mask, upper_mask
+from deqbilevel.operators.combined import (
+    Composition,
+    Stack,
+    compose,
+    gaussian_blur,
+    stack,
+)
+from deqbilevel.operators.fourier import PATTERNS, Coils, Fourier, coil_maps, fourier
+from deqbilevel.operators.masks import (
+    Identity,
+    Mask,
+    identity,
+    pixel_mask,
+    row_mask,
+    upper_mask,
+)
 from deqbilevel.operators.matrices import Matrix, random_matrix
+from deqbilevel.operators.sampling import Difference, Downsampling, difference, downsampling
+from deqbilevel.operators.tomography import ParallelBeam, parallel_beam
 
 __all__ = [
     "CONVOLUTIONS",
     "OPERATORS",
+    "PATTERNS",
     "CircularConvolution",
+    "Coils",
+    "Composition",
+    "Difference",
+    "Downsampling",
+    "Fourier",
     "Identity",
     "Mask",
     "Matrix",
     "Operator",
+    "ParallelBeam",
+    "Stack",
     "ZeroPaddedConvolution",
     "circular_convolution",
+    "coil_maps",
+    "compose",
     "diagonal_blur",
+    "difference",
+    "downsampling",
+    "fourier",
+    "gaussian_blur",
     "identity",
     "norm",
     "of",
+    "parallel_beam",
+    "pixel_mask",
     "random_matrix",
     "resolvent",
     "row_mask",
+    "stack",
     "upper_mask",
     "zero_padded_convolution",
 ]
@@ -61,6 +95,12 @@ OPERATORS: Registry[Callable[..., Operator]] = Registry(
         "diagonal_blur": diagonal_blur,
         "diagonal_blur_zero": partial(diagonal_blur, boundary="zero"),
         "random_matrix": random_matrix,
+        "pixel_mask": pixel_mask,
+        "gaussian_blur": gaussian_blur,
+        "downsampling": downsampling,
+        "difference": difference,
+        "fourier": fourier,
+        "parallel_beam": parallel_beam,
     },
 )
 """Every operator, built for an image shape and with options of its own. The shared property tests

@@ -61,9 +61,9 @@ def norm(K: Any, pixels: int, *, iterations: int = 100) -> Float[Array, ""]:
         checks.function(f"K.{name}", getattr(K, name, None))
     whole("pixels", pixels)
     whole("iterations", iterations, least=0)
-    bound = getattr(K, "bound", None)
+    bound = getattr(K, "bound", lambda: None)()
     if bound is not None:
-        return jnp.asarray(bound())
+        return jnp.asarray(bound)
 
     def iterate(_: Any, u: Array) -> Array:
         v = K.adjoint(K.apply(u))

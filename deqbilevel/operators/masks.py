@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from deqbilevel import checks
-from deqbilevel.checks import number, pixels
+from deqbilevel.checks import number, pixels, whole
 from deqbilevel.operators.base import sized
 from deqbilevel.types import pytree
 
@@ -110,3 +110,22 @@ def upper_mask(shape: tuple[int, int], part: float = 1 / 3) -> Mask:
     pixels(shape)
     # Rounded, so that a third of 27 rows is 9 of them and not 10.
     return row_mask(shape, int(np.ceil(round(checks.number("part", part) * shape[0], 6))))
+
+
+def pixel_mask(shape: tuple[int, int], rate: float = 0.5, seed: int = 0) -> Mask:
+    """The mask that keeps the part `rate` of the pixels, drawn by a seed: inpainting of single
+    pixels.
+
+    Raises: ValueError for a rate that is not in (0, 1] or keeps no pixel, and a seed that is none.
+
+    >>> K = operators.pixel_mask((4, 4), rate=0.25)
+    >>> print(K.mask.sum())
+    4.0
+    """
+    count = round(checks.number("rate", rate, above=0, most=1) * pixels(shape))
+    if count < 1:
+        raise ValueError(f"rate={rate}: keeps none of {pixels(shape)} pixels; take a larger rate")
+    whole("seed", seed, least=0, most=2**32 - 1)
+    mask = np.zeros(pixels(shape), np.float32)
+    mask[np.random.default_rng(seed).permutation(len(mask))[:count]] = 1
+    return Mask(jnp.asarray(mask))

@@ -1,0 +1,232 @@
+"""Fourier sampling, as in magnetic resonance imaging (MRI), [CF] 6.2: K u = s F u, with the unitary
+Fourier transform F and a weight s for each frequency, 0 where it is not sampled.
+
+Frequencies stand as `numpy.fft.fft2` has them, the mean of the image first. Data is complex,
+images are real: the adjoint takes the real part.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Complex, Float
+
+from deqbilevel import checks
+from deqbilevel.checks import Registry, number, pixels, whole
+from deqbilevel.operators.base import sized
+from deqbilevel.types import pytree
+
+Pattern = Bool[np.ndarray, "height width"]
+"""Which frequencies are sampled, the mean in the middle, at (height // 2, width // 2)."""
+
+FALL = 3
+"""Of variable densities, (1 - distance from the mean / the largest)^FALL."""
+
+
+@pytree
+@dataclass(frozen=True)
+class Fourier:
+    """K u = s F u: one coil that sees all of the image alike.
+
+    Raises: ValueError for images and data of another size.
+
+    >>> K = operators.Fourier(jnp.array([1.0, 0.0]), (1, 2))  # the mean alone
+    >>> print(jnp.abs(K.apply(jnp.array([[1.0, 3.0]]))).round(3), K.bound())
+    [[2.828 0.   ]] 1.0
+    """
+
+    mask: Float[Array, "*lanes pixels"]
+    shape: tuple[int, int] = field(metadata={"static": True})
+
+    def apply(self, u: Float[Array, "*batch pixels"]) -> Complex[Array, "*batch data"]:
+        return self.mask * _transform(jnp.fft.fft2, u, self.shape)
+
+    def adjoint(self, v: Complex[Array, "*batch data"]) -> Float[Array, "*batch pixels"]:
+        return jnp.real(_transform(jnp.fft.ifft2, self.mask * v, self.shape))
+
+    def bound(self) -> Float[Array, ""]:
+        return jnp.sqrt(jnp.max(self._power()))
+
+    def resolvent(self, z: Float[Array, "*batch pixels"], a: Any) -> Float[Array, "*batch pixels"]:
+        """K^T K is a circular convolution, with the transfer function `_power`."""
+        symbol = 1 + number("a", a, least=0) * self._power().reshape(-1)
+        spectrum = _transform(jnp.fft.fft2, z, self.shape) / symbol
+        return jnp.real(_transform(jnp.fft.ifft2, spectrum, self.shape))
+
+    def _power(self) -> Float[Array, "height width"]:
+        """|s|^2, and the same at the opposite frequency, which is as good for real images."""
+        power = jnp.abs(self.mask.reshape(self.shape)) ** 2
+        opposite = jnp.roll(power[::-1, ::-1], (1, 1), (0, 1))
+        return (power + opposite) / 2
+
+
+@pytree
+@dataclass(frozen=True)
+class Coils:
+    """K u = (s F (c_j u))_j for coils of sensitivities c_j: their data one after the other.
+
+    Raises: ValueError for images and data of another size.
+
+    >>> maps = jnp.array([[1.0, 0.0], [0.0, 1.0]], complex)  # each coil sees one of two pixels
+    >>> K = operators.Coils(jnp.ones(2), maps, (1, 2))
+    >>> print(K.adjoint(K.apply(jnp.array([[1.0, 3.0]]))).round(3))
+    [[1. 3.]]
+    """
+
+    mask: Float[Array, "*lanes pixels"]
+    maps: Complex[Array, "*lanes coils pixels"]
+    shape: tuple[int, int] = field(metadata={"static": True})
+
+    def apply(self, u: Float[Array, "*batch pixels"]) -> Complex[Array, "*batch data"]:
+        seen = self.maps * sized("u", u, self.maps.shape[-1])[..., None, :]
+        data = self.mask * _transform(jnp.fft.fft2, seen, self.shape)
+        return data.reshape(*u.shape[:-1], -1)
+
+    def adjoint(self, v: Complex[Array, "*batch data"]) -> Float[Array, "*batch pixels"]:
+        coils = sized("v", v, self.maps.size).reshape(*v.shape[:-1], *self.maps.shape)
+        images = _transform(jnp.fft.ifft2, self.mask * coils, self.shape)
+        return jnp.sum(jnp.real(jnp.conj(self.maps) * images), axis=-2)
+
+    def bound(self) -> Float[Array, ""]:
+        """max |s| times the largest root of sum_j |c_j|^2."""
+        seen = jnp.max(jnp.sum(jnp.abs(self.maps) ** 2, axis=-2))
+        return jnp.max(jnp.abs(self.mask)) * jnp.sqrt(seen)
+
+
+def _transform(transform: Any, x: Array, shape: tuple[int, int]) -> Array:
+    """A unitary transform of rows of pixels."""
+    grid = sized("images", x, shape[0] * shape[1]).reshape(*x.shape[:-1], *shape)
+    return transform(grid, norm="ortho").reshape(x.shape)
+
+
+def coil_maps(shape: tuple[int, int], coils: int) -> Complex[Array, "coils pixels"]:
+    """Smooth sensitivities of coils around the image, with sum_j |c_j|^2 = 1 at every pixel.
+
+    Raises: ValueError for a count of coils below 1.
+
+    >>> maps = operators.coil_maps((4, 4), 3)
+    >>> print(jnp.allclose(jnp.sum(jnp.abs(maps) ** 2, axis=0), 1.0))
+    True
+    """
+    pixels(shape)
+    angles = 2 * np.pi * np.arange(whole("coils", coils)) / coils
+    y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    along = np.cos(angles)[:, None, None] * x + np.sin(angles)[:, None, None] * y
+    maps = np.exp(along + 1j * (along + angles[:, None, None]))
+    maps = maps / np.sqrt(np.sum(np.abs(maps) ** 2, axis=0))
+    return jnp.asarray(maps.reshape(coils, -1), complex)
+
+
+# ---- which frequencies are sampled
+
+
+def fourier(
+    shape: tuple[int, int],
+    pattern: str = "lines",
+    rate: float = 0.25,
+    coils: int = 1,
+    seed: int = 0,
+) -> Fourier | Coils:
+    """Undersampled MRI: the part `rate` of the frequencies, by one of `PATTERNS`.
+
+    Raises: ValueError for another pattern, a rate outside (0, 1] or that leaves no sample, a count
+    of coils below 1, and a seed that is none.
+
+    >>> K = operators.fourier((8, 8), "uniform_lines", rate=0.5)
+    >>> print(K.mask.reshape(8, 8).sum(axis=1))  # whole rows: the mean's among them
+    [8. 0. 8. 0. 8. 0. 8. 0.]
+    """
+    pixels(shape)
+    checks.number("rate", rate, above=0, most=1)
+    rng = np.random.default_rng(whole("seed", seed, least=0, most=2**32 - 1))
+    chosen = PATTERNS[pattern](shape, rate, rng)
+    if not chosen.any():
+        raise ValueError(f"rate={rate}: no sample of {shape[0]}x{shape[1]}; take a larger rate")
+    mask = jnp.asarray(np.fft.ifftshift(chosen).ravel(), float)
+    if whole("coils", coils) == 1:
+        return Fourier(mask, shape)
+    return Coils(mask, coil_maps(shape, coils), shape)
+
+
+def _distance(shape: tuple[int, int]) -> Float[np.ndarray, "height width"]:
+    """From the mean, 1 at the ends of the axes."""
+    axes = [(np.arange(n) - n // 2) / max(n / 2, 1) for n in shape]
+    return np.hypot(*np.meshgrid(*axes, indexing="ij"))
+
+
+def _drawn(density: Float[np.ndarray, " n"], count: int, rng: np.random.Generator) -> Any:
+    """`count` places: a fourth of them the densest, the others drawn by their density."""
+    chosen = np.zeros(len(density), bool)
+    chosen[np.argsort(-density, kind="stable")[: -(-count // 4)]] = True
+    rest = np.flatnonzero(~chosen)
+    weights = density[rest] + 1e-3
+    more = count - int(chosen.sum())
+    chosen[rng.choice(rest, more, replace=False, p=weights / weights.sum())] = True
+    return chosen
+
+
+def _density(distance: Any) -> Any:
+    return np.maximum(1 - distance / distance.max(), 0) ** FALL
+
+
+def _lines(shape: tuple[int, int], rate: float, rng: np.random.Generator) -> Pattern:
+    rows = np.abs(np.arange(shape[0]) - shape[0] // 2)
+    chosen = _drawn(_density(rows / max(rows.max(), 1)), round(rate * shape[0]), rng)
+    return np.broadcast_to(chosen[:, None], shape)
+
+
+def _uniform_lines(shape: tuple[int, int], rate: float, rng: np.random.Generator) -> Pattern:
+    count = round(rate * shape[0])
+    rows = (shape[0] // 2 + np.round(np.arange(count) * shape[0] / max(count, 1))).astype(int)
+    chosen = np.isin(np.arange(shape[0]), rows % shape[0])
+    return np.broadcast_to(chosen[:, None], shape)
+
+
+def _points(shape: tuple[int, int], rate: float, rng: np.random.Generator) -> Pattern:
+    density = _density(_distance(shape)).ravel()
+    return _drawn(density, round(rate * density.size), rng).reshape(shape)
+
+
+def _uniform_points(shape: tuple[int, int], rate: float, rng: np.random.Generator) -> Pattern:
+    order = rng.permutation(shape[0] * shape[1])
+    return (order < round(rate * order.size)).reshape(shape)
+
+
+def _low(shape: tuple[int, int], rate: float, rng: np.random.Generator) -> Pattern:
+    distance = _distance(shape).ravel()
+    order = np.argsort(np.argsort(distance, kind="stable"))
+    return (order < round(rate * distance.size)).reshape(shape)
+
+
+def _radial(shape: tuple[int, int], rate: float, rng: np.random.Generator) -> Pattern:
+    """As many equally spaced spokes through the mean as `rate` allows."""
+    reach = np.linspace(-1, 1, 4 * max(shape))
+    best = np.zeros(shape, bool)
+    for spokes in range(1, 2 * max(shape)):
+        angles = np.pi * np.arange(spokes)[:, None] / spokes
+        rows = np.rint(shape[0] // 2 + reach * np.sin(angles) * shape[0] / 2).astype(int)
+        columns = np.rint(shape[1] // 2 + reach * np.cos(angles) * shape[1] / 2).astype(int)
+        inside = (rows >= 0) & (rows < shape[0]) & (columns >= 0) & (columns < shape[1])
+        chosen = np.zeros(shape, bool)
+        chosen[rows[inside], columns[inside]] = True
+        if chosen.mean() > rate:
+            break
+        best = chosen
+    return best
+
+
+PATTERNS: Registry[Callable[[tuple[int, int], float, np.random.Generator], Pattern]] = Registry(
+    "pattern",
+    {
+        "lines": _lines,
+        "uniform_lines": _uniform_lines,
+        "points": _points,
+        "uniform_points": _uniform_points,
+        "radial": _radial,
+        "low": _low,
+    },
+)
+"""Which frequencies are sampled: rows of them or points, drawn by a density that falls with the
+distance from the mean, or equally spaced and drawn alike; spokes; or the lowest."""

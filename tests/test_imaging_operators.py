@@ -1,0 +1,156 @@
+"""Operators of imaging against what is known of them: discs and scikit-image's radon for CT,
+numpy's transforms and counts of samples for MRI, blurs and coarser images by scipy."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+import skimage.transform
+from helpers import default_precision, dense, float64, normal
+
+from deqbilevel import operators
+from deqbilevel.operators import PATTERNS
+
+# ---- CT
+
+
+def disc(side: int, centre: tuple[float, float], radius: float) -> np.ndarray:
+    """A disc around x, y, by eight times eight points in every pixel."""
+    fine = (np.arange(8 * side) + 0.5) / 8 - side / 2
+    y, x = np.meshgrid(fine, fine, indexing="ij")
+    inside = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2
+    return inside.reshape(side, 8, side, 8).mean(axis=(1, 3))
+
+
+@float64
+def test_the_sinogram_of_a_disc_is_the_chord() -> None:
+    side, radius, centre = 64, 20.0, (5.0, -7.0)
+    K = operators.parallel_beam((side, side), angles=12, bins=91)
+    image = jnp.asarray(disc(side, centre, radius).reshape(1, -1))
+    found = np.asarray(K.apply(image)).reshape(12, 91) * K.scale
+    angles = np.deg2rad(K.angles)[:, None]
+    t = np.arange(91) - 45 - (centre[0] * np.cos(angles) - centre[1] * np.sin(angles))
+    chord = 2 * np.sqrt(np.maximum(radius**2 - t**2, 0))
+    smooth = abs(abs(t) - radius) > 2
+    assert abs(found - chord)[smooth].max() < 0.02 * 2 * radius
+    assert abs(found - chord).mean() < 0.01 * chord.mean()
+
+
+@float64
+def test_the_sinogram_is_that_of_scikit_image() -> None:
+    side = 33  # whose middle is a pixel, as scikit-image has it for every size
+    image = scipy.ndimage.gaussian_filter(disc(side, (3.0, -2.0), 6.0), 1.5)
+    image *= image > 1e-6  # scikit-image warns of what is not zero at the border
+    K = operators.ParallelBeam((0.0, 20.0, 45.0, 90.0, 133.0), side, (side, side))
+    found = np.asarray(K.apply(jnp.asarray(image.reshape(1, -1)))).reshape(5, side)
+    known = skimage.transform.radon(image, theta=np.array(K.angles), circle=True).T
+    assert abs(found - known).max() < 0.01 * known.max()
+
+
+@float64
+def test_every_entry_of_the_matrix_is_the_weight_that_is_stated() -> None:
+    shape, angles = (5, 4), (0.0, 30.0, 45.0, 80.0, 120.0)
+    K = operators.ParallelBeam(angles, 7, shape, scale=2.0)
+    y, x = (c.ravel() for c in np.mgrid[:5, :4] - np.array([2.0, 1.5])[:, None, None])
+    cosines, sines = np.cos(np.deg2rad(angles)), np.sin(np.deg2rad(angles))
+    place = cosines[:, None] * x - sines[:, None] * y
+    d = abs(np.arange(7)[:, None] - 3 - place[:, None])
+    m = np.maximum(abs(cosines), abs(sines))[:, None, None]
+    known = np.maximum(m - d, 0) / m**2 / 2
+    np.testing.assert_allclose(dense(K.apply, 20), known.reshape(35, 20), atol=1e-12)
+    np.testing.assert_allclose(dense(K.adjoint, 35), known.reshape(35, 20).T, atol=1e-12)
+
+
+# ---- MRI
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_patterns_sample_the_part_that_is_asked_for(name: str) -> None:
+    shape = (32, 24)
+    for rate in (0.25, 0.5):
+        K = operators.fourier(shape, name, rate=rate, seed=3)
+        mask = np.asarray(K.mask).reshape(shape)
+        assert set(np.unique(mask)) == {0.0, 1.0}
+        assert mask[0, 0] == 1 or name == "uniform_points"
+        if name == "radial":
+            assert 0.75 * rate < mask.mean() <= rate
+        else:
+            assert mask.mean() == rate
+        if "lines" in name:
+            assert set(mask.mean(axis=1)) == {0.0, 1.0}
+    again = operators.fourier(shape, name, rate=0.5, seed=3)
+    np.testing.assert_array_equal(again.mask, K.mask)
+
+
+@pytest.mark.parametrize("name", ["lines", "points"])
+def test_variable_densities_prefer_low_frequencies(name: str) -> None:
+    shape = (64, 48)
+    frequency = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, shape), indexing="ij")).ravel()
+    masks = [operators.fourier(shape, x, rate=0.3).mask for x in (name, f"uniform_{name}")]
+    variable, even = (frequency[np.asarray(mask) == 1].mean() for mask in masks)
+    assert variable < 0.85 * even
+
+
+@float64
+def test_the_transform_is_unitary_and_that_of_numpy() -> None:
+    shape, u = (6, 5), normal(0, 2, 30)
+    K = operators.Fourier(jnp.ones(30), shape)
+    known = np.fft.fft2(np.asarray(u).reshape(-1, *shape), norm="ortho")
+    np.testing.assert_allclose(K.apply(u).reshape(-1, *shape), known, atol=1e-13)
+    np.testing.assert_allclose(K.adjoint(K.apply(u)), u, atol=1e-13)
+
+
+@float64
+def test_coils_together_see_the_whole_image() -> None:
+    shape, u = (8, 6), normal(0, 2, 48)
+    K = default_precision(operators.fourier(shape, "points", rate=1.0, coils=4))
+    np.testing.assert_allclose(K.adjoint(K.apply(u)), u, atol=1e-6)  # maps of single precision
+    assert K.apply(u).shape == (2, 4 * 48)
+    assert float(jnp.min(jnp.var(jnp.abs(K.maps), axis=1))) > 1e-3
+
+
+# ---- others
+
+
+@float64
+def test_a_gaussian_blur_is_that_of_scipy() -> None:
+    u = normal(0, 1, 20 * 24)
+    K = default_precision(operators.gaussian_blur((20, 24), sigma=1.5))
+    known = scipy.ndimage.gaussian_filter(
+        np.asarray(u).reshape(20, 24), 1.5, mode="wrap", radius=5
+    )  # three standard deviations, rounded up
+    np.testing.assert_allclose(K.apply(u).reshape(20, 24), known, atol=1e-6)
+
+
+def test_pixel_masks_keep_as_many_as_they_say() -> None:
+    for rate in (0.1, 0.5, 1.0):
+        assert operators.pixel_mask((10, 10), rate=rate).mask.sum() == 100 * rate
+    assert (operators.pixel_mask((9, 9), seed=1).mask != operators.pixel_mask((9, 9)).mask).any()
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: operators.fourier((8, 8), "spiral"), "pattern 'spiral': expected one of lines"),
+        (lambda: operators.fourier((8, 8), rate=0.0), "rate=0.0: expected"),
+        (lambda: operators.fourier((8, 8), rate=0.01), r"rate=0.01: no sample of 8x8"),
+        (lambda: operators.fourier((8, 8), coils=0), "coils=0: expected"),
+        (lambda: operators.parallel_beam((8, 8), angles=0), "angles=0: expected"),
+        (lambda: operators.parallel_beam((8, 8), bins=-3), "bins=-3: expected"),
+        (lambda: operators.downsampling((8, 9), factor=2), "factor=2: does not divide 8x9"),
+        (lambda: operators.gaussian_blur((8, 8), sigma=2.0), "a kernel of 13 pixels, larger than"),
+        (lambda: operators.gaussian_blur((8, 8), sigma=0.0), "sigma=0.0: expected"),
+        (lambda: operators.pixel_mask((8, 8), rate=0.001), "keeps none of 64 pixels"),
+        (lambda: operators.compose(), "parts: none"),
+        (lambda: operators.compose(operators.Identity(), 3), r"parts\[1\].apply"),
+        (
+            lambda: operators.stack((8, 8), operators.Identity(), operators.fourier((8, 8))),
+            "real beside complex data",
+        ),
+        (lambda: operators.fourier((8, 8)).apply(jnp.ones((1, 63))), "expected images of 64"),
+        (lambda: operators.parallel_beam((8, 8)).adjoint(jnp.ones((1, 9))), "of shape"),
+    ],
+)
+def test_what_is_no_operator_is_refused_by_name(build, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        build()
