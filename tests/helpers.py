@@ -93,6 +93,13 @@ ALL_OPERATORS: dict[str, Callable[..., operators.Operator]] = {
 }
 """Every operator of the table, on images of 6 x 6 pixels and more, and others that are no entry."""
 
+KINDS = {
+    name: ALL_OPERATORS[name]
+    for name in ("identity", "row_mask", "diagonal_blur", "diagonal_blur_zero", "stack", "coils")
+}
+"""Of them what differs above: K = I, the resolvent in closed form or by iterations, data of another
+size, complex data."""
+
 
 def dense(apply: Callable[[jax.Array], jax.Array], pixels: int) -> np.ndarray:
     """The matrix of a linear map on rows: apply(u) = u @ matrix.T."""

@@ -1,4 +1,4 @@
-"""Upper-level algorithms against what is known of the probe problems (BILEVEL.md, section 2)."""
+"""Upper-level algorithms against what is known of the probe problems of [CF]."""
 
 import jax
 import jax.numpy as jnp

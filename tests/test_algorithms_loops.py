@@ -1,4 +1,4 @@
-"""The deterministic algorithms against what is known of Q1 (BILEVEL.md, section 2)."""
+"""The deterministic algorithms against what is known of Q1, which has a closed form."""
 
 import jax
 import jax.numpy as jnp

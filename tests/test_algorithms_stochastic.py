@@ -1,4 +1,4 @@
-"""Stochastic upper-level methods against what is known of Q1 (BILEVEL.md, section 2)."""
+"""Stochastic upper-level methods against what is known of Q1, which has a closed form."""
 
 import jax
 import jax.numpy as jnp

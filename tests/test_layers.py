@@ -1,4 +1,4 @@
-"""The import contract of DESIGN.md section 2: imports inside deqbilevel only run downwards."""
+"""The import contract: imports inside deqbilevel only run downwards."""
 
 import ast
 from pathlib import Path

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import (
-    ALL_OPERATORS,
+    KINDS,
     PIXELS,
     dense,
     float64,
@@ -25,7 +25,7 @@ from deqbilevel.potentials import POTENTIALS, PiecewiseQuadratic, identity
 from deqbilevel.solvers import anderson
 
 
-@pytest.fixture(scope="module", params=ALL_OPERATORS)
+@pytest.fixture(scope="module", params=KINDS)
 def operator(request):
     return request.param
 

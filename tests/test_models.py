@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import (
-    ALL_OPERATORS,
+    KINDS,
     PIXELS,
     SHAPE,
     WrongAdjoint,
@@ -297,10 +297,10 @@ def test_hyperparameters_refuse_an_unknown_activation():
 # ---- measurements
 
 
-@pytest.mark.parametrize("operator", ALL_OPERATORS)
+@pytest.mark.parametrize("operator", KINDS)
 @float64
 def test_measure_adds_the_same_noise_to_every_pixel_also_where_k_is_zero(operator):
-    K = default_precision(ALL_OPERATORS[operator]((20, 20)))
+    K = default_precision(KINDS[operator]((20, 20)))
     u, key = normal(0, 10, 400), jax.random.key(0)
     np.testing.assert_array_equal(models.measure(K, u, jnp.asarray(0.0), key), K.apply(u))
     noise = np.asarray(models.measure(K, u, jnp.asarray(0.3), key) - K.apply(u))
@@ -326,7 +326,7 @@ def test_an_untied_model_has_no_energy():
         model.energy(u, params, u)
 
 
-@pytest.mark.parametrize("operator", ALL_OPERATORS)
+@pytest.mark.parametrize("operator", KINDS)
 @float64
 def test_preconditioner_is_the_inverse_of_its_matrix(operator):
     model = small_model(operator, "deq")
@@ -372,11 +372,11 @@ def test_reconstruct_solves_from_zero(name):
     np.testing.assert_allclose(first, model.G(jnp.zeros_like(f), params, f), rtol=1e-12)
 
 
-@pytest.mark.parametrize("operator", ALL_OPERATORS)
+@pytest.mark.parametrize("operator", KINDS)
 @float64
 def test_any_parts_assembled_start_at_the_adjoint_and_reach_the_minimiser(operator):
     """Of data of any kind, with a step size that follows from the norms."""
-    K = default_precision(ALL_OPERATORS[operator](SHAPE))
+    K = default_precision(KINDS[operator](SHAPE))
     R = convolutional.convolutional(SHAPE, filters=(3, 2, 2), eps=0.5, beta_0=-1.0)
     model, f = models.assemble(K, R), measurements(K, 2)
     params = default_precision(model.init(jax.random.key(0)))
@@ -393,7 +393,7 @@ def test_any_parts_assembled_start_at_the_adjoint_and_reach_the_minimiser(operat
     assert (model.energy(u, params, f) < model.energy(moved, params, f)).all()
 
 
-@pytest.mark.parametrize("operator", ALL_OPERATORS)
+@pytest.mark.parametrize("operator", KINDS)
 @float64
 def test_the_step_size_of_params_without_one_is_that_of_the_norms(operator):
     model = small_model(operator, "bilevel")

@@ -38,7 +38,7 @@ Q1: Options = {
     "sustain": {"rate": 0.1, "momentum": 0.1},
     "lagrangian": {"rate": 1.0},
 }
-"""Those of BILEVEL.md's table, which reach 1e-6."""
+"""Step sizes with which each reaches 1e-6."""
 
 Q2 = Q1
 
@@ -71,7 +71,7 @@ Q1_STOCHASTIC: Options = {
         **RECURSIVE,
     },
 }
-"""Those of BILEVEL.md's table; an adjoint step of 1/L keeps the variance of the product down."""
+"""Step sizes as for `q1`; an adjoint step of 1/L keeps the variance of the product down."""
 
 LOOP = {"lower_solver": "optimized_gradient"}
 

@@ -22,6 +22,9 @@ from deqbilevel.settings import Setting
 FILES = ("metrics.jsonl", "latest/<checkpoint>", "best/<checkpoint>")
 """What `course` writes, see `folders`."""
 
+ENOUGH = 0.9
+"""Of an epoch's steps; where fewer are solved it is said."""
+
 RECORD = {"epoch": 0} | dict.fromkeys(learning.RECORDS, ANY)
 RECORD |= {"test_loss": 0.0, "diverged": False}
 
@@ -117,9 +120,12 @@ def follow(
     records = log.course("epoch", range(0, -1 if done is None else done + 1, every))
     if done is not None:
         state = checkpoints.restore(folder, state)
-    if (done or 0) < epochs:
-        trainer = learning.compiled(trainer, state, images[0], key, f)
     with _progress(epochs * steps, (done or 0) * steps) as (bar, on_steps):
+        if (done or 0) < epochs:
+            bar.set_postfix_str("compiling: up to half a minute, and kept for the next call")
+            trainer = learning.compiled(trainer, state, images[0], key, f)
+        if done is None:
+            bar.set_postfix_str("evaluating the start")
         following = learning.run(
             trainer,
             setting,
@@ -140,8 +146,14 @@ def follow(
             checkpoints.save(folder, record["epoch"], state)
             losses = (np.min(values[f"{name}_loss"]) for name in ("train", "test"))
             said = "epoch {}: train loss {:.4f}, test loss {:.4f}".format(record["epoch"], *losses)
-            bar.write(said, file=sys.stderr)
+            bar.write(said + _unsolved(values), file=sys.stderr)
     return Course(state, records)
+
+
+def _unsolved(values: Mapping[str, Any]) -> str:
+    """What a record says of steps whose lower level or adjoint missed its tolerance."""
+    solved = float(np.mean(values["solved"])) if values["epoch"] else 1.0
+    return "" if solved > ENOUGH else f"; lower level and adjoint solved in {solved:.0%} of steps"
 
 
 @contextlib.contextmanager

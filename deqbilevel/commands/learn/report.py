@@ -63,6 +63,7 @@ def report(
         "residual": residual,
         "forward_evaluations": last["forward_evaluations"],
         "adjoint_evaluations": last["adjoint_evaluations"],
+        "solved": last["solved"],
         "epochs": last["epoch"],
         "diverged": bool(last["diverged"]),
         "seconds": sum(record["seconds"] for record in done.records),
