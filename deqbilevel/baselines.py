@@ -7,6 +7,7 @@ Images are `[images, pixels]`, as of `data`.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def baselines(
 
     Of a loss that is a sum over images it is their mean, as `learning.evaluation` has it.
 
-    f is left out where K takes images to something of another size.
+    f is left out where it is no image, see `pictured`.
     Raises: ValueError for images that are none, not finite or of two sizes, a negative noise, and
     what is no operator or key.
 
@@ -55,10 +56,19 @@ def baselines(
         found = {"measurement": f, "adjoint": K.adjoint(f)}
         found["mean_image"] = jnp.broadcast_to(mean, truth.shape)
         per = len(truth) if isinstance(loss, Additive) else 1
-        return {k: loss(u, truth) / per for k, u in found.items() if u.shape == truth.shape}
+        return {k: loss(u, truth) / per for k, u in found.items() if pictured(u, truth)}
 
     found = losses(mean, jnp.asarray(test), key)
     return {name: float(found[name]) for name in NAMES if name in found}
+
+
+def pictured(f: Any, truth: TestImages) -> bool:
+    """Whether measurements can be looked at as images: real, and of as many numbers.
+
+    >>> print(baselines.pictured(jnp.ones((1, 4), complex), jnp.ones((1, 4))))
+    False
+    """
+    return f.shape == truth.shape and not jnp.iscomplexobj(f)
 
 
 def numbers(known: Mapping[str, float]) -> dict[str, float]:

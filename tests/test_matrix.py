@@ -45,7 +45,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 """Options of the regularisers; a second word makes a second case of one."""
 
-MET = 5
+MET = 3
 """Operators that each regulariser meets."""
 
 ESTIMATES = ("shine", "jacobian_free", "gaussian_smoothing")
@@ -65,8 +65,10 @@ REFUSED = {
 def cases() -> list[tuple[str, str, str, str]]:
     """Operator, regulariser, loss and way, with every one about as often as any other."""
     found, times = [], dict.fromkeys([*NAMES, *OPERATORS], 0)
+    takers = {way: sum((R, way) not in REFUSED for R in SMALL) for way in NAMES}
     for i, R in enumerate(np.repeat(list(SMALL), MET)):
-        way = min((way for way in NAMES if (R, way) not in REFUSED), key=lambda way: times[way])
+        ways = (way for way in NAMES if (R, way) not in REFUSED)
+        way = min(ways, key=lambda way: (times[way], takers[way]))
         met = [case[0] for case in found if case[1] == R]
         operator = min((K for K in OPERATORS if K not in met), key=lambda K: times[K])
         times[way] += 1

@@ -22,7 +22,7 @@ import tyro
 from jaxtyping import Float
 from tqdm import tqdm
 
-from deqbilevel import data, losses, pictures, recipes, solvers
+from deqbilevel import baselines, data, losses, pictures, recipes, solvers
 from deqbilevel.commands import command, common, folders, options
 from deqbilevel.commands.records import Log
 from deqbilevel.commands.schema import ANY
@@ -167,7 +167,7 @@ def _reconstruct(
     unknown = dict.fromkeys(("psnr_measured_db", "psnr_db", "ssim"))
     if not config.simulate:
         return common.plain(row | unknown)
-    seen = f if f.shape == truth.shape else model.K.adjoint(f)
+    seen = f if baselines.pictured(f, truth) else model.K.adjoint(f)
     shown = np.asarray(seen).reshape(shape)
     pictures.write(out / "measured" / f"{name}.png", shown, learned.range)
     peak = learned.range[1] - learned.range[0]
