@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import ALL_OPERATORS, default_precision, dense, float64, normal
+from helpers import KINDS, default_precision, dense, float64, normal
 from jax.flatten_util import ravel_pytree
 
 from deqbilevel import conditions, models, operators
@@ -295,7 +295,7 @@ class Wide(Tall):
 
 @float64
 def test_least_singular_values():
-    known = [default_precision(build(SHAPE)) for build in ALL_OPERATORS.values()]
+    known = [default_precision(build(SHAPE)) for build in KINDS.values()]
     for K in (*known, default_precision(operators.diagonal_blur(SHAPE, 2)), Tall()):
         matrix = dense(K.apply, PIXELS)
         # Of real images: what is complex is two data.

@@ -51,7 +51,7 @@ INSIDE = {
     "studies": ["logs", "cubes", "storage", "grids", "study", "keeping", "running", "plans"],
 }
 """The modules of a package whose imports run downwards among themselves, from the bottom up."""
-SHARED = {"algorithms": ["oracles"], "regularizers": ["bases"]}
+SHARED = {"algorithms": ["oracles"], "operators": ["blurs"], "regularizers": ["bases"]}
 """What the modules of a package may import of it beside its `base` and `checked`."""
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
