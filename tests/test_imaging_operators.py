@@ -39,8 +39,7 @@ def test_the_sinogram_of_a_disc_is_the_chord() -> None:
 @float64
 def test_the_sinogram_is_that_of_scikit_image() -> None:
     side = 33  # whose middle is a pixel, as scikit-image has it for every size
-    image = scipy.ndimage.gaussian_filter(disc(side, (3.0, -2.0), 6.0), 1.5)
-    image *= image > 1e-6  # scikit-image warns of what is not zero at the border
+    image = scipy.ndimage.gaussian_filter(disc(side, (3.0, -2.0), 6.0), 1.0)
     K = operators.ParallelBeam((0.0, 20.0, 45.0, 90.0, 133.0), side, (side, side))
     found = np.asarray(K.apply(jnp.asarray(image.reshape(1, -1)))).reshape(5, side)
     known = skimage.transform.radon(image, theta=np.array(K.angles), circle=True).T
