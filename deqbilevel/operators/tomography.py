@@ -7,12 +7,13 @@ from a ray and m = max(|cos|, |sin|) of the angle the weight of the pixel in the
     w(d) = max(m - d, 0) / m^2
 
 so that the adjoint, which collects for each pixel the two nearest rays of an angle, is exactly the
-transpose. Neither scatters, and no matrix is kept.
+transpose. Neither scatters, no matrix is kept, and a program is as long for any number of angles.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -56,14 +57,20 @@ class ParallelBeam:
         """For each pixel, the rays next to it: as `apply`, by their weights."""
         data = sized("v", v, len(self.angles) * self.bins).reshape(-1, len(self.angles), self.bins)
         x, y = self._grid(v.dtype)
-        total = jnp.zeros((len(data), *self.shape), v.dtype)
-        for i, (cosine, sine) in enumerate(zip(*self._directions(), strict=True)):
-            m = max(abs(cosine), abs(sine))
+
+        def collect(total: Array, angle: tuple[Array, Array, Array]) -> tuple[Array, None]:
+            cosine, sine, rays = angle
+            m = jnp.maximum(jnp.abs(cosine), jnp.abs(sine))
             place = x * cosine - y * sine + (self.bins - 1) / 2
             first = jnp.floor(place)
             for bin_ in (first, first + 1):
                 weight = jnp.maximum(m - jnp.abs(place - bin_), 0) / m**2
-                total = total + _inside(bin_, self.bins, weight) * _taken(data[:, i], bin_)
+                total = total + _inside(bin_, self.bins, weight) * _taken(rays, bin_)
+            return total, None
+
+        cosines, sines = (jnp.asarray(c, v.dtype) for c in self._directions())
+        start = jnp.zeros((len(data), *self.shape), v.dtype)
+        total, _ = jax.lax.scan(collect, start, (cosines, sines, data.swapaxes(0, 1)))
         return (total / self.scale).reshape(*v.shape[:-1], -1)
 
     def bound(self) -> Float[Array, ""]:
@@ -101,15 +108,21 @@ class ParallelBeam:
         dtype = images.dtype
         t = jnp.arange(self.bins, dtype=dtype) - (self.bins - 1) / 2
         steps = jnp.arange(columns, dtype=dtype) - (columns - 1) / 2
-        along, across = (jnp.asarray(c, dtype)[:, None, None] for c in (along, across))
-        place = (t[:, None] - along * steps) / across + (rows - 1) / 2
-        first = jnp.floor(place)
-        total = jnp.zeros(())
         flat = images.reshape(len(images), -1)
-        for row in (first, first + 1):
-            weight = _inside(row, rows, jnp.maximum(1 - jnp.abs(place - row), 0))
-            total = total + weight * _taken(flat, row.astype(int) * columns + jnp.arange(columns))
-        return jnp.sum(total, axis=-1) / jnp.abs(across[..., 0])
+
+        def integrals(angle: tuple[Array, Array]) -> Array:
+            along, across = angle
+            place = (t[:, None] - along * steps) / across + (rows - 1) / 2
+            first = jnp.floor(place)
+            total = jnp.zeros((), dtype)
+            for row in (first, first + 1):
+                weight = _inside(row, rows, jnp.maximum(1 - jnp.abs(place - row), 0))
+                pixel = row.astype(int) * columns + jnp.arange(columns)
+                total = total + weight * _taken(flat, pixel)
+            return jnp.sum(total, axis=-1) / jnp.abs(across)
+
+        angles = (jnp.asarray(along, dtype), jnp.asarray(across, dtype))
+        return jax.lax.map(integrals, angles).swapaxes(0, 1)
 
 
 def _inside(index: Array, count: int, weight: Array) -> Array:
