@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import adjoints, checks
-from deqbilevel.losses import Additive, Loss, mean_squared_error
+from deqbilevel.losses import Loss, mean_squared_error, per_image
 from deqbilevel.models import measure
 from deqbilevel.operators import Operator
 from deqbilevel.types import TestImages, TrainImages
@@ -55,8 +55,8 @@ def baselines(
         f = measure(K, truth, jnp.asarray(noise, truth.dtype), key)
         found = {"measurement": f, "adjoint": K.adjoint(f)}
         found["mean_image"] = jnp.broadcast_to(mean, truth.shape)
-        per = len(truth) if isinstance(loss, Additive) else 1
-        return {k: loss(u, truth) / per for k, u in found.items() if pictured(u, truth)}
+        seen = {name: u for name, u in found.items() if pictured(u, truth)}
+        return {name: per_image(loss, loss(u, truth), len(u)) for name, u in seen.items()}
 
     found = losses(mean, jnp.asarray(test), key)
     return {name: float(found[name]) for name in NAMES if name in found}

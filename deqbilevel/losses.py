@@ -200,6 +200,15 @@ def shares(loss: Loss, sizes: Sequence[int]) -> list[float]:
     return [size / sum(sizes) for size in sizes]
 
 
+def per_image(loss: Loss, value: Float[Array, ""], count: int) -> Float[Array, ""]:
+    """The mean over images of what a loss is for so many.
+
+    >>> print(losses.per_image(losses.half_squared_error, jnp.array(6.0), 3))
+    2.0
+    """
+    return value / count if isinstance(loss, Additive) else value
+
+
 def _half_squared_error(u: Images, truth: Images) -> Float[Array, ""]:
     _pair(u, truth)
     return 0.5 * jnp.sum((u - truth) ** 2)

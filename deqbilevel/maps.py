@@ -21,6 +21,7 @@ from deqbilevel import checks, operators
 from deqbilevel.checks import Registry
 from deqbilevel.fidelities import Fidelity, squares
 from deqbilevel.operators import Operator
+from deqbilevel.operators.base import require
 from deqbilevel.solvers.base import Map
 from deqbilevel.types import FixedPointMap, Images, Params
 
@@ -166,8 +167,7 @@ def _fit(K: Operator, N: Gradient, D: Fidelity) -> FixedPointMap:
 
     Raises: ValueError for what is no operator, no function, or no fidelity.
     """
-    for name in ("apply", "adjoint"):
-        checks.function(f"K.{name}", getattr(K, name, None))
+    require("K", K)
     checks.function("N", N)
     checks.function("D.gradient", getattr(D, "gradient", None))
 

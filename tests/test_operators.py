@@ -15,6 +15,7 @@ from deqbilevel.operators import (
     CONVOLUTIONS,
     OPERATORS,
     CircularConvolution,
+    Coils,
     Difference,
     Identity,
     Matrix,
@@ -128,14 +129,17 @@ def test_norm_approaches_the_largest_singular_value_from_below(case):
     both = jax.jit(lambda K: [norm(Bare(K), case.pixels, iterations=n) for n in (2, 5000)])
     (short, long), true = both(case.K), true_norm(case)
     assert max(short, long) <= true * (1 + 1e-14)
-    np.testing.assert_allclose(long, true, rtol=1e-7)
+    close = isinstance(case.K, Coils)  # its largest singular values lie close together
+    np.testing.assert_allclose(long, true, rtol=1e-7 if close else 1e-9)
 
 
 @float64
 def test_norm_in_closed_form_is_a_bound_and_attained_but_for_zero_padding(case):
     found, true = float(norm(case.K, case.pixels)), true_norm(case)
     assert found >= true * (1 - 1e-14)
-    if isinstance(case.K, ZeroPaddedConvolution | Difference | ParallelBeam | Stack):
+    if isinstance(case.K, ZeroPaddedConvolution):
+        assert found <= 1.2 * true
+    elif isinstance(case.K, Difference | ParallelBeam | Stack):
         assert found <= 1.3 * true
     elif jnp.issubdtype(case.data.dtype, jnp.complexfloating):
         assert found <= 2**0.5 * true  # of complex images

@@ -130,7 +130,7 @@ output = Place("output")
 data = Place("data")
 folder = partial(Place, "folder")
 file = partial(Place, "file")
-"""What exists; of one word or more, which say of what."""
+"""One that exists; called with words that say of what."""
 runs = Default("a folder below runs/, named by the options")
 
 

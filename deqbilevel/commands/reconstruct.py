@@ -71,12 +71,8 @@ def kind(arguments: Sequence[str]) -> type:
 
 @command.checked
 def main(config: Any) -> dict[str, Any]:
-    """Reconstruct, going on where an earlier call stopped; returns the mean numbers."""
-    return reconstruct(config)
-
-
-def reconstruct(config: Any) -> dict[str, Any]:
-    """Reconstruct each picture at its own size, and write it as a PNG of 16 bits.
+    """Reconstruct each picture at its own size, and write it as a PNG of 16 bits; returns the mean
+    numbers.
 
     The pictures are measurements, or with --simulate true ones, which are measured first as they
     were for learning. Each is on disk before the next; what is there is not made again.

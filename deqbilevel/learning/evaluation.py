@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import checks, precision
-from deqbilevel.losses import Additive, Loss, mean_squared_error
+from deqbilevel.losses import Loss, mean_squared_error, per_image
 from deqbilevel.models import Model
 from deqbilevel.types import Images, Params, Solver
 
@@ -74,8 +74,7 @@ def evaluation(
     def batch(truth: Images, key: PRNGKeyArray) -> Array:
         f = model.measure(params, truth, key)
         u, info = model.reconstruct(solver, params, f)
-        loss = mean_loss(loss_function, u, truth)
-        loss = loss / len(truth) if isinstance(loss_function, Additive) else loss
+        loss = per_image(loss_function, mean_loss(loss_function, u, truth), len(truth))
         found = [loss, info.evaluations.astype(loss.dtype), info.residual]
         return jnp.stack([*found, *(mean_squared_error(u, truth) for _ in further)])
 

@@ -57,11 +57,10 @@ def norm(K: Any, pixels: int, *, iterations: int = 100) -> Float[Array, ""]:
     >>> print(operators.norm(K, pixels=2))
     4.0
     """
-    for name in ("apply", "adjoint"):
-        checks.function(f"K.{name}", getattr(K, name, None))
+    require("K", K)
     whole("pixels", pixels)
     whole("iterations", iterations, least=0)
-    bound = getattr(K, "bound", lambda: None)()
+    bound = known_bound(K)
     if bound is not None:
         return jnp.asarray(bound)
 
@@ -72,6 +71,17 @@ def norm(K: Any, pixels: int, *, iterations: int = 100) -> Float[Array, ""]:
     start = jax.random.normal(jax.random.key(0), (1, pixels))
     u = jax.lax.fori_loop(0, iterations, iterate, start / jnp.linalg.norm(start))
     return jnp.linalg.norm(K.apply(u))
+
+
+def known_bound(K: Any) -> Any:
+    """The operator's own bound; None where it has none."""
+    return getattr(K, "bound", lambda: None)()
+
+
+def require(name: str, K: Any) -> None:
+    """Raises ValueError for what has no apply or no adjoint."""
+    for method in ("apply", "adjoint"):
+        checks.function(f"{name}.{method}", getattr(K, method, None))
 
 
 def resolvent(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Inexact
 
 from deqbilevel import checks
 from deqbilevel.checks import pixels
-from deqbilevel.operators.base import sized
+from deqbilevel.operators.base import known_bound, require, sized
 from deqbilevel.operators.blurs import CONVOLUTIONS
 from deqbilevel.types import pytree
 
@@ -99,7 +99,7 @@ def stack(shape: tuple[int, int], *parts: Any) -> Stack:
 
 def _bounds(parts: tuple[Any, ...]) -> Float[Array, " parts"] | None:
     """Those of all parts, or None."""
-    found = [getattr(K, "bound", lambda: None)() for K in parts]
+    found = [known_bound(K) for K in parts]
     return None if any(x is None for x in found) else jnp.stack([jnp.asarray(x) for x in found])
 
 
@@ -107,8 +107,7 @@ def _operators(parts: tuple[Any, ...]) -> tuple[Any, ...]:
     if not parts:
         raise ValueError("parts: none; give one operator or more")
     for i, K in enumerate(parts):
-        for name in ("apply", "adjoint"):
-            checks.function(f"parts[{i}].{name}", getattr(K, name, None))
+        require(f"parts[{i}]", K)
     return parts
 
 

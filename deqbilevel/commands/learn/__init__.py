@@ -147,15 +147,20 @@ def kind(arguments: Sequence[str]) -> type:
 @command.checked
 def main(config: Any) -> dict[str, Any]:
     """Learn, resuming where an earlier call stopped, or apply; returns the headline numbers."""
-    return _learn(config) if config.apply is None else reconstruct.main(_applied(config))
+    if config.apply is None:
+        return _learn(config)
+    with common.clear_errors():
+        asked = _applied(config)
+    return reconstruct.main(asked)
 
 
 def _applied(config: Any) -> reconstruct.Reconstruct:
     """What --apply asks for. Raises: ValueError for --data that are no pictures."""
-    if not options.pictures(config):
+    folder = folders.source(config.data)
+    if folder is None or not options.pictures(config):
         raise ValueError(f"--data {config.data}: --apply reconstructs images:DIR")
     return reconstruct.Reconstruct(
-        Path(config.data.partition(":")[2]),
+        folder,
         by=config.apply,
         simulate=not config.measured,
         tolerance=config.final_tolerance,
