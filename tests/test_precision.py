@@ -263,10 +263,14 @@ def test_the_readmes_snippet_and_a_command_run_in_double_precision(tmp_path):
     """In a process of their own, that has it from the beginning."""
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert code is not None
-    small = code[1].replace("train_size=2000, test_size=500", "train_size=200, test_size=20")
-    assert small != code[1]
-    program = f"{small}\nassert state.params['A'].dtype == record['test_loss'].dtype == 'float64'\n"
-    program += (
+    small, sizes = re.subn(r"(train|test)_size=\d+", r"\1_size=20", code[1])
+    small, steps = re.subn(r"total_steps=2 \* \d+", "total_steps=2", small)
+    assert (sizes, steps) == (2, 1)
+    program = small + (
+        "state = trainer.init(model.init(key) | scalars)\n"
+        "epochs = learning.run(trainer, setting, state, *digits[:2], epochs=1, key=key)\n"
+        "state, record = next(epochs)\n"
+        "assert state.params['A'].dtype == record['test_loss'].dtype == 'float64'\n"
         "from pathlib import Path\nfrom experiments import train\n"
         "train.main(train.Train('inpainting', 'deq', train_size=20, test_size=10, batch_size=10, "
         f"epochs=1, out=Path({str(tmp_path / 'run')!r})))"
@@ -279,7 +283,8 @@ def test_the_readmes_snippet_and_a_command_run_in_double_precision(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 8 and (tmp_path / "run" / "result.json").exists()
+    names = [line.split()[0] for line in done.stdout.splitlines()]
+    assert names == ["bilevel", "deq"] and (tmp_path / "run" / "result.json").exists()
 
 
 def test_float64_is_on_meanwhile_alone():
