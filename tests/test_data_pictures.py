@@ -312,3 +312,26 @@ def test_celeb_a_as_tfrecord_cannot_be_read(celeb_a, tmp_path):
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(DataError, match="CelebA cannot be read as array_record; remove it"):
         load(f"celeb_a:{tmp_path}")
+
+
+@pytest.mark.data
+def test_pictures_of_sixteen_bits_are_read_whole(data_dir, tmp_path):
+    """Medical ones, where they are there: every one of their values, and no picture for both."""
+    folder = data_dir / "mri"
+    if not folder.is_dir():
+        folder = tmp_path
+        rng = np.random.default_rng(0)
+        for i in range(4):
+            save(folder / f"{i}.png", rng.integers(0, 2**16, (20, 16), dtype=np.uint16))
+    images = whole(folder, train_size=2, test_size=1, value_range=(0, 1))
+    stored = {imageio.imread(path).tobytes() for path in folder.glob("*.png")}
+    for row in (*images.train, *images.test):
+        values = np.round(row.reshape(images.shape) * 65535).astype(np.uint16)
+        assert len(np.unique(values)) > 256
+        assert values.tobytes() in stored
+        np.testing.assert_allclose(values / 65535, row.reshape(images.shape), atol=1e-7)
+        stored.remove(values.tobytes())
+    ct = data_dir / "ct" / "ct_small.png"
+    if ct.exists():
+        known = imageio.imread(ct) / 65535
+        np.testing.assert_allclose((read_grey(ct) + 1) / 2, known, atol=1e-6)

@@ -134,6 +134,23 @@ def test_other_problems_run(words: tuple[str, ...], small: str, tmp_path: Path) 
     assert ("psnr_db_measured" in numbers) == (words[1] not in ("random_matrix", "fourier"))
 
 
+def test_whole_pictures_and_phantoms_are_learned_from(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        path = tmp_path / "in" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        iio.imwrite(path, rng.integers(0, 2**16, (14, 17), dtype=np.uint16))
+    size = {"train_size": 2, "test_size": 1, "batch_size": 1, "epochs": 1}
+    for spec, how, shape in (
+        (f"images:{tmp_path / 'in'}", {"whole": True}, (14, 17)),
+        (f"images:{tmp_path / 'in'}", {"shape": (14, 14)}, (14, 14)),
+        ("phantoms:ellipses", {"shape": (14, 14)}, (14, 14)),
+    ):
+        out = tmp_path / f"run-{spec[:8]}-{shape[1]}"
+        main(config(*FILTERS, data=spec, out=out, **size, **how))
+        assert recipes.load(out).shape == shape
+
+
 def test_an_operator_is_learned(small: str, tmp_path: Path) -> None:
     words = ("--operator", "diagonal_blur", *FILTERS, "--learn", "filters", "beta", "K")
     main(config(*words, epochs=1, data=small, out=tmp_path / "run"))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deqbilevel import data
 from deqbilevel.commands import common, folders, listing
 from deqbilevel.disk.files import FileError
 from experiments import train
@@ -178,14 +179,13 @@ def test_a_link_that_is_planted_while_a_run_writes_leads_nowhere(tmp_path: Path)
 def test_the_folder_is_apart_from_what_is_read(tmp_path: Path) -> None:
     read = tmp_path / "pictures"
     filled(read, ("a.png", "deep/b.png"))
-    sources = {"--data": folders.source(f"images:{read}"), "--image": None}
+    sources = {"--data": data.place(f"images:{read}"), "--image": None}
     for out in (read, read / "run", read / "deep" / "run", tmp_path):
         with pytest.raises(ValueError, match="which --data reads"):
             claimed(out, sources=sources).__enter__()
     assert files_in(tmp_path) == {"pictures/a.png", "pictures/deep/b.png"}
     with claimed(tmp_path / "pictures-run", sources=sources):
         pass
-    assert folders.source("sample") is None
 
 
 def test_another_input_is_refused_with_what_differs(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def claim_over(
         options,
         files=files,
         inputs=data.fingerprint(images) | given(read or {}),
-        sources={"--data": source(config.data), **(sources or {})},
+        sources={"--data": data.place(config.data), **(sources or {})},
         fresh=config.fresh,
     )
 
@@ -240,12 +240,6 @@ def stored(path: Path, schema: dict[str, Any]) -> dict[str, Any]:
     if wrong := fault(found, schema):
         raise FileError(f"{path}: {wrong}; start anew with --fresh")
     return found
-
-
-def source(spec: str) -> Path | None:
-    """The folder or file that an option --data reads, where it names one."""
-    path = spec.partition(":")[2]
-    return Path(path).expanduser() if path else None
 
 
 def _apart(out: Path, sources: Mapping[str, Path | None], *, chosen: bool) -> None:

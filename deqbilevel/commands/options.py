@@ -22,6 +22,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import tyro
 
+from deqbilevel.data import place as place_of
+
 MANY = 1_000_000
 """The largest count of anything that a command does one after the other."""
 
@@ -261,9 +263,8 @@ def here(flag: str, path: Path, kind: Literal["folder", "file"]) -> None:
 def _absent(place: Place, value: Any) -> str | None:
     """What is not there, or in the way."""
     if place.kind == "data":
-        kind, colon, rest = str(value).partition(":")
-        named = Place("file" if kind == "arrays" else "folder")
-        return _absent(named, Path(rest).expanduser()) if colon and rest else None
+        read = place_of(str(value))
+        return read and _absent(Place("file" if value.startswith("arrays:") else "folder"), read)
     path, of_what = Path(value), f": {place.words}" if place.words else ""
     if place.kind == "output":
         if path.exists() and not path.is_dir():
@@ -279,8 +280,7 @@ def _absent(place: Place, value: Any) -> str | None:
 
 def choices(hint: Any) -> tuple[Any, ...]:
     """The values of the Literal in a type."""
-    leaves = _leaves(hint)
-    return tuple(x for x in leaves if not isinstance(x, type) and x not in (Ellipsis, None))
+    return tuple(x for x in _leaves(hint) if not isinstance(x, type) and x not in (Ellipsis, None))
 
 
 def _leaves(hint: Any) -> list[Any]:

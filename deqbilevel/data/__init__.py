@@ -7,7 +7,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from deqbilevel.data import folder
+from deqbilevel.data import folder, phantoms
 from deqbilevel.data.base import (
     SIGNED,
     DataError,
@@ -23,6 +23,7 @@ from deqbilevel.data.folder import load_folder, load_whole
 from deqbilevel.data.given import arrays, drawn
 from deqbilevel.data.idx import load_idx, load_idx_labels, read_labelled
 from deqbilevel.data.numpy_file import read_arrays
+from deqbilevel.data.phantoms import load_phantoms
 from deqbilevel.data.shipped import load_faces, load_photographs
 from deqbilevel.data.tfds import SPLITS, load_celeb_a, load_tfds, write_mnist
 
@@ -35,7 +36,9 @@ __all__ = [
     "fingerprint",
     "load",
     "load_idx_labels",
+    "phantoms",
     "pictures",
+    "place",
     "prepare",
 ]
 
@@ -48,6 +51,7 @@ FORMS = {
     "photographs": "photographs",
     "faces": "faces",
     "celeb_a": "celeb_a or celeb_a:DIR",
+    "phantoms": "phantoms:NAME",
 }
 DIGITS = ("sample", "idx", "tfds")
 
@@ -78,18 +82,20 @@ def load(
             `photographs`: parts of ten photographs that ship with scikit-image.
             `faces`: small faces, 25x25, that ship with scikit-image.
             `celeb_a` or `celeb_a:DIR`: CelebA as tensorflow-datasets keeps it (in DIR).
+            `phantoms:NAME`: shepp_logan, ellipses, piecewise_constant or piecewise_linear, drawn by
+                the seed, see `phantoms`.
         train_size: number of training images, for digits, arrays and `celeb_a` the first ones.
-            None: all digits and arrays, 6000 patches, half of the whole pictures, or 10 of the
-            others.
-        test_size: number of test images. None: the same with 1000 patches.
+            None: all digits and arrays, 6000 patches, half of the whole pictures, 40 phantoms, or
+            10 of the others.
+        test_size: number of test images. None: the same with 1000 patches and 10 phantoms.
         patch: height and width of the patches of `images:DIR`; digits are 28x28.
         whole: `images:DIR` gives whole pictures, which have one shape, and no patches. All other
             images are whole as they are.
         shape: (height, width) of the middle to take of whole pictures and faces, or of the parts
-            of photographs; of arrays the shape of flat rows. None: all of it, and 218x178 of
-            photographs.
-        seed: chooses among pictures and faces, and places in them, and what of one array is for the
-            test; digits and `celeb_a` ignore it.
+            of photographs; of arrays the shape of flat rows; of phantoms any. None: all of it,
+            218x178 of photographs, and 128x128 of phantoms.
+        seed: chooses among pictures and faces, and places in them, draws phantoms, and says what of
+            one array is for the test; digits and `celeb_a` ignore it.
         value_range: the values of black and white in what is returned, such as (0, 1).
 
     Returns:
@@ -153,6 +159,16 @@ def prepare(idx_directory: str | Path, tfds_directory: str | Path) -> tuple[int,
     return write_mnist(digits, tfds_directory)
 
 
+def place(spec: str) -> Path | None:
+    """The folder or file that a specification reads, where it names one.
+
+    >>> print(data.place("images:photos"), data.place("phantoms:ellipses"))
+    photos None
+    """
+    kind, _, path = spec.partition(":")
+    return Path(path).expanduser() if path and kind != "phantoms" else None
+
+
 def _parsed(spec: Any) -> tuple[str, str]:
     """The kind of data and the folder or file, which may be empty where the kind has a default."""
     if not isinstance(spec, str):
@@ -163,8 +179,8 @@ def _parsed(spec: Any) -> tuple[str, str]:
     form = FORMS[kind]
     if bool(place) != bool(colon) or (colon and ":" not in form):
         raise DataError(f"{spec!r}: write {form}")
-    if not place and kind in ("idx", "images", "arrays"):
-        what = "file" if kind == "arrays" else "folder"
+    if not place and kind in ("idx", "images", "arrays", "phantoms"):
+        what = {"arrays": "file", "phantoms": "name"}.get(kind, "folder")
         raise DataError(f"{spec!r}: the {what} is missing, write {form}")
     return kind, place
 
@@ -193,8 +209,8 @@ def _check_cut(kind: str, patch: int, whole: Any, shape: Any) -> tuple[int, int]
     patches = kind == "images" and not whole
     if patch != 28 and kind in DIGITS:
         raise DataError(f"patch={patch}: digits are 28x28; only images:DIR has other patches")
-    if patch != 28 and kind == "arrays":
-        raise DataError(f"patch={patch}: arrays have no patches; leave it out")
+    if patch != 28 and kind in ("arrays", "phantoms"):
+        raise DataError(f"patch={patch}: {kind} have no patches; leave it out")
     if patch != 28 and not patches:
         raise DataError(f"patch={patch}: whole pictures have no patches; give shape to cut them")
     if shape is None:
@@ -231,6 +247,8 @@ def _loaded(
             return load_photographs(train_size, test_size, shape, seed)
         case "faces":
             return load_faces(train_size, test_size, shape, seed)
+        case "phantoms":
+            return load_phantoms(place, train_size, test_size, shape, seed)
         case "celeb_a":
             return load_celeb_a(place or None, train_size, test_size, shape)
         case "idx":

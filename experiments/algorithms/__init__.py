@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import jax
 from tqdm import tqdm
 
-from deqbilevel import algorithms, precision
+from deqbilevel import algorithms, data, precision
 from deqbilevel.algorithms import cleaning
 from deqbilevel.commands import command, common, folders, options
 from experiments.algorithms import cases, clone, peer_search, peers, running, tables
@@ -124,7 +124,7 @@ def main(config: Algorithms) -> dict[str, Any]:
                 inputs=dict(case.inputs) | clone.inputs(config.peers),
                 sources={
                     "--image": config.image,
-                    "--data": folders.source(config.data),
+                    "--data": data.place(config.data),
                     "--peers": config.peers,
                 },
                 fresh=config.fresh,

@@ -109,7 +109,7 @@ def prepare(config: Compare, stack: contextlib.ExitStack) -> Work:
             options,
             files=FILES,
             inputs=inputs,
-            sources={"--data": folders.source(config.data)},
+            sources={"--data": data.place(config.data)},
             fresh=config.fresh,
         )
         stack.enter_context(claimed)

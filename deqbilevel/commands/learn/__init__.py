@@ -113,9 +113,13 @@ class Learn:
     schedule: Annotated[Literal["constant", "cosine"], CONSTANT] = "constant"
     """Of the learning rate."""
     data: Annotated[str, options.data] = "sample"
-    """sample, faces, photographs, idx:DIR, tfds, images:DIR, arrays:FILE."""
+    """sample, faces, photographs, phantoms:NAME, idx:DIR, tfds, images:DIR, arrays:FILE."""
     patch: Annotated[int, options.side, options.patches] = 28
     """Height and width of the patches of images:DIR."""
+    whole: Annotated[bool, options.patches] = False
+    """Take the pictures of images:DIR whole, all of one shape, and no patches."""
+    shape: Annotated[tuple[int, int] | None, options.side, options.default("all of each")] = None
+    """Height and width of phantoms, or of the middle of whole pictures, photographs or faces."""
     range: Literal["-1..1", "0..1"] = "-1..1"
     """Of the values of the images."""
     train_size: Annotated[int | None, options.size, options.default("all")] = None
@@ -156,7 +160,7 @@ def main(config: Any) -> dict[str, Any]:
 
 def _applied(config: Any) -> reconstruct.Reconstruct:
     """What --apply asks for. Raises: ValueError for --data that are no pictures."""
-    folder = folders.source(config.data)
+    folder = data.place(config.data)
     if folder is None or not options.pictures(config):
         raise ValueError(f"--data {config.data}: --apply reconstructs images:DIR")
     return reconstruct.Reconstruct(
@@ -174,7 +178,8 @@ def _applied(config: Any) -> reconstruct.Reconstruct:
 def _learn(config: Any) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         with common.clear_errors():
-            images = running.images_of(config, value_range=RANGES[config.range])
+            whole = config.whole or (config.shape is not None and options.pictures(config))
+            images = running.images_of(config, whole=whole, value_range=RANGES[config.range])
             problem = _posed(config, images)
             chosen = folders.growing(common.options_of(config))
             chosen["initial"] = config.initial and str(config.initial)
