@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import adjoints, checks
+from deqbilevel.fidelities import Fidelity, squares
 from deqbilevel.losses import Loss, mean_squared_error, per_image
 from deqbilevel.models import measure
 from deqbilevel.operators import Operator
@@ -30,8 +31,11 @@ def baselines(
     noise: float | Float[Array, ""],
     key: PRNGKeyArray,
     loss: Loss = mean_squared_error,
+    D: Fidelity = squares,
 ) -> dict[str, float]:
     """The loss on all test images, for f = K u + noise N(0, 1), of each of NAMES.
+
+    Of another fidelity than squares with its noise.
 
     Of a loss that is a sum over images it is their mean, as `learning.evaluation` has it.
 
@@ -52,7 +56,7 @@ def baselines(
 
     @jax.jit
     def losses(mean: Array, truth: Array, key: PRNGKeyArray) -> dict[str, Array]:
-        f = measure(K, truth, jnp.asarray(noise, truth.dtype), key)
+        f = measure(K, truth, 0.0 if D.counts else jnp.asarray(noise, truth.dtype), key, D)
         found = {"measurement": f, "adjoint": K.adjoint(f)}
         found["mean_image"] = jnp.broadcast_to(mean, truth.shape)
         seen = {name: u for name, u in found.items() if pictured(u, truth)}

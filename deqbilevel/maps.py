@@ -114,6 +114,22 @@ def preconditioned_step(K: Operator, N: Gradient, D: Fidelity = squares) -> Fixe
     return G
 
 
+def nonnegative(G: FixedPointMap) -> FixedPointMap:
+    """max(G(u, params, f), 0): the step, and then the nearest u >= 0.
+
+    Of a gradient step this is projected gradient descent, and a fixed point of it minimises over
+    u >= 0: the gradient vanishes where u > 0 and is not negative where u = 0. Of another step it
+    is no such thing, as a projection in the metric of that step would be.
+
+    >>> G = maps.nonnegative(maps.gradient_step(operators.identity((1, 2)), lambda u, params: u))
+    >>> params, f = {"tau": 0.5, "lam": 1.0, "gamma": 1.0}, jnp.array([[4.0, -4.0]])
+    >>> print(G(jnp.array([[1.0, 1.0]]), params, f))
+    [[2. 0.]]
+    """
+    checks.function("G", G)
+    return lambda u, params, f: jax.nn.relu(G(u, params, f))
+
+
 def plug_and_play_step(K: Operator, N: Gradient, D: Fidelity = squares) -> FixedPointMap:
     """(I - N)(u - tau lam K^T D'(K u; f)): [REB] (10), plug-and-play with the denoiser I - N.
 

@@ -68,14 +68,18 @@ class Recipe(NamedTuple):
     start: str = "adjoint"
     learns_operator: bool = False
     """Whether `params["K"]` is learned too."""
+    fidelity_options: Mapping[str, Any] = {}
+    nonnegative: bool = False
+    """Whether reconstructions are, see `models.assemble`."""
 
     def model(self, shape: tuple[int, int]) -> Model:
         """The model of images of a shape. Raises: ValueError for what the parts refuse."""
         checks.pixels(shape)
         K = built(operators.OPERATORS, self.operator, shape, self.operator_options)
         R = built(regularizers.REGULARIZERS, self.regularizer, shape, self.regularizer_options)
-        D = fidelities.FIDELITIES[self.fidelity]
-        return models.assemble(K, R, D=D, step=STEPS[self.step], start=STARTS[self.start](K))
+        D = built(fidelities.FIDELITIES, self.fidelity, None, self.fidelity_options)
+        step, start = STEPS[self.step], STARTS[self.start](K)
+        return models.assemble(K, R, D=D, step=step, start=start, nonnegative=self.nonnegative)
 
     def init(self, model: Model, key: Any) -> dict[str, Any]:
         """The params that learning starts from, with the operator where it is learned."""
@@ -94,21 +98,25 @@ def dense(task: str, model: str, activation: str, threshold: float) -> Recipe:
 
 
 def built(
-    registry: checks.Registry[Any], name: str, shape: tuple[int, int], options: Mapping[str, Any]
+    registry: checks.Registry[Any],
+    name: str,
+    shape: tuple[int, int] | None,
+    options: Mapping[str, Any],
 ) -> Any:
-    """A part by name. Raises: ValueError for an option that it does not have.
+    """A part by name, for images of a shape; of a part that is the same for all, None. Raises:
+    ValueError for an option that it does not have.
 
     >>> K = recipes.built(operators.OPERATORS, "row_mask", (2, 1), {"part": 0.5})
     >>> print(K.mask)
     [0. 1.]
     """
-    build = registry[name]
+    build, given = registry[name], () if shape is None else (shape,)
     for option in options:
-        known = [p for p in list(inspect.signature(build).parameters)[1:]]
+        known = [p for p in list(inspect.signature(build).parameters)[len(given) :]]
         if option not in known:
             have = ", ".join(known) or "none"
             raise ValueError(f"{registry.what} {name}: has no option {option}; expected {have}")
-    return build(shape, **{k: tuple(x) if isinstance(x, list) else x for k, x in options.items()})
+    return build(*given, **{k: tuple(x) if isinstance(x, list) else x for k, x in options.items()})
 
 
 class Learned(NamedTuple):

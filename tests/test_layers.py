@@ -38,6 +38,7 @@ INSIDE = {
         *("evaluation", "base", "rates", "gradients", "stepping", "searching", "training"),
         "epochs",
     ],
+    "models": ["base", "assembling", "dense"],
     "conditions": ["constants", "report"],
     "plots": [
         *("style", "base", "greys", "runs", "kernels", "filters", "hypergradients", "algorithms"),

@@ -40,6 +40,7 @@ def config(*words: str, **options: Any) -> Any:
     return dataclasses.replace(found, **(SMALL | options))
 
 
+COUNTS = ("--fidelity", "poisson")
 FILTERS = ("--regularizer.filters", "3", "3", "3", "--regularizer.eps", "0.05")
 
 
@@ -125,8 +126,9 @@ def test_pictures_are_reconstructed_at_their_own_sizes(
         ("--operator", "fourier", *FILTERS),
         (*FILTERS, "--algorithm", "aid"),
         (*FILTERS, "--fresh-noise", "--loss", "half_squared_error"),
+        (*FILTERS, *COUNTS, "--fidelity.peak", "50", "--nonnegative", "--range", "0..1"),
     ],
-    ids=["deq", "other size", "complex", "algorithm", "fresh"],
+    ids=["deq", "other size", "complex", "algorithm", "fresh", "counts"],
 )
 def test_other_problems_run(words: tuple[str, ...], small: str, tmp_path: Path) -> None:
     numbers = main(config(*words, epochs=1, data=small, out=tmp_path / "run"))
@@ -189,6 +191,9 @@ def test_filters_of_one_task_start_another(
         ((), {"learn": ("K",), "sampling": True, "noise": 200.0}, "--noise 200"),
         ((), {"sampling": True}, "K is not learned"),
         ((), {"lower": "newton"}, "puts its Jacobian together"),
+        (COUNTS, {}, "--fidelity poisson --range -1..1: .*take --range 0..1"),
+        (COUNTS, {"noise": 0.2}, "--noise 0.2: has no effect here, only with a --fidelity whose"),
+        ((), {"nonnegative": True}, "--nonnegative --range -1..1: .*take --range 0..1"),
         ((), {"measured": True}, "--measured True: has no effect here, only with --apply"),
     ],
 )
@@ -208,6 +213,7 @@ def test_every_part_brings_its_options(part: str) -> None:
         assert {f for f, _, _ in parts.options_of(part, name)} <= found
     assert ("operator__size", int, 5) in parts.options_of("operator", "diagonal_blur")
     assert not [f for f, *_ in parts.options_of("operator", "diagonal_blur_zero") if "bound" in f]
+    assert ("fidelity__peak", float, 10.0) in parts.options_of("fidelity", "poisson")
     assert set(parts.PARTS["operator"]) == set(OPERATORS)
     assert set(parts.PARTS["regularizer"]) == set(REGULARIZERS)
 
@@ -217,7 +223,9 @@ def test_every_part_brings_its_options(part: str) -> None:
 
 @pytest.mark.parametrize("name", REGULARIZERS)
 def test_recipes_keep_every_regulariser(name: str, tmp_path: Path) -> None:
-    recipe, shape = Recipe(regularizer=name, learns_operator=True, operator="row_mask"), (6, 7)
+    options = {"fidelity": "poisson", "fidelity_options": {"peak": 20.0}, "nonnegative": True}
+    recipe = Recipe(regularizer=name, learns_operator=True, operator="row_mask", **options)
+    shape = (6, 7)
     model = recipe.model(shape)
     params = recipe.init(model, jax.random.key(2)) | {"tau": jnp.asarray(0.3)}
     about = {"made": "here"}

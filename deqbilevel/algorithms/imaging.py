@@ -48,9 +48,9 @@ def posed(
     the regulariser names. The lower-level step is `params["tau"]`, or 1/L where there is none, and
     conjugate gradients have the model's preconditioner. smooth: whether a potential that is not
     twice differentiable is refused.
-    Raises: ValueError for a DEQ, whose lower level minimises nothing, for images that are not
-    finite, where they are known, or not measured by K, for params that lack an entry or are of
-    another model, and for a potential that is not smooth.
+    Raises: ValueError for a DEQ, whose lower level minimises nothing, for a nonnegative model, for
+    images that are not finite, where they are known, or not measured by K, for params that lack an
+    entry or are of another model, and for a potential that is not smooth.
 
     >>> R = regularizers.REGULARIZERS["convolutional"]((2, 2), filters=(3, 2, 2))
     >>> model, u = models.assemble(operators.identity((2, 2)), R), jnp.ones((1, 4))
@@ -62,6 +62,11 @@ def posed(
         raise ValueError(
             "an untied model (a DEQ, params has 'C'): its fixed point minimises no lower-level "
             "cost, so that upper-level algorithms do not apply; take model 'bilevel'"
+        )
+    if model.nonnegative:
+        raise ValueError(
+            "a nonnegative model: upper-level algorithms step along the gradient of its cost and "
+            "not within u >= 0; take learning.trainer, with hypergradient minimiser or gmres"
         )
     _check_images(model, truth, f)
     learned = model.R.learned if learned is None else learned

@@ -132,8 +132,9 @@ def _claimed(config: Any, learned: Learned, names: Sequence[str]) -> Any:
 
 def _programs(config: Any, learned: Learned) -> Programs:
     limits = {"tolerance": config.tolerance, "max_evaluations": config.evaluations}
-    tied = learned.model().tied
-    solver = solvers.optimized_gradient if tied else partial(solvers.anderson, relative=True)
+    model = learned.model()
+    descent, other = solvers.DESCENTS[model.descent], partial(solvers.anderson, relative=True)
+    solver = descent if model.tied else other
 
     @functools.cache
     def of_shape(shape: tuple[int, int]) -> tuple[Model, Any]:

@@ -5,6 +5,13 @@ gradient g = dl/du has
 
     dl/dparams = -(dF/dparams)^T v,    H v = g,    H = dF/du, the symmetric Hessian of Phi
 
+Among u >= 0 the same holds of the pixels that are free, u > 0, as the others do not move: with the
+diagonal matrix M of 1 at these and 0 elsewhere
+
+    dl/dparams = -(dF/dparams)^T v,    M H M v = M g,    v = M v
+
+where no pixel with u = 0 has F = 0 too: there u has no derivative.
+
 v comes from conjugate gradients that start where those of the step before ended: between two
 upper-level steps it moves little. `implicit.fixed_point` is the same gradient for any fixed point.
 """
@@ -13,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from deqbilevel import checks
@@ -33,6 +41,7 @@ def minimiser(
     tolerance: Any = 1e-5,
     max_evaluations: Any = 100,
     precondition: Callable[[Array], Array] = lambda r: r,
+    free: Array | None = None,
 ) -> tuple[Params, Array, Info]:
     """The hypergradient with respect to `weights`, entries of `params`: `(gradient, v, info)`.
 
@@ -42,6 +51,7 @@ def minimiser(
     `max_evaluations` (but three at least: with the start, a direction and what comes back),
     norm(H v - g) / norm(g) of what comes back, and whether that met the tolerance; it never does
     where H is singular and g not in its range, and conjugate gradients end where H is indefinite.
+    free: [batch, pixels], which pixels move with params, of a minimiser among u >= 0; None: all.
     See `symmetric_solve` for the rest. Raises ValueError for weights that are none or not floating
     numbers, and what F does not take.
 
@@ -59,6 +69,9 @@ def minimiser(
     checks.batch(u=u)
     everything = params | weights
     _, hessian = jax.linearize(at(F, everything, f), u)
+    if free is not None:
+        hessian, precondition = _between(free, hessian), _between(free, precondition)
+        g, v = jnp.where(free, g, 0), jnp.where(free, v, 0)
     v, info = symmetric_solve(
         hessian,
         g,
@@ -70,3 +83,8 @@ def minimiser(
     _, pull = jax.vjp(lambda weights: F(u, params | weights, f), weights)
     (gradient,) = pull(-v)
     return gradient, v, info
+
+
+def _between(free: Array, apply: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """M apply(M x)."""
+    return lambda x: jnp.where(free, apply(jnp.where(free, x, 0)), 0)

@@ -112,6 +112,13 @@ def check(learner: Learner, params: Params) -> None:
             f"hypergradient {setting.hypergradient!r}: needs a symmetric dG/du, which a solve "
             f"{why} has not; take gmres, bicgstab or anderson"
         )
+    if model.nonnegative:
+        _check_nonnegative(setting)
+    if learner.sampling and model.D.counts:
+        raise ValueError(
+            "sampling: needs a measurement's derivative by K, and counts have none; take the "
+            "measurements by a K that stays, or another fidelity"
+        )
     phi: Any = params.get("phi")
     if setting.hypergradient == MINIMISER and not getattr(phi, "twice_differentiable", True):
         raise ValueError(
@@ -128,6 +135,20 @@ def check(learner: Learner, params: Params) -> None:
                 f"{what} {name!r}: needs a map that puts its Jacobian together, as the gradient "
                 "step of regularizers.normalised does; take another, such as anderson"
             )
+
+
+def _check_nonnegative(setting: Setting) -> None:
+    """Raises: ValueError for what takes the map for a plain gradient step."""
+    if setting.solver in solvers.DESCENTS and setting.solver != "nesterov":
+        raise ValueError(
+            f"solver {setting.solver!r}: needs a plain gradient step, and that of a nonnegative "
+            f"model is projected; take nesterov, or one of {', '.join(solvers.SOLVERS)}"
+        )
+    if setting.hypergradient in hypergradients.SYMMETRIC:
+        raise ValueError(
+            f"hypergradient {setting.hypergradient!r}: needs a symmetric dG/du, which a projected "
+            f"step has not; take {MINIMISER} of a smooth cost, or gmres, bicgstab or anderson"
+        )
 
 
 def lower_gradient_norm(

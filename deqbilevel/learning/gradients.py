@@ -105,8 +105,10 @@ def _at_minimiser(
     model.require(params)
     params = model.completed(params)
     solver, F = setting.forward(budget), model.stationarity()
-    u, info = solver(At(model.G, params, images.by(model, params)), u)
+    at = At(model.G, params, images.by(model, params))
+    u, info = solver(at, u)
     loss, g = jax.value_and_grad(lambda u: mean_loss(learner.loss, u, images.truth))(u)
+    free = at(u) > 0 if model.nonnegative else None
     gradient, v, adjoint = hypergradients.minimiser(
         lambda u, params, images: F(u, params, images.by(model, params)),
         weights_of(learner, params),
@@ -118,6 +120,7 @@ def _at_minimiser(
         tolerance=setting.adjoint_tolerance,
         max_evaluations=budget.adjoint,
         precondition=model.preconditioner(u, params),
+        free=free,
     )
     usable = adjoint.residual <= 1
     gradient, v = jax.tree.map(lambda x: jnp.where(usable, x, 0), (gradient, v))

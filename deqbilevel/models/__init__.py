@@ -20,7 +20,8 @@ True [[1. 2.]]
  [0.  0.5]]
 """
 
-from deqbilevel.models.base import Model, assemble, inverse, measure, with_scalars
+from deqbilevel.models.assembling import assemble
+from deqbilevel.models.base import Model, inverse, measure, with_scalars
 from deqbilevel.models.dense import MODELS, TASKS, build, hyperparameters
 
 __all__ = [

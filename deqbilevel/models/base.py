@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
-from deqbilevel import adjoints, checks, fidelities, maps, operators, precision
+from deqbilevel import checks, fidelities, maps, operators, precision
 from deqbilevel.fidelities import Fidelity
-from deqbilevel.jacobians import ConvolutionalStep
 from deqbilevel.operators import Identity, Operator
 from deqbilevel.regularizers import Regularizer
 from deqbilevel.solvers import as_solver
@@ -31,6 +30,8 @@ class Model(NamedTuple):
     D: Fidelity = fidelities.squares
     K_norm: Any = None
     """||K||, or a bound on it, of the K above; None: found where it is needed."""
+    nonnegative: bool = False
+    """Whether u* is sought among images u >= 0, so that G ends in max(., 0)."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -48,6 +49,12 @@ class Model(NamedTuple):
         return self.R.gradient
 
     @property
+    def descent(self) -> str:
+        """The one of `solvers.DESCENTS` for the lower level of a model with an energy: the
+        optimised gradient method, which goes beyond a step, has no projected form of this kind."""
+        return "nesterov" if self.nonnegative else "optimized_gradient"
+
+    @property
     def init(self) -> Callable[[PRNGKeyArray], dict[str, Any]]:
         """key -> the weights of the regulariser, and what `refresh` keeps up to date."""
         return self.R.init
@@ -59,12 +66,19 @@ class Model(NamedTuple):
 
     def measure(self, params: Params, u: Images, key: PRNGKeyArray) -> Inexact[Array, "batch data"]:
         """A measurement of images by the K of the model, with the noise `params["noise"]` of its
-        fidelity. Raises: ValueError, see `measure`."""
-        return measure(self.K, u, params["noise"], key, self.D)
+        fidelity, or the counts of one that has these.
+
+        Raises: ValueError, see `measure`, and for negative values where u* has none.
+        """
+        if self.nonnegative and not checks.traced(u) and jnp.min(u) < 0:
+            raise ValueError(
+                f"u: from {jnp.min(u):.3g}; this model is nonnegative: take images in 0..1"
+            )
+        return measure(self.K, u, 0.0 if self.D.counts else params["noise"], key, self.D)
 
     def stationarity(self) -> FixedPointMap:
-        """F(u, params, f), which vanishes at a fixed point: in bilevel learning the gradient of the
-        lower-level cost."""
+        """F(u, params, f), which vanishes at a fixed point (of a nonnegative model where u* > 0):
+        in bilevel learning the gradient of the lower-level cost."""
         F = maps.stationarity(self.K, self.N, self.D)
         return lambda u, params, f: F(u, with_scalars(params), f)
 
@@ -141,10 +155,10 @@ class Model(NamedTuple):
 
         differentiable: how a map is solved and differentiated, see `hypergradients.METHODS`. If
         `preconditioned`, through `maps.preconditioned_step` with the P of these params, see
-        `inverse`; a DEQ and a regulariser without a matrix are not.
+        `inverse`; a DEQ, a nonnegative model and a regulariser without a matrix are not.
         """
         self.require(params)
-        if not (preconditioned and self.tied and self.R.matrix):
+        if self.nonnegative or not (preconditioned and self.tied and self.R.matrix):
             return differentiable(self.G), self.completed(params)
         params = with_scalars(params)
         G = maps.preconditioned_step(self.K, self.N, self.D)
@@ -166,8 +180,9 @@ class Model(NamedTuple):
 
     def check(self, f: Inexact[Array, "batch data"]) -> None:
         """Raises: ValueError for measurements f that are not `[batch, data]` of images of this
-        model's shape, one or more, of finite floating numbers."""
+        model's shape, one or more, of finite floating numbers, or not what its fidelity takes."""
         checks.finite("f", checks.floating("f", f, of_complex=True))
+        self.D.check(f)
         image = jax.ShapeDtypeStruct((1, checks.pixels(self.shape)), jnp.finfo(f.dtype).dtype)
         data = jax.eval_shape(lambda u: self.K.apply(u), image)
         if f.shape[1:] != data.shape[1:] or not len(f):
@@ -223,42 +238,6 @@ def with_scalars(params: Params) -> Params:
     """`params` with lam = 1 and gamma = 1 where it has none, as in [CF], whose cost has neither."""
     one = jnp.ones((), precision.dtype_of(params))
     return {"lam": one, "gamma": one} | params
-
-
-def assemble(
-    K: Operator,
-    R: Regularizer,
-    *,
-    D: Fidelity = fidelities.squares,
-    step: Callable[..., FixedPointMap] = maps.gradient_step,
-    start: Callable[[Inexact[Array, "batch data"]], Images] | None = None,
-) -> Model:
-    """The model of an operator, a regulariser, a data fidelity and a step, one of `maps`.
-
-    start: f -> where the lower level is solved from; None: K^T f. A gradient step puts its Jacobian
-    together where the regulariser does, for `linearised.SOLVERS`.
-    Raises: ValueError for an operator whose adjoint is that of another, see `adjoints.check`, and
-    for a step that D has not.
-    """
-    if not isinstance(R, Regularizer):
-        raise ValueError(
-            f"R: a {type(R).__name__}; expected a Regularizer, such as one of "
-            "regularizers.REGULARIZERS, or what regularizers.function makes of your own"
-        )
-    checks.function("step", step)
-    adjoints.check(K, checks.pixels(R.shape))
-    linear = R.linearised is not None and step is maps.gradient_step and D is fidelities.squares
-    G = ConvolutionalStep(K, R) if linear else step(K, R.gradient, D)
-    return Model(K, R, G, K.adjoint if start is None else start, D, _known_norm(K, R))
-
-
-def _known_norm(K: Operator, R: Regularizer) -> float | None:
-    """||K|| as a number, which no step has to find again; None where K is traced."""
-    if checks.traced(K):
-        return None
-    with jax.ensure_compile_time_eval():
-        norm = operators.norm(K, checks.pixels(R.shape))
-    return None if checks.traced(norm) else float(norm)
 
 
 def measure(

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from deqbilevel import checks, operators
 from deqbilevel.checks import Registry
-from deqbilevel.models.base import Model, assemble
+from deqbilevel.models.assembling import assemble
+from deqbilevel.models.base import Model
 from deqbilevel.regularizers import dense
 from deqbilevel.regularizers.dense import ACTIVATIONS
 from deqbilevel.types import Params

@@ -51,7 +51,13 @@ FILES = (*running.FILES, recipes.file(), "result.json")
 RANGES = {"-1..1": (-1.0, 1.0), "0..1": (0.0, 1.0)}
 
 BY_MODEL = options.default("by the model")
+LEVEL = options.only("with a --fidelity whose measurements are no counts", lambda c: not counts(c))
 CONSTANT = options.only("with --optimiser adam", lambda c: c.optimiser == "adam")
+
+
+def counts(config: Any) -> bool:
+    """Whether measurements are counts, whose noise is in them."""
+    return fidelities.FIDELITIES[config.fidelity]().counts
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,10 @@ class Learn:
     """Where the lower level is solved from."""
     loss: Annotated[str, options.among(losses.LOSSES)] = "mean_squared_error"
     """Of the upper level."""
-    noise: Annotated[float, options.noise] = 0.1
+    noise: Annotated[float, options.noise, LEVEL] = 0.1
     """Standard deviation, of images in --range."""
+    nonnegative: bool = False
+    """Look for reconstructions of values 0 and more, of images in --range 0..1."""
     fresh_noise: bool = False
     """Draw the noise anew in every step, instead of once for each image."""
     tau: Annotated[float | None, options.tau, options.default("1/L")] = None
@@ -86,7 +94,8 @@ class Learn:
     sampling: bool = False
     """Take the measurements by the K that is learned, as when a mask is learned."""
     lower: Annotated[str | None, options.among(parts.LOWER), BY_MODEL] = None
-    """Solver of the lower level: optimized_gradient of an energy, else anderson."""
+    """Solver of the lower level: optimized_gradient of an energy, with --nonnegative nesterov, else
+    anderson."""
     lower_evaluations: Annotated[int, options.whole(1, 100_000)] = 100
     """In each step, at most."""
     lower_tolerance: Annotated[float, options.number(0, 1)] = 1e-5
@@ -196,7 +205,8 @@ def _run(config: Any, images: data.Images, problem: Any, out: Path) -> dict[str,
     _, run_key, picture_key = learning.keys(config.seed)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
     loss = losses.LOSSES[config.loss]
-    known = baselines.baselines(model.K, train, test, config.noise, picture_key, loss)
+    noise = params["noise"]
+    known = baselines.baselines(model.K, train, test, noise, picture_key, loss, model.D)
     print(f"test loss without learning: {baselines.text(known)}", file=sys.stderr)
     measured = model.measure(params, train, jax.random.fold_in(picture_key, 1))
     state = trainer.init(params, measured) if setting.warm else trainer.init(params)
@@ -235,6 +245,11 @@ def _posed(config: Any, images: data.Images) -> Any:
             f"--optimiser {config.optimiser} --batch-size {config.batch_size}: a line search needs "
             "the same images at every trial; leave --batch-size out, or take adam"
         )
+    if (config.nonnegative or counts(config)) and config.range != "0..1":
+        what = "--nonnegative" if config.nonnegative else f"--fidelity {config.fidelity}"
+        raise ValueError(
+            f"{what} --range {config.range}: images have negative values there; take --range 0..1"
+        )
     recipe = parts.recipe_of(config)
     model = recipe.model(images.shape)
     params = recipe.init(model, learning.keys(config.seed)[0]) | _scalars(config)
@@ -268,7 +283,8 @@ def _posed(config: Any, images: data.Images) -> Any:
 
 
 def _scalars(config: Any) -> dict[str, Any]:
-    scalars = {"gamma": config.gamma, "lam": config.lam, "noise": config.noise}
+    noise = 0.0 if counts(config) else config.noise
+    scalars = {"gamma": config.gamma, "lam": config.lam, "noise": noise}
     scalars |= {"learning_rate": config.learning_rate}
     scalars |= {} if config.tau is None else {"tau": config.tau}
     return {name: jnp.asarray(value, float) for name, value in scalars.items()}

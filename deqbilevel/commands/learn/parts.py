@@ -1,8 +1,8 @@
 """The words of a learning problem, and the options that the chosen parts bring.
 
-What an operator or a regulariser takes beside an image shape is an option of the command by the
-name of the part, `--operator.size 9`, with the type and the default that its function declares. So
-an entry of a registry is an entry of this command.
+What an operator, a fidelity or a regulariser takes beside an image shape is an option of the
+command by the name of the part, `--operator.size 9`, with the type and the default that its
+function declares. So an entry of a registry is an entry of this command.
 """
 
 import dataclasses
@@ -12,7 +12,15 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deqbilevel import checks, hypergradients, operators, regularizers, settings, solvers
+from deqbilevel import (
+    checks,
+    fidelities,
+    hypergradients,
+    operators,
+    regularizers,
+    settings,
+    solvers,
+)
 from deqbilevel.linearised import SOLVERS as TOGETHER
 from deqbilevel.losses import LOSSES
 from deqbilevel.models import Model
@@ -21,9 +29,13 @@ from deqbilevel.settings import MINIMISER, PUT_TOGETHER, Budget, Setting
 
 PARTS: dict[str, checks.Registry[Any]] = {
     "operator": operators.OPERATORS,
+    "fidelity": fidelities.FIDELITIES,
     "regularizer": regularizers.REGULARIZERS,
 }
 """The parts with options of their own."""
+
+SHAPELESS = ("fidelity",)
+"""Those that are built of options alone, and not for a shape of images."""
 
 LOWER = [*solvers.SOLVERS, *solvers.DESCENTS, *TOGETHER]
 """Solvers of the lower level."""
@@ -39,10 +51,10 @@ def options_of(part: str, name: str) -> list[tuple[str, Any, Any]]:
     """The options of a part as fields of a dataclass: names, types and defaults."""
     build: Any = PARTS[part][name]
     hints = typing.get_type_hints(getattr(build, "func", build))
-    bound = getattr(build, "keywords", {})
+    bound, skipped = getattr(build, "keywords", {}), part not in SHAPELESS
     return [
         (f"{part}{SEPARATOR}{option}", hints[option], parameter.default)
-        for option, parameter in list(inspect.signature(build).parameters.items())[1:]
+        for option, parameter in list(inspect.signature(build).parameters.items())[skipped:]
         if option not in bound and option not in HIDDEN
     ]
 
@@ -82,9 +94,11 @@ def recipe_of(config: Any) -> Recipe:
         regularizer=config.regularizer,
         regularizer_options=_given(config, "regularizer"),
         fidelity=config.fidelity,
+        fidelity_options=_given(config, "fidelity"),
         step=config.step,
         start=config.start,
         learns_operator="K" in (config.learn or ()),
+        nonnegative=config.nonnegative,
     )
 
 
@@ -102,8 +116,9 @@ def setting_of(config: Any, model: Model, params: Mapping[str, Any]) -> Setting:
     """
     phi: Any = params.get("phi")
     smooth = model.tied and getattr(phi, "twice_differentiable", True)
-    lower = config.lower or ("optimized_gradient" if model.tied else "anderson")
-    default = MINIMISER if smooth else "conjugate_gradient" if model.tied else "anderson"
+    lower = config.lower or (model.descent if model.tied else "anderson")
+    symmetric = model.tied and not model.nonnegative
+    default = MINIMISER if smooth else "conjugate_gradient" if symmetric else "anderson"
     budget = Budget(config.lower_evaluations, config.adjoint_evaluations)
     return settings.check(
         Setting(

@@ -76,7 +76,7 @@ def report(
             f"nothing {best:.2f}: nothing useful was learned",
             file=sys.stderr,
         )
-    caption = _caption(config, images, last["epoch"])
+    caption = _caption(config, images, last["epoch"], model.D.counts)
     rows = {"true u": test} | {
         f"{name}\n{scores[name]['psnr_db']:.2f} dB": x for name, x in pictures.items()
     }
@@ -96,9 +96,10 @@ def reconstructed(solve: Any, params: Params, f: Array) -> tuple[Array, float]:
     return jnp.concatenate([u for u, _ in parts]), residual
 
 
-def _caption(config: Any, images: Images, epochs: int) -> str:
+def _caption(config: Any, images: Images, epochs: int, counts: bool) -> str:
+    noise = "counts" if counts else f"noise {config.noise:g}"
     return (
-        f"{config.operator}, {config.regularizer}, noise {config.noise:g} of values in "
+        f"{config.operator}, {config.regularizer}, {noise} of values in "
         f"{config.range}, {config.loss}, epochs: {epochs}; {images.source}"
     )
 
