@@ -10,7 +10,7 @@ from helpers import PIXELS, SHAPE, default_precision, float64, normal, untyped
 
 from deqbilevel import algorithms, fidelities, learning, maps, models, operators, solvers
 from deqbilevel.hypergradients import METHODS, SYMMETRIC, minimiser
-from deqbilevel.learning import Learner
+from deqbilevel.learning import Learner, gradients
 from deqbilevel.models import Model
 from deqbilevel.regularizers import REGULARIZERS
 from deqbilevel.settings import MINIMISER, SETTINGS, Budget, Setting
@@ -76,14 +76,12 @@ def test_hypergradients_are_slopes_by_finite_differences(D, tied, way, solver):
     model, params, truth, f = problem(D, tied)
     learner = Learner((model,), setting(way, solver), learning.adam(1), model.R.learned)
     learning.check(learner, params)
-    images = learning.gradients.Measured(truth, f)
+    images = gradients.Measured(truth, f)
 
     @jax.jit
     def found(params: Any) -> Any:
         budget = learner.setting.budget
-        return learning.gradients.hypergradient(
-            learner, model, learner.setting, params, budget, images
-        )
+        return gradients.hypergradient(learner, model, learner.setting, params, budget, images)
 
     here = found(params)
     d = jax.tree.map(lambda x: normal(x.size, *x.shape), here.gradient)
@@ -140,8 +138,9 @@ def test_what_a_nonnegative_model_has_not_is_refused():
         model.measure(params, truth - 0.5, jax.random.key(0))
     with pytest.raises(ValueError, match="a nonnegative model: upper-level algorithms"):
         algorithms.posed(model, params, truth, f)
+    wrong: Any = "yes"
     with untyped(), pytest.raises(ValueError, match="nonnegative='yes': expected True or False"):
-        models.assemble(model.K, model.R, nonnegative="yes")
+        models.assemble(model.K, model.R, nonnegative=wrong)
 
 
 def test_counts_are_asked_for_where_they_are_measured():
