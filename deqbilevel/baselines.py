@@ -32,10 +32,12 @@ def baselines(
     key: PRNGKeyArray,
     loss: Loss = mean_squared_error,
     D: Fidelity = squares,
+    simulation: Any = None,
 ) -> dict[str, float]:
     """The loss on all test images, for f = K u + noise N(0, 1), of each of NAMES.
 
-    Of another fidelity than squares with its noise.
+    Of another fidelity than squares with its noise. simulation: what measures in the place of K, as
+    of `models.Model`.
 
     Of a loss that is a sum over images it is their mean, as `learning.evaluation` has it.
 
@@ -56,7 +58,8 @@ def baselines(
 
     @jax.jit
     def losses(mean: Array, truth: Array, key: PRNGKeyArray) -> dict[str, Array]:
-        f = measure(K, truth, 0.0 if D.counts else jnp.asarray(noise, truth.dtype), key, D)
+        own = simulation or K
+        f = measure(own, truth, 0.0 if D.counts else jnp.asarray(noise, truth.dtype), key, D)
         found = {"measurement": f, "adjoint": K.adjoint(f)}
         found["mean_image"] = jnp.broadcast_to(mean, truth.shape)
         seen = {name: u for name, u in found.items() if pictured(u, truth)}

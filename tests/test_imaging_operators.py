@@ -60,6 +60,22 @@ def test_every_entry_of_the_matrix_is_the_weight_that_is_stated() -> None:
     np.testing.assert_allclose(dense(K.adjoint, 35), known.reshape(35, 20).T, atol=1e-12)
 
 
+@float64
+def test_filtered_back_projection_is_that_of_scikit_image() -> None:
+    side, image = 33, scipy.ndimage.gaussian_filter(disc(33, (3.0, -2.0), 9.0), 1.0)
+    K = operators.parallel_beam((side, side), angles=45, bins=side)
+    f = K.apply(jnp.asarray(image.reshape(1, -1)))
+    sinogram = np.asarray(f * K.scale).reshape(45, side).T
+    for smooth, name in ((False, "ramp"), (True, "hann")):
+        found = operators.filtered_back_projection(K, f, smooth=smooth).reshape(side, side)
+        options = {"filter_name": name, "circle": True}
+        known = skimage.transform.iradon(sinogram, theta=np.array(K.angles), **options)
+        inside = disc(side, (0.0, 0.0), 15.0) == 1
+        assert abs(found - known)[inside].max() < 0.01
+    narrow = operators.filtered_back_projection(K, f, cutoff=0.2)
+    assert float(jnp.std(narrow)) < 0.9 * float(jnp.std(found))
+
+
 # ---- MRI
 
 
@@ -136,6 +152,10 @@ def test_pixel_masks_keep_as_many_as_they_say() -> None:
         (lambda: operators.fourier((8, 8), coils=0), "coils=0: expected"),
         (lambda: operators.parallel_beam((8, 8), angles=0), "angles=0: expected"),
         (lambda: operators.parallel_beam((8, 8), bins=-3), "bins=-3: expected"),
+        (lambda: operators.parallel_beam((8, 8), angles=()), r"angles=\(\): expected one or more"),
+        (lambda: operators.parallel_beam((8, 8), (0.0, np.inf)), "angles=inf: expected"),
+        (lambda: operators.ParallelBeam((0.0,), 0, (8, 8)), "bins=0: expected"),
+        (lambda: operators.ParallelBeam((0.0,), 8, (8, 8), scale=0.0), "scale=0.0: expected"),
         (lambda: operators.downsampling((8, 9), factor=2), "factor=2: does not divide 8x9"),
         (lambda: operators.gaussian_blur((8, 8), sigma=2.0), "a kernel of 13 pixels, larger than"),
         (lambda: operators.gaussian_blur((8, 8), sigma=0.0), "sigma=0.0: expected"),

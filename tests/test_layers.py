@@ -21,7 +21,7 @@ LAYERS = [
         "pictures",
         "fidelities",
     ],
-    ["linearised", "adjoints"],
+    ["linearised", "adjoints", "simulation"],
     ["maps", "regularizers", "layers", "hypergradients", "data", "plots"],
     ["jacobians"],
     ["settings", "models", "pretrained"],

@@ -123,7 +123,7 @@ def test_pictures_are_reconstructed_at_their_own_sizes(
     [
         ("--regularizer", "denoiser", "--regularizer.channels", "2", "--regularizer.layers", "2"),
         ("--operator", "random_matrix", "--operator.rate", "0.3", *FILTERS),
-        ("--operator", "fourier", *FILTERS),
+        ("--operator", "fourier", "--finer", "2", *FILTERS),
         (*FILTERS, "--algorithm", "aid"),
         (*FILTERS, "--fresh-noise", "--loss", "half_squared_error"),
         (*FILTERS, *COUNTS, "--fidelity.peak", "50", "--nonnegative", "--range", "0..1"),
@@ -190,6 +190,8 @@ def test_filters_of_one_task_start_another(
         ((), {"optimiser": "lbfgs"}, "--batch-size 20: a line search needs"),
         ((), {"learn": ("K",), "sampling": True, "noise": 200.0}, "--noise 200"),
         ((), {"sampling": True}, "K is not learned"),
+        ((), {"finer": 2}, "operator identity: of no other data on a finer grid"),
+        ((), {"finer": 2, "sampling": True, "learn": ("K",)}, "leave out one of them"),
         ((), {"lower": "newton"}, "puts its Jacobian together"),
         (COUNTS, {}, "--fidelity poisson --range -1..1: .*take --range 0..1"),
         (COUNTS, {"noise": 0.2}, "--noise 0.2: has no effect here, only with a --fidelity whose"),

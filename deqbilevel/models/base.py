@@ -32,6 +32,8 @@ class Model(NamedTuple):
     """||K||, or a bound on it, of the K above; None: found where it is needed."""
     nonnegative: bool = False
     """Whether u* is sought among images u >= 0, so that G ends in max(., 0)."""
+    simulation: Any = None
+    """What measures true images in the place of K, see `simulation`; None: K itself."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -65,8 +67,8 @@ class Model(NamedTuple):
         return self.R.refresh
 
     def measure(self, params: Params, u: Images, key: PRNGKeyArray) -> Inexact[Array, "batch data"]:
-        """A measurement of images by the K of the model, with the noise `params["noise"]` of its
-        fidelity, or the counts of one that has these.
+        """A measurement of images by the K of the model, or its `simulation`, with the noise
+        `params["noise"]` of its fidelity, or the counts of one that has these.
 
         Raises: ValueError, see `measure`, and for negative values where u* has none.
         """
@@ -74,7 +76,8 @@ class Model(NamedTuple):
             raise ValueError(
                 f"u: from {jnp.min(u):.3g}; this model is nonnegative: take images in 0..1"
             )
-        return measure(self.K, u, 0.0 if self.D.counts else params["noise"], key, self.D)
+        K = self.simulation or self.K
+        return measure(K, u, 0.0 if self.D.counts else params["noise"], key, self.D)
 
     def stationarity(self) -> FixedPointMap:
         """F(u, params, f), which vanishes at a fixed point (of a nonnegative model where u* > 0):

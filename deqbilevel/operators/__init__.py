@@ -47,7 +47,11 @@ from deqbilevel.operators.masks import (
 )
 from deqbilevel.operators.matrices import Matrix, random_matrix
 from deqbilevel.operators.sampling import Difference, Downsampling, difference, downsampling
-from deqbilevel.operators.tomography import ParallelBeam, parallel_beam
+from deqbilevel.operators.tomography import (
+    ParallelBeam,
+    filtered_back_projection,
+    parallel_beam,
+)
 
 __all__ = [
     "CONVOLUTIONS",
@@ -72,6 +76,7 @@ __all__ = [
     "diagonal_blur",
     "difference",
     "downsampling",
+    "filtered_back_projection",
     "fourier",
     "gaussian_blur",
     "identity",

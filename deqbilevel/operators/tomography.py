@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from deqbilevel import checks
 from deqbilevel.checks import pixels, whole
 from deqbilevel.operators.base import sized
 from deqbilevel.types import pytree
@@ -30,7 +31,8 @@ class ParallelBeam:
 
     At the angle 0 a ray sums a column, as `skimage.transform.radon` does, whose angles, in degrees,
     these are. Bins are a pixel wide, their middle goes through the middle of the image.
-    Raises: ValueError for images and data of another size.
+    Raises: ValueError for angles that are none, no bins, a scale that is not above 0, and for
+    images and data of another size.
 
     >>> K = operators.ParallelBeam((0.0, 90.0), 3, (3, 3))
     >>> u = jnp.array([[0.0, 1.0, 0.0, 0.0, 1.0, 2.0, 0.0, 0.0, 0.0]])
@@ -45,6 +47,15 @@ class ParallelBeam:
     scale: float = field(default=1.0, metadata={"static": True})
     """What the line integrals are divided by."""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.angles, tuple) or not self.angles:
+            raise ValueError(f"angles={self.angles!r}: expected one or more, in degrees")
+        for angle in self.angles:
+            checks.one("angles", angle)
+        whole("bins", self.bins)
+        pixels(self.shape)
+        checks.one("scale", self.scale, above=0)
+
     def apply(self, u: Float[Array, "*batch pixels"]) -> Float[Array, "*batch data"]:
         height, width = self.shape
         images = sized("u", u, height * width).reshape(-1, height, width)
@@ -55,12 +66,16 @@ class ParallelBeam:
 
     def adjoint(self, v: Float[Array, "*batch data"]) -> Float[Array, "*batch pixels"]:
         """For each pixel, the rays next to it: as `apply`, by their weights."""
+        cosines, sines = np.abs(self._directions())
+        return self._collected(v, np.maximum(cosines, sines)) / self.scale
+
+    def _collected(self, v: Float[Array, "*batch data"], m: Any) -> Float[Array, "*batch pixels"]:
+        """For each pixel the two nearest rays of each angle, by the weights w of its m."""
         data = sized("v", v, len(self.angles) * self.bins).reshape(-1, len(self.angles), self.bins)
         x, y = self._grid(v.dtype)
 
-        def collect(total: Array, angle: tuple[Array, Array, Array]) -> tuple[Array, None]:
-            cosine, sine, rays = angle
-            m = jnp.maximum(jnp.abs(cosine), jnp.abs(sine))
+        def collect(total: Array, angle: tuple[Array, ...]) -> tuple[Array, None]:
+            cosine, sine, m, rays = angle
             place = x * cosine - y * sine + (self.bins - 1) / 2
             first = jnp.floor(place)
             for bin_ in (first, first + 1):
@@ -68,10 +83,10 @@ class ParallelBeam:
                 total = total + _inside(bin_, self.bins, weight) * _taken(rays, bin_)
             return total, None
 
-        cosines, sines = (jnp.asarray(c, v.dtype) for c in self._directions())
+        cosines, sines, m = (jnp.asarray(c, v.dtype) for c in (*self._directions(), m))
         start = jnp.zeros((len(data), *self.shape), v.dtype)
-        total, _ = jax.lax.scan(collect, start, (cosines, sines, data.swapaxes(0, 1)))
-        return (total / self.scale).reshape(*v.shape[:-1], -1)
+        total, _ = jax.lax.scan(collect, start, (cosines, sines, m, data.swapaxes(0, 1)))
+        return total.reshape(*v.shape[:-1], -1)
 
     def bound(self) -> Float[Array, ""]:
         """The root of the largest sum of a row times that of a column: all weights are positive."""
@@ -136,19 +151,54 @@ def _taken(x: Float[Array, "batch n"], index: Array) -> Array:
 
 
 def parallel_beam(
-    shape: tuple[int, int], angles: int = 60, bins: int | None = None
+    shape: tuple[int, int], angles: int | tuple[float, ...] = 60, bins: int | None = None
 ) -> ParallelBeam:
-    """Parallel-beam CT with equally spaced angles over half a turn, divided by the root of angles
-    times the larger side: about the norm of the line integrals, so that ||K|| is about 1.
+    """Parallel-beam CT, divided by the root of the number of angles times the larger side: about
+    the norm of the line integrals, so that ||K|| is about 1.
 
-    bins: of the detector; None: as many as the diagonal is long.
-    Raises: ValueError for fewer angles or bins than one.
+    angles: in degrees, or how many, equally spaced over half a turn. bins: of the detector, each a
+    pixel wide; None: as many as the diagonal is long.
+    Raises: ValueError for fewer angles or bins than one, and angles that are no numbers.
 
     >>> K = operators.parallel_beam((8, 8), angles=4)
-    >>> print(K.apply(jnp.ones((1, 64))).shape)  # 4 x 12
-    (1, 48)
+    >>> print(K.apply(jnp.ones((1, 64))).shape, K.angles)  # 4 x 12
+    (1, 48) (0.0, 45.0, 90.0, 135.0)
     """
     pixels(shape)
-    chosen = tuple(180.0 * i / angles for i in range(whole("angles", angles)))
-    bins = int(np.ceil(np.hypot(*shape))) if bins is None else whole("bins", bins)
-    return ParallelBeam(chosen, bins, shape, float(np.sqrt(angles * max(shape))))
+    if not isinstance(angles, tuple):
+        angles = tuple(180.0 * i / angles for i in range(whole("angles", angles)))
+    bins = int(np.ceil(np.hypot(*shape))) if bins is None else bins
+    return ParallelBeam(angles, bins, shape, float(np.sqrt(max(len(angles), 1) * max(shape))))
+
+
+def filtered_back_projection(
+    K: ParallelBeam, f: Float[Array, "*batch data"], *, cutoff: float = 1.0, smooth: bool = True
+) -> Float[Array, "*batch pixels"]:
+    """The classical reconstruction, of data at angles equally spaced over half a turn: each
+    projection filtered by |frequency| and collected at the pixels with linear interpolation,
+
+        u(x) = pi / angles sum_i (h * f_i)(x cos_i - y sin_i)
+
+    h: the filter of Ramachandran and Lakshminarayanan, 1/4 in the middle, -1 / (pi n)^2 at odd
+    distances n, 0 at even ones. cutoff: of the frequencies, the part that is kept; if `smooth`,
+    these fall to 0 there by Hann's window.
+    Raises: ValueError for a cutoff that is not in (0, 1], and data of another size.
+
+    >>> K = operators.parallel_beam((9, 9), angles=30)
+    >>> u = jnp.zeros((9, 9)).at[2:7, 2:7].set(1.0).reshape(1, -1)
+    >>> print(operators.filtered_back_projection(K, K.apply(u), smooth=False)[0, 40].round(1))
+    1.0
+    """
+    checks.one("cutoff", cutoff, above=0, most=1)
+    checks.switch("smooth", smooth)
+    bins, angles = K.bins, len(K.angles)
+    length = 2 * bins
+    n = np.minimum(np.arange(length), length - np.arange(length))
+    kernel = np.where(n % 2 == 1, -1 / (np.pi * np.maximum(n, 1)) ** 2, 0.0)
+    kernel[0] = 0.25
+    part = np.fft.rfftfreq(length) / (0.5 * cutoff)
+    window = (0.5 + 0.5 * np.cos(np.pi * part) if smooth else 1.0) * (part <= 1)
+    transfer = jnp.asarray(np.fft.rfft(kernel).real * window, f.dtype)
+    rays = sized("f", f, angles * bins).reshape(-1, bins) * K.scale
+    filtered = jnp.fft.irfft(jnp.fft.rfft(rays, length) * transfer, length)[:, :bins]
+    return np.pi / angles * K._collected(filtered.reshape(f.shape), np.ones(angles))

@@ -79,6 +79,8 @@ class Learn:
     """Of the upper level."""
     noise: Annotated[float, options.noise, LEVEL] = 0.1
     """Standard deviation, of images in --range."""
+    finer: Annotated[int | None, options.whole(2, 16), options.default("K itself")] = None
+    """Simulate the measurements on a grid so many times finer than that of the images."""
     nonnegative: bool = False
     """Look for reconstructions of values 0 and more, of images in --range 0..1."""
     fresh_noise: bool = False
@@ -205,8 +207,8 @@ def _run(config: Any, images: data.Images, problem: Any, out: Path) -> dict[str,
     _, run_key, picture_key = learning.keys(config.seed)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
     loss = losses.LOSSES[config.loss]
-    noise = params["noise"]
-    known = baselines.baselines(model.K, train, test, noise, picture_key, loss, model.D)
+    noise, own = params["noise"], (model.D, model.simulation)
+    known = baselines.baselines(model.K, train, test, noise, picture_key, loss, *own)
     print(f"test loss without learning: {baselines.text(known)}", file=sys.stderr)
     measured = model.measure(params, train, jax.random.fold_in(picture_key, 1))
     state = trainer.init(params, measured) if setting.warm else trainer.init(params)
@@ -251,10 +253,10 @@ def _posed(config: Any, images: data.Images) -> Any:
             f"{what} --range {config.range}: images have negative values there; take --range 0..1"
         )
     recipe = parts.recipe_of(config)
-    model = recipe.model(images.shape)
+    model = parts.simulated(config, recipe, recipe.model(images.shape))
     params = recipe.init(model, learning.keys(config.seed)[0]) | _scalars(config)
     if config.initial is not None:
-        params |= _initial(config, model)
+        params |= parts.initial(config, model, _scalars(config))
     setting = parts.setting_of(config, model, params)
     count = len(images.train)
     whole = config.optimiser != "adam"
@@ -288,17 +290,3 @@ def _scalars(config: Any) -> dict[str, Any]:
     scalars |= {"learning_rate": config.learning_rate}
     scalars |= {} if config.tau is None else {"tau": config.tau}
     return {name: jnp.asarray(value, float) for name, value in scalars.items()}
-
-
-def _initial(config: Any, model: Any) -> dict[str, Any]:
-    """What another run learned of the regulariser. Raises: ValueError for one of another kind."""
-    learned = recipes.load(config.initial)
-    if learned.recipe.regularizer != config.regularizer:
-        raise ValueError(
-            f"--initial {config.initial}: learned {learned.recipe.regularizer}, and --regularizer "
-            f"is {config.regularizer}; choose one"
-        )
-    own = model.init(learning.keys(0)[0])
-    found = {name: learned.params[name] for name in own}
-    model.require(found | _scalars(config))
-    return found

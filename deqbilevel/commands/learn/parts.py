@@ -16,9 +16,12 @@ from deqbilevel import (
     checks,
     fidelities,
     hypergradients,
+    learning,
     operators,
+    recipes,
     regularizers,
     settings,
+    simulation,
     solvers,
 )
 from deqbilevel.linearised import SOLVERS as TOGETHER
@@ -100,6 +103,41 @@ def recipe_of(config: Any) -> Recipe:
         learns_operator="K" in (config.learn or ()),
         nonnegative=config.nonnegative,
     )
+
+
+def simulated(config: Any, recipe: Recipe, model: Model) -> Model:
+    """The model, with measurements of a grid --finer times finer, where that is asked for.
+
+    Raises: ValueError for operators that have no other data there.
+    """
+    if config.finer is None:
+        return model
+    if config.sampling:
+        raise ValueError(
+            "--finer --sampling: measurements are simulated on a finer grid, or taken by the K "
+            "that is learned; leave out one of them"
+        )
+    if model.D.counts:
+        raise ValueError(
+            f"--finer {config.finer} --fidelity {config.fidelity}: values between pixels may be "
+            "negative, of which there are no counts; leave --finer out"
+        )
+    own = simulation.finer(recipe.operator, model.shape, config.finer, recipe.operator_options)
+    return model._replace(simulation=own)
+
+
+def initial(config: Any, model: Any, scalars: Mapping[str, Any]) -> dict[str, Any]:
+    """What another run learned of the regulariser. Raises: ValueError for one of another kind."""
+    learned = recipes.load(config.initial)
+    if learned.recipe.regularizer != config.regularizer:
+        raise ValueError(
+            f"--initial {config.initial}: learned {learned.recipe.regularizer}, and --regularizer "
+            f"is {config.regularizer}; choose one"
+        )
+    own = model.init(learning.keys(0)[0])
+    found = {name: learned.params[name] for name in own}
+    model.require(found | dict(scalars))
+    return found
 
 
 def _given(config: Any, part: str) -> Mapping[str, Any]:
