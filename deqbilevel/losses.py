@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from deqbilevel import checks
 from deqbilevel.checks import Registry
-from deqbilevel.types import Images
+from deqbilevel.types import Images, Params
 
 Loss = Callable[[Images, Images], Float[Array, ""]]
 """(u, truth) -> one number."""
@@ -185,6 +185,32 @@ class Additive:
 
     def __call__(self, u: Images, truth: Images) -> Float[Array, ""]:
         return self.function(u, truth)
+
+
+@dataclass(frozen=True)
+class Penalised:
+    """loss(u, truth) + penalty(params), such as [CF] (6.3) for a sampling that is learned.
+
+    Called without params, as where reconstructions are judged, it is the loss alone.
+    Raises: ValueError for an `Additive` loss, beside which the penalty would count once for each
+    shape of images: take a mean.
+
+    >>> loss = losses.Penalised(losses.mean_squared_error, lambda params: 0.5 * params["s"])
+    >>> u, truth = jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])
+    >>> print(loss(u, truth), loss(u, truth, {"s": jnp.array(1.0)}))
+    2.0 2.5
+    """
+
+    function: Loss
+    penalty: Callable[[Params], Float[Array, ""]]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.function, Additive):
+            raise ValueError("Penalised: of a sum over images; expected a mean over them")
+
+    def __call__(self, u: Images, truth: Images, params: Params | None = None) -> Float[Array, ""]:
+        value = self.function(u, truth)
+        return value if params is None else value + self.penalty(params)
 
 
 def shares(loss: Loss, sizes: Sequence[int]) -> list[float]:

@@ -31,6 +31,7 @@ from jaxtyping import Array
 from deqbilevel import algorithms, precision
 from deqbilevel.algorithms import Algorithm, Guarded, Info, Posed, Problem
 from deqbilevel.learning import HUGE, Learner, Metrics, State, Trainer, finite
+from deqbilevel.losses import Penalised
 from deqbilevel.models import with_scalars
 from deqbilevel.solvers.base import OFFSET
 from deqbilevel.types import Images, Params
@@ -44,8 +45,8 @@ they may depend on, such as a learning rate."""
 def start(learner: Learner, method: Method, state: State, x: Images) -> State:
     """The state before the first step, from one of `learning.start`, the lower levels at x.
 
-    Raises: ValueError for a model without an energy, see `algorithms.posed`, and for images of
-    several shapes.
+    Raises: ValueError for a model without an energy, see `algorithms.posed`, for images of several
+    shapes, and for a loss with a penalty on params.
     """
     (model,) = learner.models
     posed = _posed(learner, state.params, x, model.K.apply(x))
@@ -108,6 +109,11 @@ def trainer(base: Trainer, method: Method, *, count: int) -> Trainer:
 
 
 def _posed(learner: Learner, params: Params, truth: Images, f: Array) -> Posed:
+    if isinstance(learner.loss, Penalised):
+        raise ValueError(
+            "loss_function: with a penalty on params, which upper-level algorithms do not see; "
+            "take the steps of `learning`"
+        )
     (model,), learned = learner.models, learner.learned
     return algorithms.posed(
         model, params, truth, f, learned=learned, loss=learner.loss, smooth=False

@@ -42,7 +42,7 @@ INSIDE = {
     "conditions": ["constants", "report"],
     "plots": [
         *("style", "base", "greys", "runs", "kernels", "filters", "hypergradients", "algorithms"),
-        *("naive", "paper_pictures", "paper"),
+        *("naive", "masks", "paper_pictures", "paper"),
     ],
     "commands": [
         *("common", "interrupts", "programs", "schema", "options", "listing", "folders"),

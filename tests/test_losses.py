@@ -9,6 +9,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from deqbilevel.losses import (
     LOSSES,
+    Additive,
+    Penalised,
     mean_scores,
     mean_squared_error,
     psnr,
@@ -142,3 +144,8 @@ def test_the_range_has_to_be_said():
     for measure in (psnr, partial(ssim, shape=(16, 16)), partial(ssim_or_nan, shape=(16, 16))):
         with untyped(), pytest.raises(TypeError, match="data_range"):
             measure(x, x)
+
+
+def test_a_penalty_is_refused_beside_a_sum_over_images():
+    with pytest.raises(ValueError, match="Penalised: of a sum over images"):
+        Penalised(Additive(mean_squared_error), lambda params: jnp.zeros(()))

@@ -96,6 +96,7 @@ COMMANDS = {
     "naive": "Naive",
     "networks": "Networks",
     "prepare_tfds": "Config",
+    "sampling": "Sampling",
     "smooth_proximal": "SmoothProximal",
     "throughput": "Throughput",
     "train": "Train",
@@ -164,6 +165,7 @@ REFUSED = [
     ("networks", "--tasks deblurring deblurring", "--tasks deblurring deblurring: the same"),
     ("networks", "--models bilevel --layers 3", "--layers 3: has no effect here, only with degr"),
     ("networks", "--channels 1024 --layers 100", "--channels 1024 and --layers 100 on batches"),
+    ("sampling", "--part 1.0", "--part 1.0: expected above 0, at most 0.95"),
     ("hypergradients", "--budgets", "--budgets: expected one value or more"),
     (
         "hypergradients",

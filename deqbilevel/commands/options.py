@@ -219,7 +219,7 @@ def check(config: Any) -> None:
 def _check_value(option: Option, value: Any) -> None:
     several = isinstance(value, tuple | list)
     values = value if several else (value,)
-    if several and not values and not option.get(MayBeEmpty) and option.default != ():
+    if several and not values and option.get(MayBeEmpty) is None and option.default != ():
         raise ValueError(f"{option.flag}: expected one value or more, or leave it out")
     each = Ellipsis in _leaves(option.hint)
     for one in values:

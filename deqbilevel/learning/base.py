@@ -24,7 +24,8 @@ class Learner(NamedTuple):
     learned: tuple[str, ...]
     """The entries of `params` that are learned."""
     loss: Loss = mean_squared_error
-    """(u, truth) -> a number; of several shapes see `losses.Additive`."""
+    """(u, truth) -> a number; of several shapes see `losses.Additive`, with a penalty on params
+    `losses.Penalised`."""
     sampling: bool = False
     """Whether the measurements are taken by the learned `params["K"]` too, as when a sampling
     pattern is learned; else K is learned for the reconstruction alone, as an unknown blur is."""

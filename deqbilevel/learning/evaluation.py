@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import checks, precision
-from deqbilevel.losses import Loss, mean_squared_error, per_image
+from deqbilevel.losses import Loss, Penalised, mean_squared_error, per_image
 from deqbilevel.models import Model
 from deqbilevel.types import Images, Params, Solver
 
@@ -18,14 +18,19 @@ HUGE = 1e30
 """What the loss of a diverged run is recorded as; means of it are still finite in float32."""
 
 
-def mean_loss(loss_function: Loss, u: Images, truth: Images) -> Float[Array, ""]:
-    """The loss of a batch. Raises: ValueError for one that is not one number.
+def mean_loss(
+    loss_function: Loss, u: Images, truth: Images, params: Params | None = None
+) -> Float[Array, ""]:
+    """The loss of a batch, with its penalty at the params where it has one and they are given.
+
+    Raises: ValueError for one that is not one number.
 
     >>> u, truth = jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])
     >>> print(learning.mean_loss(losses.mean_squared_error, u, truth))
     2.0
     """
-    value = jnp.asarray(loss_function(u, truth))
+    known = isinstance(loss_function, Penalised)
+    value = jnp.asarray(loss_function(u, truth, params) if known else loss_function(u, truth))
     if value.shape:
         raise ValueError(
             f"loss_function: of shape {value.shape}; expected one number, a mean over the images"

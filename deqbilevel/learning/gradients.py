@@ -78,7 +78,7 @@ def _through_solver(
     def upper_level(weights: Params, probe: Any) -> tuple[Array, Any]:
         at = params | weights
         found, info = solve(at, images.by(model, at), u, probe)
-        return mean_loss(learner.loss, found, images.truth), (found, info)
+        return mean_loss(learner.loss, found, images.truth, at), (found, info)
 
     derivative = jax.value_and_grad(upper_level, (0, 1), has_aux=True)
     (loss, (found, info)), (gradient, adjoint) = derivative(
@@ -107,11 +107,14 @@ def _at_minimiser(
     solver, F = setting.forward(budget), model.stationarity()
     at = At(model.G, params, images.by(model, params))
     u, info = solver(at, u)
-    loss, g = jax.value_and_grad(lambda u: mean_loss(learner.loss, u, images.truth))(u)
+    weights = weights_of(learner, params)
+    loss, (g, direct) = jax.value_and_grad(
+        lambda u, weights: mean_loss(learner.loss, u, images.truth, params | weights), (0, 1)
+    )(u, weights)
     free = at(u) > 0 if model.nonnegative else None
     gradient, v, adjoint = hypergradients.minimiser(
         lambda u, params, images: F(u, params, images.by(model, params)),
-        weights_of(learner, params),
+        weights,
         params,
         images,
         u,
@@ -123,5 +126,6 @@ def _at_minimiser(
         free=free,
     )
     usable = adjoint.residual <= 1
+    gradient = jax.tree.map(jnp.add, gradient, direct)
     gradient, v = jax.tree.map(lambda x: jnp.where(usable, x, 0), (gradient, v))
     return Found(loss, gradient, u, v, info, adjoint)

@@ -68,7 +68,7 @@ def search(
 
     def loss(value: Array) -> Array:
         at = At(model.G, model.completed(params | {name: value}), f)
-        return mean_loss(learner.loss, solver(at, model.start(f))[0], truth)
+        return mean_loss(learner.loss, solver(at, model.start(f))[0], truth, at.params)
 
     losses = precision.at(setting.precision, lambda: jax.lax.map(loss, values))()
     return Search(values[jnp.argmin(_comparable(losses))], losses)

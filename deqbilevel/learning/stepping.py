@@ -185,7 +185,7 @@ def _trial(
         u, info = solver(At(model.G, params, each.by(model, params)), here.u)
         before = lower_gradient_norm(model, state.params, here.u, here.info.residual)
         stiff = lower_gradient_norm(model, params, u, info.residual) > 10 * before
-        losses.append(jnp.where(stiff, jnp.inf, mean_loss(learner.loss, u, each.truth)))
+        losses.append(jnp.where(stiff, jnp.inf, mean_loss(learner.loss, u, each.truth, params)))
     return _total(parts, losses)
 
 

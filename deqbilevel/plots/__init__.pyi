@@ -2,6 +2,7 @@ from .algorithms import HEIGHTS, algorithm_figure
 from .filters import course_figure, function_figure, map_figure, profile_figure
 from .hypergradients import estimate_figure, method_figure
 from .kernels import filter_figure, kernel_figure
+from .masks import mask_figure
 from .naive import iterate_figure
 from .paper import drawings, figure_1, figure_5, figure_6, figures
 from .paper_pictures import CAPTIONS, reconstruction_figure
@@ -27,6 +28,7 @@ __all__ = [
     "kernel_figure",
     "loss_curves",
     "map_figure",
+    "mask_figure",
     "method_figure",
     "profile_figure",
     "reconstruction_figure",

@@ -1,0 +1,196 @@
+"""The learning of a sampling, in blocks of steps: each is on disk before the next begins."""
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+from tqdm import tqdm
+
+from deqbilevel import algorithms, learning, losses, models, operators, regularizers
+from deqbilevel.commands.records import Log
+from deqbilevel.commands.schema import ANY
+from deqbilevel.data import Images
+from deqbilevel.disk import checkpoints
+from deqbilevel.learning import Learner, State
+from deqbilevel.models import Model
+from deqbilevel.settings import MINIMISER, SETTINGS, Budget, Setting
+from deqbilevel.types import Params
+from experiments.sampling.masks import Grid, Sampled
+
+FILES = ("metrics.jsonl", "latest/<checkpoint>")
+"""What `train` writes, see `folders`."""
+
+BLOCK = 10
+"""Steps between two checkpoints, after each of which lambda follows the mean of s."""
+
+PULL = 2.0
+"""By how much: lambda is multiplied by exp(PULL (mean - part) / part)."""
+
+B1 = 0.9
+"""Of Adam."""
+
+START_EVALUATIONS = 100
+"""Of the lower level before the first step."""
+
+RECORD = {"step": 0, "seconds": 0.0, "part": 0.0, "strength": ANY}
+MEASURED = ("loss", "lower_gradient_norm", "adjoint_residual")
+RECORD |= {name: [ANY] for name in MEASURED}
+"""Of a block: the mean of s and lambda at its end, and what was measured in each step."""
+
+
+class Problem(NamedTuple):
+    """What is learned, and from what."""
+
+    grid: Grid
+    learner: Learner
+    model: Model
+    """The same lower level for a mask, an `operators.Fourier`."""
+    params: Params
+    """At the start, K among them."""
+    truth: Float[Array, "train pixels"]
+
+
+class Found(NamedTuple):
+    """What was learned."""
+
+    params: Params
+    s: Float[np.ndarray, "height columns"]
+    mean: Float[np.ndarray, "height columns"]
+    """Of s over the blocks, which says what was decided first."""
+    records: list[dict[str, Any]]
+
+
+def posed(config: Any, images: Images) -> Problem:
+    """The learning problem of the options. Raises: ValueError for those that are none."""
+    shape = images.shape
+    own = {"filters": (2, 2, 2), "basis": "differences"}
+    if config.filters is not None:
+        own = {"filters": (config.filters[0], config.filters[1], config.filters[1])}
+    # Of the ways to convolve the fastest for few filters on whole pictures.
+    R = regularizers.REGULARIZERS["convolutional"](
+        shape, eps=config.eps, beta_0=config.beta_0, method="patch", **own
+    )
+    grid = Grid(shape, config.by == "lines", config.paired)
+    K = Sampled(jnp.asarray(grid.start(config.part, config.seed), float), shape, config.paired)
+    of_mask = operators.Fourier(jnp.ones(shape[0] * shape[1]), shape)
+    params = R.init(learning.keys(config.seed)[0])
+    scalars = {"noise": config.noise, "strength": config.strength or 0.0}
+    params |= {name: jnp.asarray(x, float) for name, x in scalars.items()}
+    model = models.assemble(K, R)
+    weights = weights_of(config)
+    box = algorithms.steps.box(*({"K": end} | dict.fromkeys(weights, far) for end, far in BOX))
+    learner = Learner(
+        (model,),
+        setting_of(config),
+        learning.fixed(optax.chain(optax.adam(config.learning_rate, b1=B1), box)),
+        ("K", *weights),
+        losses.Penalised(losses.mean_squared_error, penalty),
+        sampling=True,
+    )
+    learning.check(learner, params | {"K": K})
+    truth = jnp.asarray(images.train)
+    return Problem(grid, learner, models.assemble(of_mask, R), params | {"K": K}, truth)
+
+
+BOX = ((0.0, -jnp.inf), (1.0, jnp.inf))
+"""Of s and of the weights."""
+
+
+def weights_of(config: Any) -> tuple[str, ...]:
+    """The entries of params that are learned of the regulariser."""
+    return ("beta",) if config.filters is None else ("filters", "beta")
+
+
+def penalty(params: Params) -> Float[Array, ""]:
+    """lambda mean(s + s (1 - s)): [CF] (6.3) over the number of pixels, as the loss is."""
+    s = params["K"].s
+    return params["strength"] * jnp.mean(s + s * (1 - s))
+
+
+def setting_of(config: Any) -> Setting:
+    """Lower level and adjoint go on where the last step left them."""
+    budget = Budget(config.lower_evaluations, config.adjoint_evaluations)
+    return SETTINGS["paper"]._replace(
+        forward_tolerance=0.0,
+        adjoint_tolerance=1e-5,
+        budget=budget,
+        limit=budget,
+        evaluation_tolerance=1e-5,
+        evaluation_budget=config.final_evaluations,
+        solver="optimized_gradient",
+        hypergradient=MINIMISER,
+        warm=True,
+    )
+
+
+def train(config: Any, problem: Problem, out: Path) -> Found:
+    """Learn from where an earlier call stopped."""
+    learner, truth = problem.learner, problem.truth
+    _, key, _ = learning.keys(config.seed)
+    done = checkpoints.latest_step(out / "latest") or 0
+    state = start(problem, key, evaluations=0 if done else START_EVALUATIONS)
+    step = jax.jit(lambda state, key: learning.step(learner, state, truth, key=key))
+    kept = {"state": state, "mean": jnp.zeros_like(problem.params["K"].weights)}
+    if done:
+        kept = checkpoints.restore(out / "latest", kept)
+    elif config.strength is None and config.steps:
+        strength = first_strength(config, step, state, key)
+        kept["state"] = with_strength(state, strength)
+    log = Log.of(out / "metrics.jsonl", RECORD)
+    records = log.course("step", [*range(BLOCK, done, BLOCK), done] if done else [])
+    with tqdm(total=config.steps, initial=done, unit="step") as bar:
+        while done < config.steps:
+            state, measured, begin = kept["state"], [], time.perf_counter()
+            for _ in range(min(BLOCK, config.steps - done)):
+                state, metrics = step(state, jax.random.fold_in(key, done))
+                measured.append([float(getattr(metrics, name)) for name in MEASURED])
+                done += 1
+                bar.set_postfix_str(f"loss {measured[-1][0]:.3g}")
+                bar.update(1)
+            s = state.params["K"].weights
+            part = float(jnp.mean(s))
+            if config.strength is None:
+                pull = np.exp(PULL * (part - config.part) / config.part)
+                state = with_strength(state, state.params["strength"] * pull)
+            blocks = -(-done // BLOCK)
+            kept = {"state": state, "mean": kept["mean"] + (s - kept["mean"]) / blocks}
+            record = {"step": done, "seconds": time.perf_counter() - begin, "part": part}
+            record |= {"strength": float(state.params["strength"])}
+            record |= dict(zip(MEASURED, np.transpose(measured).tolist(), strict=True))
+            records.append(record)
+            log.keep(records)
+            checkpoints.save(out / "latest", done, kept)
+    params = kept["state"].params
+    return Found(params, np.asarray(params["K"].weights), np.asarray(kept["mean"]), records)
+
+
+def start(problem: Problem, key: Array, *, evaluations: int) -> State:
+    """The state before the first step."""
+    model, params = problem.learner.models[0], problem.params
+    f = model.measure(params, problem.truth, jax.random.fold_in(key, 2**31))
+    return learning.start(problem.learner, params, f, evaluations=evaluations)
+
+
+def with_strength(state: State, strength: Any) -> State:
+    """The state with another lambda."""
+    value = jnp.asarray(strength, state.params["strength"].dtype)
+    return state._replace(params=state.params | {"strength": value})
+
+
+def first_strength(config: Any, step: Any, state: State, key: Array) -> float:
+    """lambda at which the part of the weights gains more than it costs, at the start.
+
+    The first mean of Adam is (1 - b1) times the gradient: without the penalty minus what the
+    weights gain, and they cost lambda (2 - 2 s) over their number.
+    """
+    budget = jax.tree.map(jnp.int32, Budget(START_EVALUATIONS, START_EVALUATIONS))
+    following, _ = step(with_strength(state._replace(budget=budget), 0.0), key)
+    mean: Any = optax.tree.get(following.optimiser, "mu")
+    s = np.asarray(state.params["K"].weights)
+    gains = np.asarray(-mean["K"].weights) / (1 - B1) * s.size / (2 - 2 * s)
+    return max(float(np.quantile(gains, 1 - config.part)), 1e-12)

@@ -1,0 +1,97 @@
+"""The experiment that learns a sampling: its gradient, its masks, and the smallest run."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import default_precision, float64, normal
+
+from deqbilevel import data, learning
+from deqbilevel.settings import Budget
+from experiments.sampling import Sampling, main, masks, training
+
+
+@float64
+@pytest.mark.parametrize("hypergradient", ["minimiser", "conjugate_gradient"])
+def test_the_gradient_in_the_sampling_includes_the_measurement_and_the_penalty(hypergradient):
+    config = Sampling(strength=0.3, noise=0.1, beta_0=-3.0, eps=0.3)
+    shape = (3, 4)
+    truth = np.asarray(normal(0, 2, 12))
+    problem = training.posed(config, data.Images(truth, truth, shape, "drawn"))
+    budget = Budget(3000, 300)
+    setting = problem.learner.setting._replace(
+        budget=budget,
+        limit=budget,
+        adjoint_tolerance=1e-12,
+        forward_tolerance=1e-15,
+        hypergradient=hypergradient,
+        warm=False,
+    )
+    learner = problem.learner._replace(
+        setting=setting, optimiser=learning.fixed(optax.sgd(1.0)), learned=("K", "beta")
+    )
+    params = default_precision(problem.params)
+    weights = {name: params[name] for name in learner.learned}
+    direction = {"K": masks.Sampled(0.3 * normal(1, 3, 4), shape, True), "beta": normal(2, 2)}
+
+    @jax.jit
+    def after(step):
+        moved = jax.tree.map(lambda x, d: x + step * d, weights, direction)
+        state = learning.start(learner, params | moved)
+        following, metrics = learning.step(
+            learner, state, jnp.asarray(truth), key=jax.random.key(3)
+        )
+        return metrics.loss, {name: following.params[name] for name in learner.learned}
+
+    h = 1e-5
+    difference = (after(h)[0] - after(-h)[0]) / (2 * h)
+    gradient = jax.tree.map(jnp.subtract, weights, after(0.0)[1])
+    slope = sum(map(jnp.vdot, *map(jax.tree.leaves, (gradient, direction))))
+    np.testing.assert_allclose(slope, difference, rtol=1e-6)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("lines", [True, False])
+def test_masks_have_their_samples_and_the_mean_and_pairs(lines, paired):
+    grid = masks.Grid((8, 6), lines, paired)
+    for name, make in masks.FIXED.items():
+        if lines and name == "radial":
+            continue
+        mask = make(grid, 0.5, 0)
+        whole = 12 if lines else 2
+        assert 24 - whole < mask.sum() <= 24 and mask[0, 0]
+        assert not lines or (mask == mask[:, :1]).all()
+        assert not paired or (mask == masks.opposite(mask)).all()
+    same = grid.largest([np.zeros(grid.places), grid.nearness()], 0.5)
+    np.testing.assert_array_equal(same, masks.low(grid, 0.5, 0))
+    third = np.zeros(grid.places)
+    third[3] = 1.0
+    kept = grid.largest([third], 0.5)
+    assert kept[3].all() and kept[5].all() == paired
+
+
+def test_a_run_ends_goes_on_and_is_shown_again(tmp_path, capsys):
+    options = {
+        "data": "faces",
+        "shape": (11, 12),
+        "train_size": 2,
+        "test_size": 1,
+        "steps": training.BLOCK,
+        "tuning": 1,
+        "curve": (),
+        "final_evaluations": 3,
+        "out": tmp_path,
+    }
+    numbers = main(Sampling(**options))
+    assert numbers["learned"]["psnr_db"] > numbers["uniform"]["psnr_db"]
+    assert numbers["learned"]["tuned_psnr_db"] != numbers["learned"]["psnr_db"]
+    for name in ("masks", "reconstructions", "course"):
+        assert (tmp_path / f"{name}.png").is_file()
+    stored = np.load(tmp_path / "sampling.npz")
+    assert stored["s"].min() >= 0 and stored["s"].max() <= 1
+    assert np.ptp(stored["s"]) > 0.1  # ten steps of 0.05
+    assert main(Sampling(**options)) == numbers
+    assert json.loads((tmp_path / "result.json").read_text())["low"] == numbers["low"]
