@@ -43,9 +43,11 @@ class Sampling:
         float | None, options.weight, options.default("so that the mean of s stays at --part")
     ] = None
     """lambda of (6.3)."""
-    filters: Annotated[tuple[int, int] | None, options.whole(2, 15)] = None
-    """Number of filters that are learned, and their height and width; none: finite differences, of
-    which the weights are learned."""
+    filters: Annotated[
+        tuple[int, int] | None, options.whole(2, 48), options.default("finite differences")
+    ] = None
+    """Number of filters that are learned too, and their height and width; of finite differences the
+    weights are."""
     beta_0: Annotated[float, options.number(-50, 50)] = -6.0
     """Logarithm of the regulariser's weight at the start."""
     eps: Annotated[float, options.number(1e-6, 1e3)] = 0.01

@@ -146,8 +146,9 @@ def train(config: Any, problem: Problem, out: Path) -> Found:
     with tqdm(total=config.steps, initial=done, unit="step") as bar:
         while done < config.steps:
             state, measured, begin = kept["state"], [], time.perf_counter()
-            for _ in range(min(BLOCK, config.steps - done)):
-                state, metrics = step(state, jax.random.fold_in(key, done))
+            count = min(BLOCK, config.steps - done)
+            for one in jax.random.split(jax.random.fold_in(key, done), count):
+                state, metrics = step(state, one)
                 measured.append([float(getattr(metrics, name)) for name in MEASURED])
                 done += 1
                 bar.set_postfix_str(f"loss {measured[-1][0]:.3g}")
