@@ -51,13 +51,10 @@ FILES = (*running.FILES, recipes.file(), "result.json")
 RANGES = {"-1..1": (-1.0, 1.0), "0..1": (0.0, 1.0)}
 
 BY_MODEL = options.default("by the model")
-LEVEL = options.only("with a --fidelity whose measurements are no counts", lambda c: not counts(c))
+LEVEL = options.only(
+    "with a --fidelity whose measurements are no counts", lambda c: not parts.counts(c.fidelity)
+)
 CONSTANT = options.only("with --optimiser adam", lambda c: c.optimiser == "adam")
-
-
-def counts(config: Any) -> bool:
-    """Whether measurements are counts, whose noise is in them."""
-    return fidelities.FIDELITIES[config.fidelity]().counts
 
 
 @dataclass(frozen=True)
@@ -247,11 +244,6 @@ def _posed(config: Any, images: data.Images) -> Any:
             f"--optimiser {config.optimiser} --batch-size {config.batch_size}: a line search needs "
             "the same images at every trial; leave --batch-size out, or take adam"
         )
-    if (config.nonnegative or counts(config)) and config.range != "0..1":
-        what = "--nonnegative" if config.nonnegative else f"--fidelity {config.fidelity}"
-        raise ValueError(
-            f"{what} --range {config.range}: images have negative values there; take --range 0..1"
-        )
     recipe = parts.recipe_of(config)
     model = parts.simulated(config, recipe, recipe.model(images.shape))
     params = recipe.init(model, learning.keys(config.seed)[0]) | _scalars(config)
@@ -285,7 +277,7 @@ def _posed(config: Any, images: data.Images) -> Any:
 
 
 def _scalars(config: Any) -> dict[str, Any]:
-    noise = 0.0 if counts(config) else config.noise
+    noise = 0.0 if parts.counts(config.fidelity) else config.noise
     scalars = {"gamma": config.gamma, "lam": config.lam, "noise": noise}
     scalars |= {"learning_rate": config.learning_rate}
     scalars |= {} if config.tau is None else {"tau": config.tau}

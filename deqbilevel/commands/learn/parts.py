@@ -89,8 +89,19 @@ def _chosen(part: str, arguments: Sequence[str]) -> str | None:
     return None
 
 
+def counts(fidelity: str) -> bool:
+    """Whether measurements are counts, whose noise follows from their number."""
+    return fidelities.FIDELITIES[fidelity]().counts
+
+
 def recipe_of(config: Any) -> Recipe:
-    """The recipe that the options name."""
+    """The recipe that the options name. Raises: ValueError for negative values in images that are
+    counted, or looked for among images that have none."""
+    if (config.nonnegative or counts(config.fidelity)) and config.range != "0..1":
+        what = "--nonnegative" if config.nonnegative else f"--fidelity {config.fidelity}"
+        raise ValueError(
+            f"{what} --range {config.range}: images have negative values there; take --range 0..1"
+        )
     return Recipe(
         operator=config.operator,
         operator_options=_given(config, "operator"),
