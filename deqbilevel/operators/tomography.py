@@ -172,7 +172,7 @@ def parallel_beam(
 
 
 def filtered_back_projection(
-    K: ParallelBeam, f: Float[Array, "*batch data"], *, cutoff: float = 1.0, smooth: bool = True
+    K: ParallelBeam, f: Float[Array, "*batch data"], *, cutoff: Any = 1.0, smooth: bool = True
 ) -> Float[Array, "*batch pixels"]:
     """The classical reconstruction, of data at angles equally spaced over half a turn: each
     projection filtered by |frequency| and collected at the pixels with linear interpolation,
@@ -196,9 +196,9 @@ def filtered_back_projection(
     n = np.minimum(np.arange(length), length - np.arange(length))
     kernel = np.where(n % 2 == 1, -1 / (np.pi * np.maximum(n, 1)) ** 2, 0.0)
     kernel[0] = 0.25
-    part = np.fft.rfftfreq(length) / (0.5 * cutoff)
-    window = (0.5 + 0.5 * np.cos(np.pi * part) if smooth else 1.0) * (part <= 1)
-    transfer = jnp.asarray(np.fft.rfft(kernel).real * window, f.dtype)
+    part = jnp.fft.rfftfreq(length, dtype=f.dtype) / (0.5 * cutoff)
+    window = (0.5 + 0.5 * jnp.cos(np.pi * part) if smooth else 1.0) * (part <= 1)
+    transfer = jnp.asarray(np.fft.rfft(kernel).real, f.dtype) * window
     rays = sized("f", f, angles * bins).reshape(-1, bins) * K.scale
     filtered = jnp.fft.irfft(jnp.fft.rfft(rays, length) * transfer, length)[:, :bins]
     return np.pi / angles * K._collected(filtered.reshape(f.shape), np.ones(angles))
