@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import adjoints, checks
 from deqbilevel.fidelities import Fidelity, squares
-from deqbilevel.losses import Loss, mean_squared_error, per_image
+from deqbilevel.losses import Supervised, mean_squared_error, per_image
 from deqbilevel.models import measure
 from deqbilevel.operators import Operator
 from deqbilevel.types import TestImages, TrainImages
@@ -30,7 +30,7 @@ def baselines(
     test: TestImages,
     noise: float | Float[Array, ""],
     key: PRNGKeyArray,
-    loss: Loss = mean_squared_error,
+    loss: Supervised = mean_squared_error,
     D: Fidelity = squares,
     simulation: Any = None,
 ) -> dict[str, float]:

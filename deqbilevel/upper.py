@@ -31,7 +31,7 @@ from jaxtyping import Array
 from deqbilevel import algorithms, precision
 from deqbilevel.algorithms import Algorithm, Guarded, Info, Posed, Problem
 from deqbilevel.learning import HUGE, Learner, Metrics, State, Trainer, finite
-from deqbilevel.losses import Penalised
+from deqbilevel.losses import Informed, Penalised
 from deqbilevel.models import with_scalars
 from deqbilevel.solvers.base import OFFSET
 from deqbilevel.types import Images, Params
@@ -46,7 +46,7 @@ def start(learner: Learner, method: Method, state: State, x: Images) -> State:
     """The state before the first step, from one of `learning.start`, the lower levels at x.
 
     Raises: ValueError for a model without an energy, see `algorithms.posed`, for images of several
-    shapes, and for a loss with a penalty on params.
+    shapes, and for a loss of more than the truth.
     """
     (model,) = learner.models
     posed = _posed(learner, state.params, x, model.K.apply(x))
@@ -109,10 +109,10 @@ def trainer(base: Trainer, method: Method, *, count: int) -> Trainer:
 
 
 def _posed(learner: Learner, params: Params, truth: Images, f: Array) -> Posed:
-    if isinstance(learner.loss, Penalised):
+    if isinstance(learner.loss, Informed | Penalised):
         raise ValueError(
-            "loss_function: with a penalty on params, which upper-level algorithms do not see; "
-            "take the steps of `learning`"
+            "loss_function: of more than the truth, such as the measurement or params, which "
+            "upper-level algorithms do not see; take the steps of `learning`"
         )
     (model,), learned = learner.models, learner.learned
     return algorithms.posed(

@@ -15,13 +15,12 @@ LAYERS = [
         "rules",
         "convolutions",
         "potentials",
-        "losses",
         "solvers",
         "results",
         "pictures",
         "fidelities",
     ],
-    ["linearised", "adjoints", "simulation"],
+    ["linearised", "adjoints", "simulation", "losses"],
     ["maps", "regularizers", "layers", "hypergradients", "data", "plots"],
     ["jacobians"],
     ["settings", "models", "pretrained"],
@@ -35,7 +34,16 @@ INSIDE = {
     "disk": ["files", "arrays", "archives", "stores", "checkpoints"],
     "convolutions": ["banks", "stencils", "channels"],
     "learning": [
-        *("evaluation", "base", "rates", "gradients", "stepping", "searching", "training"),
+        *(
+            "knowing",
+            "evaluation",
+            "base",
+            "rates",
+            "gradients",
+            "stepping",
+            "searching",
+            "training",
+        ),
         "epochs",
     ],
     "models": ["base", "assembling", "dense"],
@@ -47,12 +55,17 @@ INSIDE = {
     "commands": [
         *("common", "interrupts", "programs", "schema", "options", "listing", "folders"),
         *("records", "drawing", "running", "sizes", "algorithm_options", "algorithm_choice"),
-        *("command", "reconstruct", "learn", "console"),
+        *("command", "reconstruct", "learn", "ways", "console"),
     ],
     "studies": ["logs", "cubes", "storage", "grids", "study", "keeping", "running", "plans"],
 }
 """The modules of a package whose imports run downwards among themselves, from the bottom up."""
-SHARED = {"algorithms": ["oracles"], "operators": ["blurs"], "regularizers": ["bases"]}
+SHARED = {
+    "algorithms": ["oracles"],
+    "losses": ["scores"],
+    "operators": ["blurs"],
+    "regularizers": ["bases"],
+}
 """What the modules of a package may import of it beside its `base` and `checked`."""
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Inexact
 
 from deqbilevel.algorithms.base import Data, Gamma, Posed, Problem
 from deqbilevel.checks import finite, pixels, rows
-from deqbilevel.losses import Loss, mean_squared_error
+from deqbilevel.losses import Supervised, mean_squared_error
 from deqbilevel.models import Model, with_scalars
 from deqbilevel.operators import Identity
 from deqbilevel.rules import POSITIVE, Rule, real, require
@@ -37,7 +37,7 @@ def posed(
     f: Array,
     *,
     learned: tuple[str, ...] | None = None,
-    loss: Loss = mean_squared_error,
+    loss: Supervised = mean_squared_error,
     smooth: bool = True,
 ) -> Posed:
     """Learning entries of `params`, a dict gamma, by a loss of u* = argmin of the model's energy:

@@ -145,7 +145,7 @@ def follow(
             log.keep(records)
             checkpoints.save(folder, record["epoch"], state)
             losses = (np.min(values[f"{name}_loss"]) for name in ("train", "test"))
-            said = "epoch {}: train loss {:.4f}, test loss {:.4f}".format(record["epoch"], *losses)
+            said = "epoch {}: train loss {:.4g}, test loss {:.4g}".format(record["epoch"], *losses)
             bar.write(said + _unsolved(values), file=sys.stderr)
     return Course(state, records)
 
@@ -163,7 +163,7 @@ def _progress(total: int, done: int) -> Iterator[tuple[Any, Any]]:
         def on_steps(count: int, metrics: Metrics, seconds: float) -> None:
             spent = np.sum(metrics.forward_evaluations + metrics.adjoint_evaluations)
             loss = np.min(metrics.loss[..., -1])
-            bar.set_postfix_str(f"loss {loss:.4f}, {spent / seconds:.0f} evaluations/s")
+            bar.set_postfix_str(f"loss {loss:.4g}, {spent / seconds:.0f} evaluations/s")
             bar.update(count)
 
         yield bar, on_steps

@@ -17,6 +17,7 @@ minibatches, on images of several shapes, with lower levels that go on warm.
 (3,) True
 """
 
+from deqbilevel.learning import knowing
 from deqbilevel.learning.base import Learner, Metrics, State, check
 from deqbilevel.learning.epochs import (
     EXECUTION,
@@ -31,7 +32,7 @@ from deqbilevel.learning.epochs import (
     measures_compiled,
     run,
 )
-from deqbilevel.learning.evaluation import BATCH, HUGE, evaluation, finite, mean_loss
+from deqbilevel.learning.evaluation import BATCH, HUGE, evaluation, finite
 from deqbilevel.learning.rates import (
     SCHEDULES,
     SEARCHING,
@@ -79,9 +80,9 @@ __all__ = [
     "fixed",
     "gradient_descent",
     "keys",
+    "knowing",
     "lbfgs",
     "linear",
-    "mean_loss",
     "measures_compiled",
     "run",
     "search",

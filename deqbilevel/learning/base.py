@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from deqbilevel import checks, hypergradients, linearised, settings, solvers
+from deqbilevel import hypergradients, linearised, losses, settings, solvers
 from deqbilevel.losses import Loss, mean_squared_error
 from deqbilevel.models import Model
 from deqbilevel.settings import MINIMISER, PUT_TOGETHER, Budget, Setting
@@ -24,8 +24,8 @@ class Learner(NamedTuple):
     learned: tuple[str, ...]
     """The entries of `params` that are learned."""
     loss: Loss = mean_squared_error
-    """(u, truth) -> a number; of several shapes see `losses.Additive`, with a penalty on params
-    `losses.Penalised`."""
+    """(u, truth) -> a number, or one that knows more, see `losses`; of several shapes see
+    `losses.Additive`."""
     sampling: bool = False
     """Whether the measurements are taken by the learned `params["K"]` too, as when a sampling
     pattern is learned; else K is learned for the reconstruction alone, as an unknown blur is."""
@@ -42,9 +42,10 @@ class State(NamedTuple):
     """Once the loss or the hypergradient is no longer finite: no step is taken any more."""
     solved: Params | None = None
     """Of a guarded run: the last weights at which both solves came near enough."""
-    u: tuple[Images, ...] | None = None
-    """Of a warm run: where the lower level of each image goes on, by shape."""
-    v: tuple[Images, ...] | None = None
+    u: tuple[Float[Array, "images *further pixels"], ...] | None = None
+    """Of a warm run: where the lower level of each image goes on, by shape, with those of the
+    further measurements that the loss asks for."""
+    v: tuple[Float[Array, "images *further pixels"], ...] | None = None
     """Of a warm run at minimisers: where the solution of each adjoint system goes on."""
 
 
@@ -95,7 +96,7 @@ def check(learner: Learner, params: Params) -> None:
     for one in learner.models:
         if not isinstance(one, Model):
             raise ValueError(f"model {one!r}: expected what models.build or models.assemble makes")
-    checks.function("loss_function", learner.loss)
+    losses.require("loss_function", learner.loss)
     check_names(learner.learned)
     weights_of(learner, params)
     if learner.sampling and "K" not in learner.learned:

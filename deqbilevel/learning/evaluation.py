@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import checks, precision
-from deqbilevel.losses import Loss, Penalised, mean_squared_error, per_image
+from deqbilevel.learning import knowing
+from deqbilevel.losses import Loss, mean_squared_error, per_image, plain
 from deqbilevel.models import Model
 from deqbilevel.types import Images, Params, Solver
 
@@ -16,26 +17,6 @@ BATCH = 100
 
 HUGE = 1e30
 """What the loss of a diverged run is recorded as; means of it are still finite in float32."""
-
-
-def mean_loss(
-    loss_function: Loss, u: Images, truth: Images, params: Params | None = None
-) -> Float[Array, ""]:
-    """The loss of a batch, with its penalty at the params where it has one and they are given.
-
-    Raises: ValueError for one that is not one number.
-
-    >>> u, truth = jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])
-    >>> print(learning.mean_loss(losses.mean_squared_error, u, truth))
-    2.0
-    """
-    known = isinstance(loss_function, Penalised)
-    value = jnp.asarray(loss_function(u, truth, params) if known else loss_function(u, truth))
-    if value.shape:
-        raise ValueError(
-            f"loss_function: of shape {value.shape}; expected one number, a mean over the images"
-        )
-    return value
 
 
 def finite(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -58,7 +39,7 @@ def evaluation(
     *,
     loss_function: Loss = mean_squared_error,
 ) -> dict[str, Array]:
-    """The loss of the reconstructions of every image, with fresh noise.
+    """The loss of the reconstructions of every image, with fresh noise, without its penalty.
 
     Solves in batches (the last may be smaller); returns the means over images of `loss`,
     `evaluations` and `residual`, with another loss than it that of `mean_squared_error` too, and
@@ -74,12 +55,15 @@ def evaluation(
     checks.whole("batch_size", batch_size)
     checks.rows("images", images, math.prod(model.shape))
     params, images = precision.as_weights(params, images)
-    further = {} if loss_function is mean_squared_error else {"mean_squared_error"}
+    judged = plain(loss_function)
+    further = {} if judged is mean_squared_error else {"mean_squared_error"}
 
     def batch(truth: Images, key: PRNGKeyArray) -> Array:
         f = model.measure(params, truth, key)
-        u, info = model.reconstruct(solver, params, f)
-        loss = per_image(loss_function, mean_loss(loss_function, u, truth), len(truth))
+        known = knowing.known(model, model.completed(params), truth, f)
+        rows, info = model.reconstruct(solver, params, knowing.rows(judged, known))
+        loss = per_image(judged, knowing.value(judged, rows, known), len(truth))
+        u, _ = knowing.told(judged, rows, known)
         found = [loss, info.evaluations.astype(loss.dtype), info.residual]
         return jnp.stack([*found, *(mean_squared_error(u, truth) for _ in further)])
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from deqbilevel import hypergradients, operators
+from deqbilevel.learning import knowing
 from deqbilevel.learning.base import Learner, weights_of
-from deqbilevel.learning.evaluation import mean_loss
+from deqbilevel.losses import Known, Loss
 from deqbilevel.models import Model
 from deqbilevel.settings import MINIMISER, Setting
 from deqbilevel.types import At, Images, Info, Params
@@ -32,12 +33,16 @@ class Measured(NamedTuple):
     f: Any
     key: Any = None
 
-    def by(self, model: Model, params: Params) -> Array:
-        """The measurement at these params."""
+    def known(self, model: Model, params: Params) -> Known:
+        """With the measurement at these params."""
         if self.key is None:
-            return self.f
+            return knowing.known(model, params, self.truth, self.f)
         own = model._replace(K=operators.of(model.K, params))
-        return own.measure(params, self.truth, self.key)
+        return knowing.known(model, params, self.truth, own.measure(params, self.truth, self.key))
+
+    def rows(self, loss: Loss, model: Model, params: Params) -> Array:
+        """All that is reconstructed, see `knowing.rows`."""
+        return knowing.rows(loss, self.known(model, params))
 
 
 def hypergradient(
@@ -50,13 +55,17 @@ def hypergradient(
     u: Images | None = None,
     v: Images | None = None,
 ) -> Found:
-    """The loss of the reconstructions and its gradient in the learned entries of `params`.
+    """The loss of the reconstructions and its gradient in the learned entries of `params`, of the
+    loss itself too.
 
-    u, v: where the lower level and the adjoint system start; None: at `model.start(f)` and 0.
+    u, v: where the lower level and the adjoint system start, of everything that is reconstructed
+    (see `knowing.rows`); None: at `model.start` and 0.
     """
     way = _at_minimiser if setting.hypergradient == MINIMISER else _through_solver
     if u is None:
-        u = model.start(images.by(model, params))
+        u = model.start(images.rows(learner.loss, model, model.completed(params)))
+    pixels = u.shape[-1]
+    u, v = u.reshape(-1, pixels), v if v is None else v.reshape(-1, pixels)
     return way(learner, model, setting, params, budget, images, u, v)
 
 
@@ -77,8 +86,9 @@ def _through_solver(
 
     def upper_level(weights: Params, probe: Any) -> tuple[Array, Any]:
         at = params | weights
-        found, info = solve(at, images.by(model, at), u, probe)
-        return mean_loss(learner.loss, found, images.truth, at), (found, info)
+        known = images.known(model, at)
+        found, info = solve(at, knowing.rows(learner.loss, known), u, probe)
+        return knowing.value(learner.loss, found, known), (found, info)
 
     derivative = jax.value_and_grad(upper_level, (0, 1), has_aux=True)
     (loss, (found, info)), (gradient, adjoint) = derivative(
@@ -105,15 +115,17 @@ def _at_minimiser(
     model.require(params)
     params = model.completed(params)
     solver, F = setting.forward(budget), model.stationarity()
-    at = At(model.G, params, images.by(model, params))
+    at = At(model.G, params, images.rows(learner.loss, model, params))
     u, info = solver(at, u)
-    weights = weights_of(learner, params)
-    loss, (g, direct) = jax.value_and_grad(
-        lambda u, weights: mean_loss(learner.loss, u, images.truth, params | weights), (0, 1)
-    )(u, weights)
     free = at(u) > 0 if model.nonnegative else None
+    weights = weights_of(learner, params)
+
+    def upper_level(u: Images, weights: Params) -> Array:
+        return knowing.value(learner.loss, u, images.known(model, params | weights))
+
+    loss, (g, direct) = jax.value_and_grad(upper_level, (0, 1))(u, weights)
     gradient, v, adjoint = hypergradients.minimiser(
-        lambda u, params, images: F(u, params, images.by(model, params)),
+        lambda u, params, images: F(u, params, images.rows(learner.loss, model, params)),
         weights,
         params,
         images,

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact
 
 from deqbilevel import checks, precision
+from deqbilevel.learning import knowing
 from deqbilevel.learning.base import Learner
-from deqbilevel.learning.evaluation import mean_loss
 from deqbilevel.types import At, Images, Params
 
 BETA_0 = tuple(-6 + 0.1 * i for i in range(21))
@@ -67,8 +67,11 @@ def search(
     solver = setting.forward(setting.budget._replace(forward=4 * setting.budget.forward))
 
     def loss(value: Array) -> Array:
-        at = At(model.G, model.completed(params | {name: value}), f)
-        return mean_loss(learner.loss, solver(at, model.start(f))[0], truth, at.params)
+        at = model.completed(params | {name: value})
+        known = knowing.known(model, at, truth, f)
+        rows = knowing.rows(learner.loss, known)
+        u, _ = solver(At(model.G, at, rows), model.start(rows))
+        return knowing.value(learner.loss, u, known)
 
     losses = precision.at(setting.precision, lambda: jax.lax.map(loss, values))()
     return Search(values[jnp.argmin(_comparable(losses))], losses)

@@ -20,6 +20,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from deqbilevel import checks, precision
+from deqbilevel.learning import knowing
 from deqbilevel.learning.base import (
     Learner,
     Metrics,
@@ -28,7 +29,7 @@ from deqbilevel.learning.base import (
     lower_gradient_norm,
     weights_of,
 )
-from deqbilevel.learning.evaluation import finite, mean_loss
+from deqbilevel.learning.evaluation import finite
 from deqbilevel.learning.gradients import Found, Measured, hypergradient
 from deqbilevel.losses import shares
 from deqbilevel.models import Model
@@ -60,10 +61,18 @@ def start(learner: Learner, params: Params, f: Any = None, *, evaluations: int =
         for model, x in zip(learner.models, _groups(f), strict=True):
             model.check(x)
         _, *fs = precision.as_weights(params, *_groups(f))
-        u = tuple(model.start(x) for model, x in zip(learner.models, fs, strict=True))
+        rows = [
+            knowing.rows(learner.loss, knowing.known(model, model.completed(params), None, x))
+            for model, x in zip(learner.models, fs, strict=True)
+        ]
+        u = tuple(model.start(x) for model, x in zip(learner.models, rows, strict=True))
         if evaluations:
             at = precision.at(setting.precision, partial(_solved, setting, evaluations, params))
-            u = tuple(at(m, x, w) for m, x, w in zip(learner.models, fs, u, strict=True))
+            u = tuple(at(m, x, w) for m, x, w in zip(learner.models, rows, u, strict=True))
+        u = tuple(
+            w if len(w) == len(x) else w.reshape(len(x), -1, w.shape[-1])
+            for w, x in zip(u, fs, strict=True)
+        )
         u = jax.tree.map(jnp.copy, u)
         v = jax.tree.map(jnp.zeros_like, u) if setting.hypergradient == MINIMISER else None
     return State(
@@ -140,7 +149,9 @@ def _step(learner: Learner, state: State, truths: Any, fs: Any, key: Any) -> tup
         diverged &= solved
     diverged |= state.diverged
     u, v = (
-        None if kept is None else tuple(getattr(x, name) for x in found)
+        None
+        if kept is None
+        else tuple(getattr(x, name).reshape(y.shape) for x, y in zip(found, kept, strict=True))
         for name, kept in (("u", state.u), ("v", state.v))
     )
     kept = (old, state.optimiser, state.u, state.v)
@@ -182,10 +193,11 @@ def _trial(
     solver, losses = setting.forward(state.budget), []
     for model, each, here in zip(learner.models, images, found, strict=True):
         params = model.completed(state.params | weights)
-        u, info = solver(At(model.G, params, each.by(model, params)), here.u)
+        known = each.known(model, params)
+        u, info = solver(At(model.G, params, knowing.rows(learner.loss, known)), here.u)
         before = lower_gradient_norm(model, state.params, here.u, here.info.residual)
         stiff = lower_gradient_norm(model, params, u, info.residual) > 10 * before
-        losses.append(jnp.where(stiff, jnp.inf, mean_loss(learner.loss, u, each.truth, params)))
+        losses.append(jnp.where(stiff, jnp.inf, knowing.value(learner.loss, u, known)))
     return _total(parts, losses)
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from deqbilevel import checks, precision, settings
+from deqbilevel import checks, losses, precision, settings
 from deqbilevel.lanes import Lanes
 from deqbilevel.learning import stepping
 from deqbilevel.learning.base import Learner, Metrics, State, check_names
@@ -78,8 +78,8 @@ def trainer(
     settings.check(setting)
     for name, value in {"total_steps": total_steps, "passes": passes}.items():
         checks.whole(name, value)
-    for name, value in {"loss_function": loss_function, "schedule": schedule}.items():
-        checks.function(name, value)
+    losses.require("loss_function", loss_function)
+    checks.function("schedule", schedule)
     for name, value, kind in (("model", model, Model), ("lanes", lanes, Lanes | None)):
         if not isinstance(value, kind):
             raise ValueError(f"{name} {value!r}: expected what {name}.build makes")

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from deqbilevel import (
     algorithms,
     baselines,
+    checks,
     data,
     fidelities,
     learning,
@@ -72,8 +73,9 @@ class Learn:
     """The map, whose fixed point is the reconstruction."""
     start: Annotated[str, options.among(recipes.STARTS)] = "adjoint"
     """Where the lower level is solved from."""
-    loss: Annotated[str, options.among(losses.LOSSES)] = "mean_squared_error"
-    """Of the upper level."""
+    loss: tuple[str, ...] = ("mean_squared_error",)
+    """Of the upper level: a name, or NAME:option=value,option=value; of several their sum, each
+    times its weight: ssim mean_absolute_error:weight=0.1."""
     noise: Annotated[float, options.noise, LEVEL] = 0.1
     """Standard deviation, of images in --range."""
     finer: Annotated[int | None, options.whole(2, 16), options.default("K itself")] = None
@@ -156,6 +158,12 @@ def kind(arguments: Sequence[str]) -> type:
     return parts.with_options(Learn, arguments)
 
 
+def check(config: Any) -> None:
+    """Raises: ValueError for options that cannot be, and parts that do not go together."""
+    options.check(config)
+    _posed(config, images_of(config))
+
+
 @command.checked
 def main(config: Any) -> dict[str, Any]:
     """Learn, resuming where an earlier call stopped, or apply; returns the headline numbers."""
@@ -186,8 +194,7 @@ def _applied(config: Any) -> reconstruct.Reconstruct:
 def _learn(config: Any) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         with common.clear_errors():
-            whole = config.whole or (config.shape is not None and options.pictures(config))
-            images = running.images_of(config, whole=whole, value_range=RANGES[config.range])
+            images = images_of(config)
             problem = _posed(config, images)
             chosen = folders.growing(common.options_of(config))
             chosen["initial"] = config.initial and str(config.initial)
@@ -199,11 +206,17 @@ def _learn(config: Any) -> dict[str, Any]:
         return _run(config, images, problem, out)
 
 
+def images_of(config: Any) -> data.Images:
+    """Those that a run learns from and is judged on."""
+    whole = config.whole or (config.shape is not None and options.pictures(config))
+    return running.images_of(config, whole=whole, value_range=RANGES[config.range])
+
+
 def _run(config: Any, images: data.Images, problem: Any, out: Path) -> dict[str, Any]:
     recipe, model, setting, params, trainer, steps = problem
     _, run_key, picture_key = learning.keys(config.seed)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
-    loss = losses.LOSSES[config.loss]
+    loss = losses.of_truth(trainer.learner.loss) or losses.mean_squared_error
     noise, own = params["noise"], (model.D, model.simulation)
     known = baselines.baselines(model.K, train, test, noise, picture_key, loss, *own)
     print(f"test loss without learning: {baselines.text(known)}", file=sys.stderr)
@@ -244,6 +257,7 @@ def _posed(config: Any, images: data.Images) -> Any:
             f"--optimiser {config.optimiser} --batch-size {config.batch_size}: a line search needs "
             "the same images at every trial; leave --batch-size out, or take adam"
         )
+    loss = losses.named(config.loss, images.shape, images.peak)
     recipe = parts.recipe_of(config)
     model = parts.simulated(config, recipe, recipe.model(images.shape))
     params = recipe.init(model, learning.keys(config.seed)[0]) | _scalars(config)
@@ -261,7 +275,7 @@ def _posed(config: Any, images: data.Images) -> Any:
         setting,
         total_steps=total_steps,
         batch_size=batch_size,
-        loss_function=losses.LOSSES[config.loss],
+        loss_function=loss,
         learned=config.learn,
         optimiser=learning.SEARCHING[config.optimiser]() if whole else None,
         schedule=schedule,
@@ -273,7 +287,24 @@ def _posed(config: Any, images: data.Images) -> Any:
         trainer = upper.trainer(trainer, method, count=count)
     learning.check(trainer.learner, params)
     model.require(params)
+    _check_loss(config, trainer.learner, params, min(count, batch_size or learning.BATCH))
     return recipe, model, setting, params, trainer, steps
+
+
+def _check_loss(config: Any, learner: learning.Learner, params: Any, batch: int) -> None:
+    """Raises: ValueError for a loss that these images, data and noise do not have."""
+    (model,), loss = learner.models, learner.loss
+    if losses.of_truth(loss) is None and config.noise == 0:
+        words = " ".join(config.loss)
+        raise ValueError(f"--loss {words} --noise 0: the loss is of the noise; give some")
+
+    def value(u: jax.Array) -> jax.Array:
+        at = model.completed(params)
+        told = learning.knowing.known(model, at, u, operators.of(model.K, at).apply(u))
+        rows = model.start(learning.knowing.rows(loss, told))
+        return learning.knowing.value(loss, rows, told)
+
+    jax.eval_shape(value, jnp.zeros((batch, checks.pixels(model.shape))))
 
 
 def _scalars(config: Any) -> dict[str, Any]:

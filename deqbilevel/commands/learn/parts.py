@@ -25,7 +25,6 @@ from deqbilevel import (
     solvers,
 )
 from deqbilevel.linearised import SOLVERS as TOGETHER
-from deqbilevel.losses import LOSSES
 from deqbilevel.models import Model
 from deqbilevel.recipes import Recipe
 from deqbilevel.settings import MINIMISER, PUT_TOGETHER, Budget, Setting
@@ -190,4 +189,3 @@ def setting_of(config: Any, model: Model, params: Mapping[str, Any]) -> Setting:
 
 
 HYPERGRADIENTS = [MINIMISER, *hypergradients.METHODS, PUT_TOGETHER]
-LOSS_NAMES = list(LOSSES)

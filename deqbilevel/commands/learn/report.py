@@ -83,7 +83,9 @@ def report(
     shown, path = {name: np.asarray(x) for name, x in rows.items()}, out / "reconstructions.png"
     draw(path, plots.reconstructions, shown, model.shape, caption, grey=images.range)
     text = caption + f"; without learning: {baselines.text(known)}"
-    levels, loss = baselines.levels(known), config.loss.replace("_", " ")
+    supervised = losses.of_truth(losses.named(config.loss, images.shape, images.peak))
+    levels = baselines.levels(known) if supervised else {}
+    loss = " + ".join(config.loss).replace("_", " ")
     draw(out / "losses.png", plots.loss_curves, done.records, text, levels, loss)
     _draw_kernels(start, done.state.params, caption, out)
     return found
@@ -100,7 +102,7 @@ def _caption(config: Any, images: Images, epochs: int, counts: bool) -> str:
     noise = "counts" if counts else f"noise {config.noise:g}"
     return (
         f"{config.operator}, {config.regularizer}, {noise} of values in "
-        f"{config.range}, {config.loss}, epochs: {epochs}; {images.source}"
+        f"{config.range}, {' + '.join(config.loss)}, epochs: {epochs}; {images.source}"
     )
 
 

@@ -1,35 +1,18 @@
-"""Upper-level losses and image quality, on images `[batch, pixels]`.
+"""Image quality: how near reconstructions are to the true images, by image, `[batch, pixels]`.
 
-All compare images u with the true ones, and raise ValueError where their shapes differ, where they
-are no images [batch, pixels], one or more, or their numbers are not floating ones.
+All raise ValueError where shapes differ, where they are no images [batch, pixels], one or more, or
+their numbers are not floating ones.
 """
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from deqbilevel import checks
-from deqbilevel.checks import Registry
-from deqbilevel.types import Images, Params
-
-Loss = Callable[[Images, Images], Float[Array, ""]]
-"""(u, truth) -> one number."""
+from deqbilevel.losses.base import pair
+from deqbilevel.types import Images
 
 SSIM_WINDOW = 11
 """Height and width of the window of `ssim`, which pictures have to hold."""
-
-
-def mean_squared_error(u: Images, truth: Images) -> Float[Array, ""]:
-    """1/(batch pixels) ||u - truth||^2, the upper-level loss of [REB] 4.
-
-    >>> u, truth = jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])
-    >>> print(losses.mean_squared_error(u, truth))
-    2.0
-    """
-    _pair(u, truth)
-    return jnp.mean((u - truth) ** 2)
 
 
 def psnr(u: Images, truth: Images, *, data_range: float | None) -> Float[Array, " batch"]:
@@ -44,7 +27,7 @@ def psnr(u: Images, truth: Images, *, data_range: float | None) -> Float[Array, 
     >>> print(losses.psnr(u, truth, data_range=1.0))  # 10 log10(1 / 0.01)
     [20.]
     """
-    _pair(u, truth)
+    pair(u, truth)
     if data_range is None:
         peak = jnp.max(jnp.abs(truth), axis=-1)
     else:
@@ -60,7 +43,7 @@ def snr(u: Images, truth: Images) -> Float[Array, " batch"]:
     >>> print(losses.snr(u, truth))  # 10 log10(25 / 0.01)
     [33.9794]
     """
-    _pair(u, truth)
+    pair(u, truth)
     return 10 * jnp.log10(jnp.sum(truth**2, axis=-1) / jnp.sum((u - truth) ** 2, axis=-1))
 
 
@@ -96,7 +79,7 @@ def ssim_or_nan(
     """
     if has_ssim(shape):
         return _ssim(u, truth, shape, data_range)
-    _pair(u, truth)
+    pair(u, truth)
     checks.rows("u", u, checks.pixels(shape))
     return jnp.full(len(u), jnp.nan, u.dtype)
 
@@ -146,18 +129,11 @@ def _ssim(
 ) -> Float[Array, " batch"]:
     import dm_pix
 
-    _pair(u, truth)
+    pair(u, truth)
     checks.rows("u", u, checks.pixels(shape))
     checks.number("data_range", data_range, above=0)
     pictures = (x.reshape(-1, *shape, 1) for x in (u, truth))
     return jnp.asarray(dm_pix.ssim(*pictures, max_val=data_range, filter_size=SSIM_WINDOW))
-
-
-def _pair(u: Images, truth: Images) -> None:
-    """Raises: ValueError for arrays that are not of one shape, or no images, one or more."""
-    checks.alike(u=u, truth=truth)
-    checks.rows("u", u)
-    checks.rows("truth", truth)
 
 
 def quantised(u: Images) -> Images:
@@ -170,81 +146,3 @@ def quantised(u: Images) -> Images:
     [[  0  26 255]]
     """
     return jnp.round(255 * jnp.clip(checks.floating("u", u), 0, 1)) / 255
-
-
-@dataclass(frozen=True)
-class Additive:
-    """A loss that is a sum over images; any other is taken for a mean.
-
-    >>> total = losses.Additive(lambda u, truth: jnp.sum(jnp.abs(u - truth)))
-    >>> print(total(jnp.zeros((2, 3)), jnp.ones((2, 3))))
-    6.0
-    """
-
-    function: Loss
-
-    def __call__(self, u: Images, truth: Images) -> Float[Array, ""]:
-        return self.function(u, truth)
-
-
-@dataclass(frozen=True)
-class Penalised:
-    """loss(u, truth) + penalty(params), such as [CF] (6.3) for a sampling that is learned.
-
-    Called without params, as where reconstructions are judged, it is the loss alone.
-    Raises: ValueError for an `Additive` loss, beside which the penalty would count once for each
-    shape of images: take a mean.
-
-    >>> loss = losses.Penalised(losses.mean_squared_error, lambda params: 0.5 * params["s"])
-    >>> u, truth = jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])
-    >>> print(loss(u, truth), loss(u, truth, {"s": jnp.array(1.0)}))
-    2.0 2.5
-    """
-
-    function: Loss
-    penalty: Callable[[Params], Float[Array, ""]]
-
-    def __post_init__(self) -> None:
-        if isinstance(self.function, Additive):
-            raise ValueError("Penalised: of a sum over images; expected a mean over them")
-
-    def __call__(self, u: Images, truth: Images, params: Params | None = None) -> Float[Array, ""]:
-        value = self.function(u, truth)
-        return value if params is None else value + self.penalty(params)
-
-
-def shares(loss: Loss, sizes: Sequence[int]) -> list[float]:
-    """The weights by which the losses of sets of images of these sizes make that of all.
-
-    >>> print(losses.shares(losses.mean_squared_error, [1, 3]))
-    [0.25, 0.75]
-    >>> print(losses.shares(losses.half_squared_error, [1, 3]))
-    [1.0, 1.0]
-    """
-    if isinstance(loss, Additive):
-        return [1.0] * len(sizes)
-    return [size / sum(sizes) for size in sizes]
-
-
-def per_image(loss: Loss, value: Float[Array, ""], count: int) -> Float[Array, ""]:
-    """The mean over images of what a loss is for so many.
-
-    >>> print(losses.per_image(losses.half_squared_error, jnp.array(6.0), 3))
-    2.0
-    """
-    return value / count if isinstance(loss, Additive) else value
-
-
-def _half_squared_error(u: Images, truth: Images) -> Float[Array, ""]:
-    _pair(u, truth)
-    return 0.5 * jnp.sum((u - truth) ** 2)
-
-
-half_squared_error = Additive(_half_squared_error)
-"""1/2 ||u - truth||^2, a sum over all images: [CF] (Ex)."""
-
-LOSSES: Registry[Loss] = Registry(
-    "loss",
-    {"mean_squared_error": mean_squared_error, "half_squared_error": half_squared_error},
-)
-"""Every upper-level loss. The shared property tests walk this table."""

@@ -1,0 +1,89 @@
+"""Several ways to learn the regulariser of one problem, each a run of `learn` in a folder of its
+own below that of the command, with one table and one picture of all."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deqbilevel import data, learning, plots, recipes
+from deqbilevel.commands import common, learn
+from deqbilevel.commands.drawing import draw
+from deqbilevel.commands.learn import parts, report
+from deqbilevel.plots.runs import SHOWN
+
+SCORES = {"psnr_db": "PSNR in dB", "ssim": "SSIM"}
+"""What the table says of each, from the numbers of `learn`."""
+
+
+class Way(NamedTuple):
+    """A way by its name, and what it says beside the options that all have."""
+
+    name: str
+    options: Mapping[str, Any]
+
+
+def configs(ways: Sequence[Way], shared: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """The options of `learn` for each way, in the folder of its name.
+
+    `regularizer__eps` is --regularizer.eps.
+    Raises: ValueError for what the parts or the options refuse.
+    """
+    return {way.name: _config({**shared, **way.options}, out / way.name) for way in ways}
+
+
+def _config(options: Mapping[str, Any], out: Path) -> Any:
+    flags = [text for part in parts.PARTS for text in (f"--{part}", options[part])]
+    config = learn.kind(flags)(**options, out=out)
+    learn.check(config)
+    return config
+
+
+def images_of(configs: Mapping[str, Any]) -> data.Images:
+    """Those that all ways learn from."""
+    return learn.images_of(next(iter(configs.values())))
+
+
+def learned(configs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Learn what is missing: the numbers of each way."""
+    return {name: learn.main(config) for name, config in configs.items()}
+
+
+def scores(
+    found: Mapping[str, Mapping[str, Any]], adjoint: str
+) -> dict[str, dict[str, float | None]]:
+    """PSNR and SSIM of K^T f, called `adjoint`, and of each way, in the mean over test images."""
+    first = next(iter(found.values()))
+    rows = {adjoint: {name: first[f"{name}_adjoint"] for name in SCORES}}
+    return rows | {
+        way: {name: numbers[f"{name}_learned"] for name in SCORES} for way, numbers in found.items()
+    }
+
+
+def table(rows: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Of `scores`, in Markdown."""
+    lines = [common.line(["", *SCORES.values()]), common.line(["---"] * (1 + len(SCORES)))]
+    for name, row in rows.items():
+        cells = ["-" if x is None else f"{x:.3f}" for x in (row[score] for score in SCORES)]
+        lines.append(common.line([name, *cells]))
+    return "\n".join(lines)
+
+
+def picture(
+    path: Path, configs: Mapping[str, Any], images: data.Images, adjoint: str, caption: str
+) -> None:
+    """Draw the first test images, K^T f, and what each way makes of the same measurements."""
+    test = jnp.asarray(images.test[: report.JUDGED])
+    rows = {"true u": np.asarray(test[:SHOWN])}
+    for name, config in configs.items():
+        found = recipes.load(config.out)
+        model = found.model(images.shape)
+        setting = parts.setting_of(config, model, found.params)
+        f = model.measure(found.params, test, learning.keys(config.seed)[2])[:SHOWN]
+        solve = jax.jit(lambda p, f, m=model, s=setting: m.reconstruct(s.evaluation(), p, f))
+        u, _ = report.reconstructed(solve, found.params, f)
+        rows |= {adjoint: np.asarray(model.K.adjoint(f)), name: np.asarray(u)}
+    draw(path, plots.reconstructions, rows, images.shape, caption, grey=images.range)

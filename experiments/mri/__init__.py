@@ -1,0 +1,144 @@
+"""Magnetic resonance imaging from few frequencies: Figure 3.1 of [CF], and learned regularisers.
+
+python -m experiments.mri [--data images:DIR] [--pattern points] [--rate 0.25] [--out DIR]
+
+Measurements are f = s F u + noise, with the unitary Fourier transform F and a mask s, see
+`operators.fourier`. Figure 3.1 reconstructs a Shepp-Logan phantom by
+
+    min_u 1/2 ||s F u - f||^2 + 10^beta sum phi(finite differences of u)
+
+from u = K^T f for three strengths beta. Then images of --data are split, and of the test images are
+compared: K^T f (zero filling), that penalty with learned weights, and learned filters.
+Repeating the same command goes on after an interruption.
+"""
+
+import contextlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from deqbilevel import data, operators
+from deqbilevel.commands import command, common, folders, options, ways
+from deqbilevel.commands.ways import Way
+from experiments.mri import figure
+
+ADJOINT = "zero filling"
+
+WEIGHTS = {
+    "regularizer__filters": (2, 2, 2),
+    "regularizer__basis": "differences",
+    "learn": ("beta",),
+    "learning_rate": 0.1,
+}
+"""Finite differences down and right, whose weights are learned."""
+
+FILTERS = {
+    "regularizer__potential": "log_sum",
+    "regularizer__eps": 0.05,
+    "regularizer__beta_0": -9.0,
+    "schedule": "cosine",
+    "lower_evaluations": 40,
+    "lower_tolerance": 1e-4,
+    "adjoint_evaluations": 40,
+}
+"""The log-sum potential is bounded in its slope: edges cost little more than textures."""
+
+LEARNS = options.only("with --ways", lambda config: bool(config.ways))
+FILTERING = options.only("with filters among --ways", lambda config: "filters" in config.ways)
+
+
+@dataclass(frozen=True)
+class Mri:
+    """Draw Figure 3.1, and learn to reconstruct images from few frequencies."""
+
+    strengths: Annotated[tuple[float, ...], options.number(-20, 20)] = (-6.0, -3.0, 1.0)
+    """beta of Figure 3.1: the penalty is weighted by 10^beta."""
+    side: Annotated[int, options.whole(16, 1024)] = 128
+    """Height and width of its phantom."""
+    ways: tuple[Literal["weights", "filters"], ...] = ("weights", "filters")
+    """What is learned then; none: --ways without a value."""
+    pattern: Annotated[str, options.among(operators.PATTERNS)] = "lines"
+    """Which frequencies are sampled."""
+    rate: Annotated[float, options.number(above=0, most=1)] = 0.25
+    """The part of them that is."""
+    coils: Annotated[int, options.whole(1, 64)] = 1
+    """Receiving coils, of smooth sensitivities."""
+    noise: Annotated[float, options.noise] = 0.01
+    """Standard deviation in both parts of the data, of images in [0, 1]."""
+    filters: Annotated[tuple[int, int, int], options.whole(1, 1000), FILTERING] = (48, 7, 7)
+    """Number, height and width of the learned filters."""
+    filters_rate: Annotated[float, options.rate, FILTERING] = 5e-3
+    """Learning rate of the filters, falling by a cosine."""
+    epochs: Annotated[int, options.whole(0), LEARNS] = 20
+    batch_size: Annotated[int | None, options.size, LEARNS, options.default("3, or all")] = None
+    """Images of a step of learning filters; weights take all images."""
+    data: Annotated[str, options.data, LEARNS] = "phantoms:shepp_logan"
+    """Images to learn from: whole pictures of images:DIR, phantoms:NAME, arrays:FILE."""
+    train_size: Annotated[int | None, options.size, LEARNS, options.default("all")] = None
+    test_size: Annotated[int | None, options.size, LEARNS, options.default("all")] = None
+    seed: Annotated[int, options.seed] = 0
+    out: Annotated[Path | None, options.output, options.runs] = None
+    """Folder of the results."""
+    fresh: bool = False
+    """Start anew instead of going on."""
+
+
+@command.checked
+def main(config: Mri) -> dict[str, Any]:
+    """Draw, learn what is missing, and compare; returns the scores."""
+    with contextlib.ExitStack() as stack:
+        with common.clear_errors():
+            asked = common.options_of(config)
+            name = f"mri-{common.digest(asked)}"
+            out = config.out or Path("runs") / name
+            runs = ways.configs(_ways(config), _shared(config), out)
+            files = ("figure_3_1.png", "reconstructions.png", "summary.md", "result.json")
+            sources = {"--data": data.place(config.data)}
+            claimed = folders.claim(
+                out, name, asked, files=files, sources=sources, fresh=config.fresh
+            )
+            stack.enter_context(claimed)
+        snr = figure.draw_3_1(config, out)
+        numbers: dict[str, Any] = {"figure_3_1_snr_db": snr}
+        if runs:
+            rows = ways.scores(ways.learned(runs), ADJOINT)
+            print(f"\n{ways.table(rows)}\n")
+            folders.write(out / "summary.md", ways.table(rows))
+            images = ways.images_of(runs)
+            caption = (
+                f"{config.rate:.0%} of the frequencies by {config.pattern}, noise "
+                f"{config.noise:g}; {images.source}"
+            )
+            ways.picture(out / "reconstructions.png", runs, images, ADJOINT, caption)
+            numbers |= rows
+        folders.write(out / "result.json", json.dumps(numbers, indent=1))
+        return numbers | {"out": str(out)}
+
+
+def _shared(config: Mri) -> dict[str, Any]:
+    return {
+        "operator": "fourier",
+        "operator__pattern": config.pattern,
+        "operator__rate": config.rate,
+        "operator__coils": config.coils,
+        "regularizer": "convolutional",
+        "noise": config.noise,
+        "data": config.data,
+        "train_size": config.train_size,
+        "test_size": config.test_size,
+        "range": "0..1",
+        "epochs": config.epochs,
+        "seed": config.seed,
+        "fresh": config.fresh,
+    } | ({"whole": True} if config.data.startswith("images:") else {})
+
+
+def _ways(config: Mri) -> list[Way]:
+    filters = FILTERS | {
+        "regularizer__filters": config.filters,
+        "learning_rate": config.filters_rate,
+        "batch_size": config.batch_size,
+    }
+    known = {"weights": WEIGHTS, "filters": filters}
+    return [Way(name, known[name]) for name in config.ways]
