@@ -36,7 +36,12 @@ def configs(ways: Sequence[Way], shared: Mapping[str, Any], out: Path) -> dict[s
 
 
 def _config(options: Mapping[str, Any], out: Path) -> Any:
-    flags = [text for part in parts.PARTS for text in (f"--{part}", options[part])]
+    flags = [
+        text
+        for part in parts.PARTS
+        if part in options
+        for text in (f"--{part}", str(options[part]))
+    ]
     config = learn.kind(flags)(**options, out=out)
     learn.check(config)
     return config

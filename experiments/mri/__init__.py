@@ -75,6 +75,10 @@ class Mri:
     """Images of a step of learning filters; weights take all images."""
     data: Annotated[str, options.data, LEARNS] = "phantoms:shepp_logan"
     """Images to learn from: whole pictures of images:DIR, phantoms:NAME, arrays:FILE."""
+    shape: Annotated[tuple[int, int] | None, options.side, LEARNS, options.default("all of it")] = (
+        None
+    )
+    """Height and width of phantoms, or of the middle of pictures that is taken."""
     train_size: Annotated[int | None, options.size, LEARNS, options.default("all")] = None
     test_size: Annotated[int | None, options.size, LEARNS, options.default("all")] = None
     seed: Annotated[int, options.seed] = 0
@@ -125,6 +129,7 @@ def _shared(config: Mri) -> dict[str, Any]:
         "regularizer": "convolutional",
         "noise": config.noise,
         "data": config.data,
+        "shape": config.shape,
         "train_size": config.train_size,
         "test_size": config.test_size,
         "range": "0..1",

@@ -12,8 +12,9 @@ from deqbilevel import losses, models, operators, plots, regularizers, solvers
 from deqbilevel.commands.drawing import draw
 from deqbilevel.data import phantoms
 
-EPS = 1e-3
-"""Where the potential of the penalty bends, of differences of grey values in [0, 1]."""
+EPS = 0.1
+"""Where the potential of the penalty bends, of differences of grey values in [0, 1]: so late that
+the strongest penalty blurs, and does not make one grey of all."""
 
 EVALUATIONS = 5000
 """Of the map, at most."""
