@@ -48,6 +48,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from deqbilevel import checks, operators, precision
 from deqbilevel.checks import Registry, finite, rows
 from deqbilevel.conditions import least_singular_value
+from deqbilevel.fidelities import squares
 from deqbilevel.hypergradients.base import at
 from deqbilevel.models import Model
 from deqbilevel.rules import KEY, POSITIVE, count, options, real, require
@@ -139,7 +140,6 @@ def lipschitz(
     The largest of them is a lower bound on the Lipschitz constant of G. The images of a batch are
     taken as independent, as they are in all our maps. Raises: ValueError for what are no images.
     """
-
     image = at(G, params, f)
     _check(image, u)
     _, push = jax.linearize(image, u)
@@ -159,7 +159,6 @@ def spectral_radius(
     makes single growths swing. At a fixed point Picard's iteration converges nearby where it is
     below 1, though the norm may be above. Raises: ValueError for what are no images.
     """
-
     image = at(G, params, f)
     _check(image, u)
     _, push = jax.linearize(image, u)
@@ -193,18 +192,18 @@ def report(
     the measured one takes its place in the step size, and nothing is said of N and G beforehand.
     cocoercive: whether N is 1/L-cocoercive. least: the least singular value of K, where
     `conditions.least_singular_value` would be costly. ||K|| is by `operators.norm`.
-    Raises: ValueError for an unknown step, for images that are not finite or of another number of
-    pixels, and for scalars in `params` that are not.
+    Raises: ValueError for an unknown step, a nonnegative model or one without squares, images that
+    are not finite or of another number of pixels, and scalars in `params` that are not.
     """
     if not isinstance(model, Model):
         raise ValueError(f"model {model!r}: expected what models.build makes")
+    if model.D is not squares or model.nonnegative:
+        raise ValueError("model: these conditions are of squares, u of any sign; see `lipschitz`")
     checks.switch("cocoercive", cocoercive)
     finite("u", rows("u", u, math.prod(model.shape)))
-    measured_as = jax.eval_shape(model.K.apply, u).shape
-    if f.shape != measured_as:
-        raise ValueError(
-            f"f: of shape {list(f.shape)}; expected {list(measured_as)}, as K gives it"
-        )
+    wanted = jax.eval_shape(model.K.apply, u).shape
+    if f.shape != wanted:
+        raise ValueError(f"f: of shape {list(f.shape)}; expected {list(wanted)}, as K gives it")
     finite("f", f)
     missing = [name for name in ("tau", "lam", "gamma") if name not in params]
     if missing:

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from helpers import PIXELS, SHAPE, default_precision, float64, normal, untyped
 
-from deqbilevel import algorithms, fidelities, learning, maps, models, operators, solvers
+from deqbilevel import (
+    algorithms,
+    contraction,
+    fidelities,
+    learning,
+    maps,
+    models,
+    operators,
+    solvers,
+)
 from deqbilevel.hypergradients import METHODS, SYMMETRIC, minimiser
 from deqbilevel.learning import Learner, gradients
 from deqbilevel.models import Model
@@ -138,6 +147,12 @@ def test_what_a_nonnegative_model_has_not_is_refused():
         model.measure(params, truth - 0.5, jax.random.key(0))
     with pytest.raises(ValueError, match="a nonnegative model: upper-level algorithms"):
         algorithms.posed(model, params, truth, f)
+    with pytest.raises(ValueError, match="these conditions are of squares, u of any sign"):
+        contraction.report(model, params, f, truth, jax.random.key(0))
+    plain = model._replace(K=operators.identity(SHAPE), nonnegative=False)
+    for D, mu in ((fidelities.squares, params["lam"]), (POISSON, None)):
+        posed = algorithms.posed(plain._replace(D=D), params, truth, truth)
+        assert posed.problem.strong_convexity == mu
     wrong: Any = "yes"
     with untyped(), pytest.raises(ValueError, match="nonnegative='yes': expected True or False"):
         models.assemble(model.K, model.R, nonnegative=wrong)

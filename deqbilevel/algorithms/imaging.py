@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Inexact
 
 from deqbilevel.algorithms.base import Data, Gamma, Posed, Problem
 from deqbilevel.checks import finite, pixels, rows
+from deqbilevel.fidelities import squares
 from deqbilevel.losses import Supervised, mean_squared_error
 from deqbilevel.models import Model, with_scalars
 from deqbilevel.operators import Identity
@@ -119,8 +120,9 @@ def _check_images(model: Model, truth: Array, f: Array) -> None:
 
 
 def _convexity(model: Model, params: Params, learned: tuple[str, ...]) -> Any:
-    """mu = lam where K is the identity and the regulariser convex, None where no bound is known."""
+    """mu = lam where K is the identity, D squares and R convex; None where no bound is known."""
     phi: Any = params.get("phi")
     convex = phi is not None and phi.convex
     known = isinstance(model.K, Identity) and convex and "lam" not in learned
+    known &= model.D is squares
     return params["lam"] if known else None
