@@ -98,9 +98,36 @@ def pixels(shape: Any) -> int:
     return height * width
 
 
+def part_of_pairs(shape: Any) -> tuple[int, int]:
+    """Height and width of complex images, as pictures with the imaginary part below the real one.
+
+    >>> print(checks.part_of_pairs((8, 3)))
+    (4, 3)
+    """
+    pixels(shape)
+    if shape[0] % 2:
+        raise ValueError(
+            f"complex images of shape {shape}: expected an even height, of the real part and below "
+            "it the imaginary one"
+        )
+    return shape[0] // 2, shape[1]
+
+
 def traced(x: Any) -> bool:
     """Whether any leaf has no value yet."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(x))
+
+
+def shaped(name: str, x: Any, expected: tuple[int | str, ...]) -> None:
+    """Raises ValueError for another shape; a word stands for any size above 0."""
+    shape = np.shape(x)
+    fits = len(shape) == len(expected) and all(
+        n > 0 if isinstance(wanted, str) else n == wanted
+        for n, wanted in zip(shape, expected, strict=True)
+    )
+    if not fits:
+        wanted = f"[{', '.join(map(str, expected))}]" if expected else "a single number"
+        raise ValueError(f"{name}: of shape {list(shape)}; expected {wanted}")
 
 
 def rows(name: str, x: Any, pixels: int | None = None) -> Any:

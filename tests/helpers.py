@@ -88,6 +88,7 @@ ALL_OPERATORS: dict[str, Callable[..., operators.Operator]] = {
     "downsampling": functools.partial(operators.downsampling, factor=3),
     "parallel_beam": functools.partial(operators.parallel_beam, angles=7),
     "coils": functools.partial(operators.fourier, rate=0.5, coils=2),
+    "complex_coils": functools.partial(operators.fourier, rate=0.5, coils=2, complex_images=True),
     "stack": lambda shape: operators.stack(shape, operators.identity(shape), blurred(shape)),
     "complex_matrix": complex_matrix,
 }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import skimage.transform
-from helpers import default_precision, dense, float64, normal
+from helpers import default_precision, dense, float64, normal, untyped
 
 from deqbilevel import operators
 from deqbilevel.operators import PATTERNS
@@ -150,6 +150,13 @@ def test_pixel_masks_keep_as_many_as_they_say() -> None:
         (lambda: operators.fourier((8, 8), rate=0.0), "rate=0.0: expected"),
         (lambda: operators.fourier((8, 8), rate=0.01), r"rate=0.01: no sample of 8x8"),
         (lambda: operators.fourier((8, 8), coils=0), "coils=0: expected"),
+        (lambda: operators.Fourier(-jnp.ones(64), (8, 8)), "mask=-1.0: expected"),
+        (lambda: operators.Fourier(jnp.ones(64).at[3].set(jnp.nan), (8, 8)), "mask=nan: expected"),
+        (lambda: operators.Fourier(jnp.ones(64) + 0j, (8, 8)), r"mask=.*: expected a finite"),
+        (lambda: operators.Fourier(jnp.ones(63), (8, 8)), "mask of shape .*expected images of 64"),
+        (lambda: operators.Fourier(jnp.zeros(64), (8, 8)), "mask: zero everywhere"),
+        (lambda: operators.Coils(jnp.ones(4), jnp.ones((1, 4)) * jnp.nan, (2, 2)), "maps: holds"),
+        (lambda: operators.Coils(jnp.ones(4), jnp.ones((1, 3)), (2, 2)), "maps of shape"),
         (lambda: operators.parallel_beam((8, 8), angles=0), "angles=0: expected"),
         (lambda: operators.parallel_beam((8, 8), bins=-3), "bins=-3: expected"),
         (lambda: operators.parallel_beam((8, 8), angles=()), r"angles=\(\): expected one or more"),
@@ -171,5 +178,5 @@ def test_pixel_masks_keep_as_many_as_they_say() -> None:
     ],
 )
 def test_what_is_no_operator_is_refused_by_name(build, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+    with untyped(), pytest.raises(ValueError, match=said):
         build()

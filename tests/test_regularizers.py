@@ -28,6 +28,10 @@ PIXELS = SHAPE[0] * SHAPE[1]
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dense, untied": ("dense", {"tied": False, "features": 7}),
     "convolutional, basis": ("convolutional", {"filters": (3, 2, 2), "basis": "cosines"}),
+    "convolutional, complex": (
+        "convolutional",
+        {"filters": (3, 2, 2), "complex_images": True},
+    ),
     "convolutional, zero": ("convolutional", {"filters": (3, 3, 2), "boundary": "zero"}),
     "normalised, untied": ("normalised", {"tied": False, "kernels": (3, 3)}),
     "normalised, circular": ("normalised", {"kernels": (3, 2), "boundary": "circular"}),

@@ -36,7 +36,15 @@ from deqbilevel.operators.combined import (
     gaussian_blur,
     stack,
 )
-from deqbilevel.operators.fourier import PATTERNS, Coils, Fourier, coil_maps, fourier
+from deqbilevel.operators.fourier import (
+    PATTERNS,
+    Coils,
+    ComplexCoils,
+    Fourier,
+    check_mask,
+    coil_maps,
+    fourier,
+)
 from deqbilevel.operators.masks import (
     Identity,
     Mask,
@@ -59,6 +67,7 @@ __all__ = [
     "PATTERNS",
     "CircularConvolution",
     "Coils",
+    "ComplexCoils",
     "Composition",
     "Difference",
     "Downsampling",
@@ -70,6 +79,7 @@ __all__ = [
     "ParallelBeam",
     "Stack",
     "ZeroPaddedConvolution",
+    "check_mask",
     "circular_convolution",
     "coil_maps",
     "compose",

@@ -24,7 +24,7 @@ docstring says up to which a that holds. A width `eps` that is not in [1e-9, 1e9
 from collections.abc import Callable
 
 from deqbilevel.checks import Registry
-from deqbilevel.potentials.base import LEAST_WIDTH, MOST_WIDTH, Potential
+from deqbilevel.potentials.base import LEAST_WIDTH, MOST_WIDTH, Potential, modulus
 from deqbilevel.potentials.power_sum import PowerSum
 from deqbilevel.potentials.quadratic import (
     PiecewiseQuadratic,
@@ -55,6 +55,7 @@ __all__ = [
     "Welsch",
     "clipping",
     "identity",
+    "modulus",
     "relu",
     "softshrink",
 ]

@@ -57,6 +57,23 @@ def magnitude(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.sign(z) * z
 
 
+LEAST = 1e-30
+"""Of a squared modulus, below which phi is as at 0."""
+
+
+def modulus(
+    z: Float[Array, "filters parts height width"],
+) -> Float[Array, "filters parts height width"]:
+    """|z|, above zero, of real and imaginary parts in turns, for both of them.
+
+    >>> print(potentials.modulus(jnp.array([3.0, 4.0]).reshape(1, 2, 1, 1)).ravel())
+    [5. 5.]
+    """
+    pairs = z.reshape(z.shape[0], -1, 2, *z.shape[2:])
+    squared = jnp.maximum(jnp.sum(pairs**2, axis=2, keepdims=True), LEAST)
+    return jnp.broadcast_to(jnp.sqrt(squared), pairs.shape).reshape(z.shape)
+
+
 def prox_by_bisection(
     derivative: Callable[[Array], Array], z: Float[Array, "*shape"], a: Any
 ) -> Float[Array, "*shape"]:

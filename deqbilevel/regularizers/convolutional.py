@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import checks
 from deqbilevel.convolutions import Bank, Boundary, Method, bank, multiplied, transfer
-from deqbilevel.potentials import POTENTIALS, Potential
+from deqbilevel.potentials import POTENTIALS, Potential, modulus
 from deqbilevel.regularizers.base import Regularizer
 from deqbilevel.regularizers.bases import BASES, cosines, random
 from deqbilevel.types import Images, Params
@@ -42,18 +42,31 @@ class Convolutional(NamedTuple):
 
     bank: Bank
     shape: tuple[int, int]
+    """Of an image, or of a part of a complex one."""
     boundary: Boundary
+    of_pairs: bool = False
+    """Whether images are complex: pictures with the imaginary part below the real one."""
 
     def gradient(self, u: Images, params: Params) -> Images:
         """N(u) of each image."""
-        c = filters(params)
-        z = params["phi"].derivative(self.bank.apply(c, u))
-        return self.bank.adjoint(c, weights(params)[:, None, None, None] * z)
+        c, phi = filters(params), params["phi"]
+        z = self._features(c, u)
+        if self.of_pairs:
+            m = modulus(z)
+            slopes = z * (phi.derivative(m) / m)
+        else:
+            slopes = phi.derivative(z)
+        return self.bank.adjoint(c, weights(params)[:, None, None, None] * slopes).reshape(u.shape)
 
     def energy(self, u: Images, params: Params) -> Float[Array, " batch"]:
         """R(u) of each image."""
-        z = params["phi"].value(self.bank.apply(filters(params), u))
-        return weights(params) @ jnp.sum(z, axis=(2, 3))
+        z = self._features(filters(params), u)
+        values = params["phi"].value(modulus(z)[:, ::2] if self.of_pairs else z)
+        return weights(params) @ jnp.sum(values, axis=(2, 3))
+
+    def _features(self, c: Array, u: Images) -> Array:
+        """c_k * u; of complex images each part is an image."""
+        return self.bank.apply(c, u.reshape(-1, self.shape[0] * self.shape[1]))
 
     def lipschitz(self, params: Params) -> Float[Array, ""]:
         """A Lipschitz constant of N: e^{beta_0} sup phi'' max_w sum_k e^{beta_k} |c_k^(w)|^2.
@@ -77,18 +90,27 @@ class Convolutional(NamedTuple):
         phi''(c_k * u) of each image is replaced by its mean, at least 0, so that the Hessian is a
         circular convolution, whose inverse is a division of Fourier transforms.
         """
-        c = filters(params)
-        curvature = params["phi"].second_derivative(self.bank.apply(c, u))
+        c, phi = filters(params), params["phi"]
+        z = self._features(c, u)
+        if self.of_pairs:  # along c_k * u, and across it
+            m = modulus(z)
+            curvature = (phi.second_derivative(m) + phi.derivative(m) / m) / 2
+        else:
+            curvature = phi.second_derivative(z)
         mean = jnp.maximum(jnp.mean(curvature, axis=(2, 3)), 0)
         power = jnp.abs(transfer(c, self.shape)) ** 2
         symbol = identity + jnp.einsum("k,kb,khw->bhw", weights(params), mean, power)
 
-        return lambda r: multiplied(1 / symbol, r, self.shape, self.shape)
+        def apply(r: Images) -> Images:
+            parts = r.reshape(-1, self.shape[0] * self.shape[1])
+            return multiplied(1 / symbol, parts, self.shape, self.shape).reshape(r.shape)
+
+        return apply
 
     def regularizer(self, start: Callable[[PRNGKeyArray], dict[str, Any]]) -> Regularizer:
         """As what everything above takes, with `start` as its `init`."""
         return Regularizer(
-            self.shape,
+            (2 * self.shape[0], self.shape[1]) if self.of_pairs else self.shape,
             start,
             self.gradient,
             ("filters", "beta"),
@@ -105,10 +127,14 @@ class Convolutional(NamedTuple):
 
 
 def bank_of(
-    shape: tuple[int, int], boundary: Boundary = "circular", method: Method | None = None
+    shape: tuple[int, int],
+    boundary: Boundary = "circular",
+    method: Method | None = None,
+    complex_images: bool = False,
 ) -> Convolutional:
     """The functions for images of a shape; `method` as in `convolutions.bank`."""
-    return Convolutional(bank(shape, boundary, method), shape, boundary)
+    part = checks.part_of_pairs(shape) if complex_images else shape
+    return Convolutional(bank(part, boundary, method), part, boundary, complex_images)
 
 
 def convolutional(
@@ -121,16 +147,20 @@ def convolutional(
     beta_0: float = -4.0,
     boundary: Boundary = "circular",
     method: Method | None = None,
+    complex_images: bool = False,
 ) -> Regularizer:
     """The regulariser of images of a shape, started as `drawn` says.
 
-    Raises: ValueError as `drawn` and `convolutions.bank` do.
+    Of complex images, pictures with the imaginary part below the real one, phi is that of the
+    modulus |c_k * u|.
+    Raises: ValueError as `drawn` and `convolutions.bank` do, and for an odd height of complex ones.
 
     >>> R = regularizers.convolutional.convolutional((8, 8), filters=(24, 5, 5))
     >>> print(R.tied, R.learned)
     True ('filters', 'beta')
     """
-    if any(n > m for n, m in zip(filters[1:], shape, strict=True)):
+    own = bank_of(shape, boundary, method, checks.switch("complex_images", complex_images))
+    if any(n > m for n, m in zip(filters[1:], own.shape, strict=True)):
         raise ValueError(
             f"filters of {filters[1]}x{filters[2]} pixels are larger than the image of "
             f"{shape[0]}x{shape[1]}; take smaller ones"
@@ -138,7 +168,6 @@ def convolutional(
     options: dict[str, Any] = {"filters": filters, "basis": basis, "potential": potential}
     options |= {"eps": eps, "beta_0": beta_0}
     drawn(jax.random.key(0), **options)  # for its refusals
-    own = bank_of(shape, boundary, method)
     return own.regularizer(lambda key: drawn(key, **options))
 
 
@@ -247,11 +276,11 @@ def init(
         mask = np.stack([np.pad(np.ones(size), p) for size, p in zip(sizes, pads, strict=True)])
         c = np.stack([np.pad(x, p) for x, p in zip(c, pads, strict=True)])
     shape = ("filters", "rows", "columns") if basis is None else ("filters", "elements")
-    _shaped("filters", c, shape)
+    checks.shaped("filters", c, shape)
     if basis is not None:
-        _shaped("basis", basis, (c.shape[1], "rows", "columns"))
-    _shaped("beta_0", beta_0, ())
-    _shaped("beta", beta, (len(c),) if np.ndim(beta) else ())
+        checks.shaped("basis", basis, (c.shape[1], "rows", "columns"))
+    checks.shaped("beta_0", beta_0, ())
+    checks.shaped("beta", beta, (len(c),) if np.ndim(beta) else ())
     numbers = {"filters": c, "beta": np.broadcast_to(beta, len(c)), "beta_0": beta_0}
     for name, value in (numbers | ({} if basis is None else {"basis": basis})).items():
         with np.errstate(over="ignore"):  # a number beyond float32 is infinite there
@@ -269,15 +298,3 @@ def init(
 def _rounded(value: Any) -> np.ndarray:
     """In the default precision."""
     return np.asarray(value).astype(jnp.result_type(float))
-
-
-def _shaped(name: str, x: Any, expected: tuple[int | str, ...]) -> None:
-    """Raises ValueError for another shape; a word stands for any size above 0."""
-    shape = np.shape(x)
-    fits = len(shape) == len(expected) and all(
-        n > 0 if isinstance(wanted, str) else n == wanted
-        for n, wanted in zip(shape, expected, strict=True)
-    )
-    if not fits:
-        wanted = f"[{', '.join(map(str, expected))}]" if expected else "a single number"
-        raise ValueError(f"{name}: of shape {list(shape)}; expected {wanted}")

@@ -8,10 +8,10 @@ python -m experiments.sampling [--part 0.25] [--by lines] [--data images:DIR] [-
 with the mean over images and noise n, fresh in each step; c_k are finite differences (or filters
 that are learned too) and phi is the corner-rounded 1-norm. f depends on s, and so does the
 gradient. The noise is that of a device: it does not shrink with s, so that a sample with s < 1 is a
-worse one, and both parts of f have it. s starts at the part everywhere, and lambda follows so that
-its mean stays there, as the multiplier of that constraint, unless it is given.
+worse one, and both parts of f have it. s starts at 1/2 everywhere, and lambda follows so that its
+mean goes to the part, as the multiplier of that constraint, unless it is given.
 
-At the end s is thresholded, the largest are kept, and judged against fixed masks of as many
+At the end s is thresholded, see `masks.Grid.thresholded`, and judged against fixed masks of as many
 samples: at the learned weights, and at weights learned for each mask. Repeating the same command
 goes on after an interruption.
 """
@@ -40,7 +40,7 @@ class Sampling:
     """Whether a point, or a line, and its opposite are sampled together, as of complex images; of
     real ones each says the same, and one of them is enough."""
     strength: Annotated[
-        float | None, options.weight, options.default("so that the mean of s stays at --part")
+        float | None, options.weight, options.default("so that the mean of s goes to --part")
     ] = None
     """lambda of (6.3)."""
     filters: Annotated[

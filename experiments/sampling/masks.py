@@ -73,17 +73,24 @@ class Grid(NamedTuple):
         """The shape of the weights."""
         return self.shape[0], 1 if self.lines else self.shape[1]
 
-    def start(self, part: float, seed: int) -> Values:
-        """The part everywhere; but for pairs up to a tenth more or less, or a frequency and its
+    def start(self, s: float, seed: int) -> Values:
+        """s everywhere; but for pairs up to a tenth more or less, or a frequency and its
         opposite would go on alike."""
         drawn = np.random.default_rng(seed).uniform(0.9, 1.1, self.places)
-        return part * (np.ones(self.places) if self.paired else drawn)
+        return s * (np.ones(self.places) if self.paired else drawn)
 
     def nearness(self) -> Values:
         """1 - (distance from the mean / the largest)."""
         axes = [np.fft.fftfreq(n) for n in self.places]
         distance = np.hypot(*np.meshgrid(*axes, indexing="ij"))
         return 1 - distance / max(float(distance.max()), 1e-9)
+
+    def thresholded(self, s: Values, part: float) -> Pattern:
+        """A part of all samples: those above one half, the lowest of them first, then those of the
+        largest s. Of a strong sample s need not be 1, and a single low one that is missed costs
+        more than many high ones."""
+        above = s > 0.5
+        return self.largest([above.astype(float), np.where(above, self.nearness(), s)], part)
 
     def largest(self, values: Sequence[Values], part: float) -> Pattern:
         """A part of all samples, or one or two less: the mean, or its line, and the points, lines

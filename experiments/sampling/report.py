@@ -38,7 +38,7 @@ those learned with the sampling."""
 
 def masks_of(config: Any, grid: masks.Grid, found: Found, part: float) -> dict[str, Any]:
     """Masks of a part of the frequencies by name, the learned one first."""
-    own = {LEARNED: grid.largest([found.s, found.mean, grid.nearness()], part)}
+    own = {LEARNED: grid.thresholded(found.s, part)}
     named = {n: make for n, make in masks.FIXED.items() if not (grid.lines and n == "radial")}
     return own | {name: make(grid, part, config.seed) for name, make in named.items()}
 
@@ -78,7 +78,7 @@ def show(config: Any, problem: Problem, found: Found, images: Images, out: Path)
         "between_0_and_1": float(np.mean((found.s > 0.01) & (found.s < 0.99))),
         "seconds": sum(record["seconds"] for record in found.records),
     }
-    arrays = {"s": found.s, "mean": found.mean} | {
+    arrays = {"s": found.s} | {
         name.replace(" ", "_"): np.asarray(mask) for name, mask in chosen[config.part].items()
     }
     archives.write_arrays(out / "sampling.npz", arrays)

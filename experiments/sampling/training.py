@@ -28,8 +28,11 @@ FILES = ("metrics.jsonl", "latest/<checkpoint>")
 BLOCK = 10
 """Steps between two checkpoints, after each of which lambda follows the mean of s."""
 
-PULL = 2.0
-"""By how much: lambda is multiplied by exp(PULL (mean - part) / part)."""
+PULL = 8.0
+"""By how much: lambda is multiplied by exp(PULL (mean - what it is to be))."""
+
+START = 0.5
+"""s everywhere, as far from 0 as from 1."""
 
 B1 = 0.9
 """Of Adam."""
@@ -60,8 +63,6 @@ class Found(NamedTuple):
 
     params: Params
     s: Float[np.ndarray, "height columns"]
-    mean: Float[np.ndarray, "height columns"]
-    """Of s over the blocks, which says what was decided first."""
     records: list[dict[str, Any]]
 
 
@@ -76,7 +77,7 @@ def posed(config: Any, images: Images) -> Problem:
         shape, eps=config.eps, beta_0=config.beta_0, method="patch", **own
     )
     grid = Grid(shape, config.by == "lines", config.paired)
-    K = Sampled(jnp.asarray(grid.start(config.part, config.seed), float), shape, config.paired)
+    K = Sampled(jnp.asarray(grid.start(START, config.seed), float), shape, config.paired)
     of_mask = operators.Fourier(jnp.ones(shape[0] * shape[1]), shape)
     params = R.init(learning.keys(config.seed)[0])
     scalars = {"noise": config.noise, "strength": config.strength or 0.0}
@@ -135,17 +136,15 @@ def train(config: Any, problem: Problem, out: Path) -> Found:
     done = checkpoints.latest_step(out / "latest") or 0
     state = start(problem, key, evaluations=0 if done else START_EVALUATIONS)
     step = jax.jit(lambda state, key: learning.step(learner, state, truth, key=key))
-    kept = {"state": state, "mean": jnp.zeros_like(problem.params["K"].weights)}
     if done:
-        kept = checkpoints.restore(out / "latest", kept)
+        state = checkpoints.restore(out / "latest", state)
     elif config.strength is None and config.steps:
-        strength = first_strength(config, step, state, key)
-        kept["state"] = with_strength(state, strength)
+        state = with_strength(state, first_strength(config, step, state, key))
     log = Log.of(out / "metrics.jsonl", RECORD)
     records = log.course("step", [*range(BLOCK, done, BLOCK), done] if done else [])
     with tqdm(total=config.steps, initial=done, unit="step") as bar:
         while done < config.steps:
-            state, measured, begin = kept["state"], [], time.perf_counter()
+            measured, begin = [], time.perf_counter()
             count = min(BLOCK, config.steps - done)
             for one in jax.random.split(jax.random.fold_in(key, done), count):
                 state, metrics = step(state, one)
@@ -153,21 +152,23 @@ def train(config: Any, problem: Problem, out: Path) -> Found:
                 done += 1
                 bar.set_postfix_str(f"loss {measured[-1][0]:.3g}")
                 bar.update(1)
-            s = state.params["K"].weights
-            part = float(jnp.mean(s))
+            part = float(jnp.mean(state.params["K"].weights))
             if config.strength is None:
-                pull = np.exp(PULL * (part - config.part) / config.part)
+                pull = np.exp(PULL * (part - wanted(config, done)))
                 state = with_strength(state, state.params["strength"] * pull)
-            blocks = -(-done // BLOCK)
-            kept = {"state": state, "mean": kept["mean"] + (s - kept["mean"]) / blocks}
             record = {"step": done, "seconds": time.perf_counter() - begin, "part": part}
             record |= {"strength": float(state.params["strength"])}
             record |= dict(zip(MEASURED, np.transpose(measured).tolist(), strict=True))
             records.append(record)
             log.keep(records)
-            checkpoints.save(out / "latest", done, kept)
-    params = kept["state"].params
-    return Found(params, np.asarray(params["K"].weights), np.asarray(kept["mean"]), records)
+            checkpoints.save(out / "latest", done, state)
+    return Found(state.params, np.asarray(state.params["K"].weights), records)
+
+
+def wanted(config: Any, done: int) -> float:
+    """The mean of s after so many steps: along a line to the part at a third of them, before s is
+    decided, as what is 1 stays there."""
+    return START + (config.part - START) * min(1.0, 3 * done / config.steps)
 
 
 def start(problem: Problem, key: Array, *, evaluations: int) -> State:

@@ -45,8 +45,9 @@ LOWER = [*solvers.SOLVERS, *solvers.DESCENTS, *TOGETHER]
 SEPARATOR = "__"
 """Between a part and its option in the name of a field."""
 
-HIDDEN = ("method",)
-"""Options that change how a part is computed, not what it is."""
+HIDDEN = ("method", "complex_images")
+"""Options that change how a part is computed, not what it is, and what the commands have no data
+for: their pictures are real."""
 
 
 def options_of(part: str, name: str) -> list[tuple[str, Any, Any]]:
