@@ -85,16 +85,7 @@ def test_a_run_is_whole_and_shown_again(tmp_path: Path) -> None:
     assert main(config) == numbers and (config.out / "rows.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"batch_size": 2}, "--batch-size 2: more than the 1 training images"),
-        ({"filters": (3, 50, 50)}, "larger than the image of 16x16"),
-        ({"angles": 0}, "--angles 0: expected"),
-        ({"finer": 0}, "--finer 0: expected"),
-    ],
-)
-def test_what_cannot_be_is_refused(options: dict, said: str, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=f"error: .*{said}"):
-        main(dataclasses.replace(SMALL, out=tmp_path / "run", **options))
+def test_a_batch_of_more_images_than_there_are_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="error: --batch-size 2: more than the 1 training images"):
+        main(dataclasses.replace(SMALL, out=tmp_path / "run", batch_size=2))
     assert not (tmp_path / "run").exists()

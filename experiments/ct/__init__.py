@@ -42,6 +42,7 @@ class CT:
     """Learn on random ellipses, and reconstruct what was never seen."""
 
     methods: Annotated[tuple[str, ...], options.among(METHODS)] = METHODS
+    """Those that are compared."""
     angles: Annotated[int, options.whole(1, 2000)] = 60
     """Equally spaced over half a turn."""
     noise: Annotated[float, options.noise] = 0.3

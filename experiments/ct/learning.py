@@ -23,7 +23,7 @@ PASSES = 8
 LEARNED = {"weights": ("beta",), "filters": ("filters", "beta")}
 """What is learned, by the method."""
 
-BUDGET = Budget(forward=20, adjoint=30)
+BUDGET = Budget(forward=40, adjoint=40)
 """Of the lower level, which goes on warm, and of its adjoint, in each step."""
 
 
