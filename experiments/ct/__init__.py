@@ -57,18 +57,18 @@ class CT:
         Path | None, options.folder("pictures to be judged by"), options.default("none")
     ] = None
     """Their grey values are the truth, each at its own size."""
-    filters: Annotated[tuple[int, int, int], options.whole(1, 1000)] = (24, 5, 5)
+    filters: Annotated[tuple[int, int, int], options.whole(1, 1000)] = (8, 3, 3)
     """Number, height and width."""
     eps: Annotated[float, options.number(above=0, most=100)] = 0.01
     """Where the potential, a rounded absolute value, bends."""
-    beta_0s: Annotated[tuple[float, ...], options.number(-20, 20)] = (-9.0, -8.0, -7.0, -6.0, -5.0)
+    beta_0s: Annotated[tuple[float, ...], options.number(-20, 20)] = (-9.0, -8.5, -8.0, -7.5, -7.0, -6.5)
     """Logarithms of the weights to choose from."""
-    epochs: Annotated[int, options.whole(0)] = 3
+    epochs: Annotated[int, options.whole(0)] = 6
     """Of eight passes over the training images each."""
     train_size: Annotated[int, options.size] = 8
     test_size: Annotated[int, options.size] = 4
     batch_size: Annotated[int, options.size] = 4
-    learning_rate: Annotated[float, options.rate] = 2e-3
+    learning_rate: Annotated[float, options.rate] = 3e-3
     """Adam's for filters, at the start of its cosine schedule; weights alone take ten times it."""
     evaluations: Annotated[int, options.whole(1, 100_000)] = 300
     """Of the map, for a reconstruction that is judged, at most."""
