@@ -34,6 +34,8 @@ from experiments.ct.scanning import Scan
 Way = Callable[[Scan], tuple[Array, float, str]]
 """A set -> its reconstructions, their residual, and what was chosen beforehand."""
 
+BETA_0S = (-9.0, -8.5, -8.0, -7.5, -7.0, -6.5)
+
 METHODS = ("filtered", "variation", *LEARNED)
 
 
@@ -61,7 +63,7 @@ class CT:
     """Number, height and width."""
     eps: Annotated[float, options.number(above=0, most=100)] = 0.01
     """Where the potential, a rounded absolute value, bends."""
-    beta_0s: Annotated[tuple[float, ...], options.number(-20, 20)] = (-9.0, -8.5, -8.0, -7.5, -7.0, -6.5)
+    beta_0s: Annotated[tuple[float, ...], options.number(-20, 20)] = BETA_0S
     """Logarithms of the weights to choose from."""
     epochs: Annotated[int, options.whole(0)] = 6
     """Of eight passes over the training images each."""
