@@ -94,6 +94,8 @@ COMMANDS = {
     "gradient_accuracy": "GradientAccuracy",
     "hypergradients": "Hypergradients",
     "learn": "Learn",
+    "losses": "Losses",
+    "mri": "Mri",
     "naive": "Naive",
     "networks": "Networks",
     "poisson": "Poisson",

@@ -62,7 +62,8 @@ def scores(
 ) -> dict[str, dict[str, float | None]]:
     """PSNR and SSIM of K^T f, called `adjoint`, and of each way, in the mean over test images."""
     first = next(iter(found.values()))
-    rows = {adjoint: {name: first[f"{name}_adjoint"] for name in SCORES}}
+    nothing = "adjoint" if "psnr_db_adjoint" in first else "measured"  # K^T f = f
+    rows = {adjoint: {name: first[f"{name}_{nothing}"] for name in SCORES}}
     return rows | {
         way: {name: numbers[f"{name}_learned"] for name in SCORES} for way, numbers in found.items()
     }

@@ -52,8 +52,8 @@ def hypergradient(
     params: Params,
     budget: Any,
     images: Measured,
-    u: Images | None = None,
-    v: Images | None = None,
+    u: Float[Array, "images *further pixels"] | None = None,
+    v: Float[Array, "images *further pixels"] | None = None,
 ) -> Found:
     """The loss of the reconstructions and its gradient in the learned entries of `params`, of the
     loss itself too.
