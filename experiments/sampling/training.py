@@ -28,7 +28,7 @@ FILES = ("metrics.jsonl", "latest/<checkpoint>")
 BLOCK = 10
 """Steps between two checkpoints, after each of which lambda follows the mean of s."""
 
-PULL = 3.0
+PULL = 8.0
 """By how much: lambda is multiplied by exp(PULL (mean - what it is to be))."""
 
 START = 0.5
@@ -166,8 +166,9 @@ def train(config: Any, problem: Problem, out: Path) -> Found:
 
 
 def wanted(config: Any, done: int) -> float:
-    """The mean of s after so many steps: along a line to the part at half of them."""
-    return START + (config.part - START) * min(1.0, 2 * done / config.steps)
+    """The mean of s after so many steps: along a line to the part at a third of them, before s is
+    decided, as what is 1 stays there."""
+    return START + (config.part - START) * min(1.0, 3 * done / config.steps)
 
 
 def start(problem: Problem, key: Array, *, evaluations: int) -> State:
