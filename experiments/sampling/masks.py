@@ -89,8 +89,8 @@ class Grid(NamedTuple):
         """A part of all samples: those above one half, the lowest of them first, then those of the
         largest s. Of a strong sample s need not be 1, and a single low one that is missed costs
         more than many high ones."""
-        above = s > 0.5
-        return self.largest([above.astype(float), np.where(above, self.nearness(), s)], part)
+        above, near = s > 0.5, self.nearness()
+        return self.largest([above.astype(float), np.where(above, near, s), near], part)
 
     def largest(self, values: Sequence[Values], part: float) -> Pattern:
         """A part of all samples, or one or two less: the mean, or its line, and the points, lines
