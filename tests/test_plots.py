@@ -15,7 +15,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from deqbilevel import plots
 from deqbilevel.commands import listing
 from deqbilevel.commands.drawing import PDF, draw
-from deqbilevel.plots import base, paper
+from deqbilevel.plots import base, greys, paper
 from deqbilevel.plots.paper_pictures import NAMES
 
 DIMS = ("task", "model", "noise", "tau", "gamma", "activation", "epoch")
@@ -582,3 +582,11 @@ def test_a_figure_that_cannot_be_drawn_costs_itself_and_a_warning(tmp_path, caps
     assert "no.png was not drawn (ValueError: rows: there is no picture" in capsys.readouterr().err
     assert draw(tmp_path / "yes.png", plots.loss_curves, [], CAPTION)
     assert [path.name for path in tmp_path.iterdir()] == ["yes.png"]
+
+
+def test_errors_of_few_pixels_have_colours_too():
+    sparse, none = np.zeros((1, 1000)), np.zeros((1, 1000))
+    sparse[0, 3] = 0.5
+    dense = np.full((1, 1000), 0.8)
+    assert greys.error_scale([dense, sparse, none]) == 0.5
+    assert greys.error_scale([none]) == 1.0

@@ -58,10 +58,11 @@ def bar(figure: FigureBase, image: AxesImage, axes: Iterable[Axes], label: str, 
 
 def error_scale(errors: Iterable[Float[np.ndarray, "..."]]) -> float:
     """Where the colours of several maps of errors end: the least of their 99th percentiles, so that
-    the best of them can be seen; what is above is drawn as that."""
+    the best of them can be seen; what is above is drawn as that. Of few pixels that are wrong the
+    largest error, and maps without any do not count."""
     finite = [error[np.isfinite(error)] for error in errors]
-    ends = [float(np.quantile(error, 0.99)) for error in finite if error.size]
-    return max(min(ends, default=1.0), float(np.finfo(np.float32).tiny))
+    ends = [float(np.quantile(x, 0.99)) or float(x.max()) for x in finite if x.size]
+    return max(min(filter(None, ends), default=1.0), float(np.finfo(np.float32).tiny))
 
 
 def numbers(u: Pictures, truth: Pictures, shape: tuple[int, int], peak: float) -> list[str]:

@@ -38,7 +38,10 @@ class Losses:
     """Normalised error of Figure 3.2."""
     side: Annotated[int, options.whole(24, 1024)] = 128
     """Height and width of its phantom."""
-    losses: tuple[str, ...] = ("mean_squared_error", "ssim", "high_frequency_error", *WITHOUT_TRUTH)
+    losses: Annotated[tuple[str, ...], options.may_be_empty] = (
+        *("mean_squared_error", "ssim", "high_frequency_error"),
+        *WITHOUT_TRUTH,
+    )
     """Losses to learn by, as of `learn --loss`; none: --losses without a value."""
     regularizer: Literal["weights", "filters"] = "weights"
     """What is learned: the weights of differences to the neighbours, or filters and weights."""

@@ -56,7 +56,9 @@ class Mri:
     """beta of Figure 3.1: the penalty is weighted by 10^beta."""
     side: Annotated[int, options.whole(16, 1024)] = 128
     """Height and width of its phantom."""
-    ways: tuple[Literal["weights", "filters"], ...] = ("weights", "filters")
+    ways: Annotated[tuple[Literal["weights", "filters"], ...], options.may_be_empty] = (
+        *("weights", "filters"),
+    )
     """What is learned then; none: --ways without a value."""
     pattern: Annotated[str, options.among(operators.PATTERNS)] = "lines"
     """Which frequencies are sampled."""
