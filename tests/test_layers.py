@@ -64,7 +64,7 @@ SHARED = {
     "algorithms": ["oracles"],
     "losses": ["scores"],
     "operators": ["blurs"],
-    "regularizers": ["bases"],
+    "regularizers": ["bases", "weighted"],
 }
 """What the modules of a package may import of it beside its `base` and `checked`."""
 SOURCES = {

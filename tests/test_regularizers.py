@@ -299,3 +299,34 @@ def test_an_equinox_module_of_ones_own():
 def test_what_is_no_regulariser_is_refused(make, message):
     with untyped(), pytest.raises(ValueError, match=message):
         make()
+
+
+@float64
+def test_weights_that_vary_in_space_are_those_of_each_part_of_an_image():
+    """Where e^{field} is 4, a part of an image has four times the energy."""
+    shape = (8, 16)
+    options = {"filters": (3, 2, 2), "eps": 0.3, "boundary": "zero"}
+    plain: Any = REGULARIZERS["convolutional"](shape, **options)
+    R: Any = REGULARIZERS["convolutional"](shape, **options, field=(2, 4))
+    params = R.init(jax.random.key(0))
+    assert R.learned == ("filters", "beta", "field") and params["field"].shape == (2, 4)
+    u = normal(0, 3, 8 * 16)
+    np.testing.assert_allclose(R.energy(u, params), plain.energy(u, params))
+    fields = jnp.log(4.0) * jnp.array([[0.0, 0, 1, 1], [0, 0, 1, 1]])
+    at = params | {"field": fields}
+    left = u.reshape(3, 8, 16).at[:, :, 3:].set(0).reshape(3, -1)
+    right = u.reshape(3, 8, 16).at[:, :, :13].set(0).reshape(3, -1)
+    zero = plain.energy(0 * u, params)
+    np.testing.assert_allclose(R.energy(left, at) - R.energy(0 * u, at),
+                               plain.energy(left, params) - zero, rtol=1e-9)  # fmt: skip
+    np.testing.assert_allclose(R.energy(right, at) - R.energy(0 * u, at),
+                               4 * (plain.energy(right, params) - zero), rtol=1e-9)  # fmt: skip
+    d, h = normal(1, 3, 8 * 16), 1e-5
+    slope = jnp.sum(R.gradient(u, at) * d, axis=-1)
+    difference = (R.energy(u + h * d, at) - R.energy(u - h * d, at)) / (2 * h)
+    np.testing.assert_allclose(slope, difference, rtol=1e-7)
+    steep = jnp.linalg.norm(R.gradient(u + d, at) - R.gradient(u, at), axis=-1)
+    assert (steep <= R.lipschitz(at) * jnp.linalg.norm(d, axis=-1)).all()
+    np.testing.assert_allclose(R.lipschitz(at), 4 * plain.lipschitz(params))
+    with pytest.raises(ValueError, match="field=17: expected"):
+        REGULARIZERS["convolutional"](shape, **options, field=(2, 17))
