@@ -55,7 +55,7 @@ INSIDE = {
     "commands": [
         *("common", "interrupts", "programs", "schema", "options", "listing", "folders"),
         *("records", "drawing", "running", "sizes", "algorithm_options", "algorithm_choice"),
-        *("command", "reconstruct", "learn", "ways", "console"),
+        *("command", "adapting", "reconstruct", "learn", "ways", "console"),
     ],
     "studies": ["logs", "cubes", "storage", "grids", "study", "keeping", "running", "plans"],
 }

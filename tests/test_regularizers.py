@@ -305,7 +305,7 @@ def test_what_is_no_regulariser_is_refused(make, message):
 def test_weights_that_vary_in_space_are_those_of_each_part_of_an_image():
     """Where e^{field} is 4, a part of an image has four times the energy."""
     shape = (8, 16)
-    options = {"filters": (3, 2, 2), "eps": 0.3, "boundary": "zero"}
+    options: dict[str, Any] = {"filters": (3, 2, 2), "eps": 0.3, "boundary": "zero"}
     plain: Any = REGULARIZERS["convolutional"](shape, **options)
     R: Any = REGULARIZERS["convolutional"](shape, **options, field=(2, 4))
     params = R.init(jax.random.key(0))

@@ -22,8 +22,8 @@ import tyro
 from jaxtyping import Float
 from tqdm import tqdm
 
-from deqbilevel import baselines, data, losses, pictures, recipes, solvers
-from deqbilevel.commands import command, common, folders, options
+from deqbilevel import baselines, checks, data, losses, pictures, recipes, solvers
+from deqbilevel.commands import adapting, command, common, folders, options
 from deqbilevel.commands.records import Log
 from deqbilevel.commands.schema import ANY
 from deqbilevel.models import Model
@@ -31,8 +31,9 @@ from deqbilevel.recipes import Learned
 
 Picture = Float[np.ndarray, "height width"]
 
-Programs = Callable[[tuple[int, int]], tuple[Model, Any]]
-"""A shape -> the model of such pictures, and (params, f) -> their reconstruction, compiled once."""
+Programs = Callable[[tuple[int, int]], tuple[Model, Any, Any]]
+"""A shape -> the model of such pictures, (params, f) -> their reconstruction, compiled once, and
+(params, f) -> params for f."""
 
 NUMBERS = ("psnr_measured_db", "psnr_db", "ssim", "residual", "clipped")
 
@@ -52,6 +53,13 @@ class Reconstruct:
     """The pictures are true ones: measure them first, and judge what comes out."""
     noise: Annotated[float | None, options.noise, options.default("that of learning")] = None
     """Standard deviation in the measurements, on the range of what was learned."""
+    adapt: tuple[str, ...] = ()
+    """Tune weights to each picture without its truth first: by losses of the noise as of learn
+    --loss, such as monte_carlo_sure."""
+    adapted: Annotated[
+        tuple[str, ...], options.only("with --adapt", lambda config: bool(config.adapt))
+    ] = ("beta",)
+    """Entries of params that are: beta, beta_0, a field."""
     tolerance: Annotated[float, options.number(0, 1)] = 1e-5
     """Relative residual at which a picture is done."""
     evaluations: Annotated[int, options.whole(1, 100_000)] = 500
@@ -80,6 +88,8 @@ def main(config: Any) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         with common.clear_errors():
             folder, learned = config.pictures, _learned(config)
+            if config.adapt:
+                adaptation(config, learned, learned.model())
             names = pictures.names(pictures.pictures(folder), folder)
             out = stack.enter_context(_claimed(config, learned, names))
         log = Log.of(out / "pictures.jsonl", ROW)
@@ -137,11 +147,20 @@ def _programs(config: Any, learned: Learned) -> Programs:
     solver = descent if model.tied else other
 
     @functools.cache
-    def of_shape(shape: tuple[int, int]) -> tuple[Model, Any]:
+    def of_shape(shape: tuple[int, int]) -> tuple[Model, Any, Any]:
         model = learned.model(shape)
-        return model, jax.jit(partial(model.reconstruct, solver(**limits)))
+        own = adaptation(config, learned, model) if config.adapt else lambda params, f: params
+        return model, jax.jit(partial(model.reconstruct, solver(**limits))), own
 
     return of_shape
+
+
+def adaptation(config: Any, learned: Learned, model: Model) -> Any:
+    """What --adapt asks for. Raises: ValueError for what cannot be adapted."""
+    checks.entries("--adapted", learned.params, config.adapted)
+    peak = learned.range[1] - learned.range[0]
+    loss = adapting.loss_of(config.adapt, model.shape, peak)
+    return adapting.adaptation(model, loss, config.adapted)
 
 
 def _reconstruct(
@@ -155,9 +174,10 @@ def _reconstruct(
 ) -> dict[str, Any]:
     """Write what becomes of a picture, and return its row."""
     shape = (picture.shape[0], picture.shape[1])
-    (model, solve), truth = programs(shape), jnp.asarray(picture.reshape(1, -1), jnp.float32)
+    model, solve, adapt = programs(shape)
+    truth = jnp.asarray(picture.reshape(1, -1), jnp.float32)
     f = model.measure(learned.params, truth, key) if config.simulate else truth
-    u, info = solve(learned.params, f)
+    u, info = solve(adapt(learned.params, f), f)
     image, path = np.asarray(u).reshape(shape), out / "reconstructed" / f"{name}.png"
     row = {"picture": name, "residual": float(info.residual)}
     row |= {"clipped": pictures.write(path, image, learned.range)}
