@@ -13,13 +13,13 @@ from deqbilevel.models import Model
 from deqbilevel.settings import MINIMISER, Budget
 from deqbilevel.types import Params
 
-STEPS = 40
+STEPS = 15
 """Of Adam, whose rate falls by a cosine."""
 
-RATE = 0.05
+RATE = 0.1
 """Of weights, which are logarithms."""
 
-BUDGET = Budget(500, 100)
+BUDGET = Budget(40, 40)
 
 
 def loss_of(words: Sequence[str], shape: tuple[int, int], peak: float) -> losses.Informed:
@@ -46,8 +46,8 @@ def adaptation(
         solver="optimized_gradient",
         hypergradient=MINIMISER,
         warm=True,
-        forward_tolerance=1e-6,
-        adjoint_tolerance=1e-3,
+        forward_tolerance=1e-5,
+        adjoint_tolerance=1e-2,
         budget=BUDGET,
         limit=BUDGET,
         learning_rate=RATE,
@@ -58,7 +58,7 @@ def adaptation(
 
     def adapted(params: Params, f: Inexact[Array, "batch data"]) -> Params:
         own: Any = {name: x for name, x in params.items() if name != "learning_rate"}
-        state = learning.start(learner, own, f)
+        state = learning.start(learner, own, f, evaluations=10 * BUDGET.forward)
         # No loss of the noise looks at it.
         state, _ = steps(state, jnp.zeros_like(model.start(f)), f=f)
         return params | {name: state.params[name] for name in learned}

@@ -30,6 +30,7 @@ from deqbilevel import checks
 from deqbilevel.convolutions import Bank, Boundary, Method, bank, multiplied, transfer
 from deqbilevel.potentials import modulus
 from deqbilevel.regularizers.base import Regularizer
+from deqbilevel.regularizers.bases import BASES, cosines, random
 from deqbilevel.regularizers.weighted import (
     drawn,
     filters,
@@ -42,13 +43,16 @@ from deqbilevel.regularizers.weighted import (
 from deqbilevel.types import Images, Params
 
 __all__ = [
+    "BASES",
     "PAD_NORM",
     "Convolutional",
     "bank_of",
     "convolutional",
+    "cosines",
     "drawn",
     "filters",
     "init",
+    "random",
     "require",
     "strengths",
     "varied",
