@@ -52,8 +52,9 @@ smoothed; printed are the errors of the signal, of what is smoothed at first, an
 The layers, from the bottom up; imports only ever run downwards:
 
 - `types`, `disk`, `lanes`, `precision`: the vocabulary, files, many runs as one, products
-- `operators`, `fidelities`, `potentials`, `convolutions`, `losses`, `solvers`, `pictures`,
-  `results`: what a problem is made of
+- `operators`, `fidelities`, `potentials`, `convolutions`, `solvers`, `pictures`, `results`: what a
+  problem is made of
+- `losses`, `simulation`: what a reconstruction is judged by, and measurements on a finer grid
 - `maps`, `regularizers`, `layers`, `hypergradients`, `data`, `plots`: the map, its regulariser, and
   every way to differentiate through its fixed point
 - `settings`, `models`, `pretrained`: a problem as one record, and how it is solved

@@ -19,7 +19,7 @@ STEPS = 15
 RATE = 0.1
 """Of weights, which are logarithms."""
 
-BUDGET = Budget(40, 40)
+BUDGET = Budget(60, 40)
 
 
 def loss_of(words: Sequence[str], shape: tuple[int, int], peak: float) -> losses.Informed:
@@ -46,7 +46,7 @@ def adaptation(
         solver="optimized_gradient",
         hypergradient=MINIMISER,
         warm=True,
-        forward_tolerance=1e-5,
+        forward_tolerance=1e-6,
         adjoint_tolerance=1e-2,
         budget=BUDGET,
         limit=BUDGET,

@@ -59,7 +59,7 @@ def exact_sure(shape: tuple[int, int]) -> Informed:
 
 
 def monte_carlo_sure(
-    shape: tuple[int, int], *, probes: int = 1, eps: float = 0.5, seed: int = 0
+    shape: tuple[int, int], *, probes: int = 1, eps: float = 0.1, seed: int = 0
 ) -> Informed:
     """`exact_sure` with the trace by probes, [CF] (3.4): b of independent signs,
 
@@ -67,7 +67,8 @@ def monte_carlo_sure(
 
     The reconstruction of f + e b is solved beside that of f, with the same b of the same
     measurement in every step, so that both can go on warm. Both have to be solved far better than
-    e: --lower-tolerance 1e-6 or below.
+    e: --lower-tolerance 1e-6 or below. A larger e is biased where u bends within it: with a
+    log-sum potential that bends at 0.02, eps = 0.5 takes 0.5 dB.
     Raises: ValueError for a count of probes below 1, and an eps that is not above 0.
     """
     checks.pixels(shape)
