@@ -1,14 +1,16 @@
 """Operators of imaging against what is known of them: discs and scikit-image's radon for CT,
 numpy's transforms and counts of samples for MRI, blurs and coarser images by scipy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.ndimage
 import skimage.transform
 from helpers import default_precision, dense, float64, normal, untyped
 
-from deqbilevel import operators
+from deqbilevel import data, learning, models, operators, regularizers, settings
 from deqbilevel.operators import PATTERNS
 
 # ---- CT
@@ -180,3 +182,36 @@ def test_pixel_masks_keep_as_many_as_they_say() -> None:
 def test_what_is_no_operator_is_refused_by_name(build, said: str) -> None:
     with untyped(), pytest.raises(ValueError, match=said):
         build()
+
+
+# ---- a blur that is learned
+
+
+def test_a_blur_keeps_the_light_and_is_found_from_images_and_measurements() -> None:
+    """The hypergradient in K leads from a wrong kernel to that of the measurements."""
+    shape = (16, 16)
+    true = operators.point_spread(shape, size=3, sigma=0.8)
+    guess = operators.point_spread(shape, size=3, sigma=0.4)
+    kernel = np.exp(-np.add.outer(np.arange(-1, 2) ** 2, np.arange(-1, 2) ** 2) / (2 * 0.8**2))
+    same = operators.circular_convolution(kernel / kernel.sum(), shape)
+    keys = jax.random.split(jax.random.key(1), 4)
+    u = data.phantoms.draw("piecewise_constant", keys, shape).reshape(4, -1)
+    np.testing.assert_allclose(true.apply(u), same.apply(u), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(true.apply(u).sum(axis=1), u.sum(axis=1), rtol=1e-4, atol=1e-4)
+    assert float(same.bound()) == pytest.approx(float(true.bound()), rel=1e-6)
+    R = regularizers.REGULARIZERS["convolutional"](
+        shape, filters=(2, 2, 2), basis="differences", eps=0.1, beta_0=-7.0
+    )
+    model = models.assemble(true, R)
+    params = model.init(jax.random.key(0)) | {"K": guess}
+    setting = settings.SETTINGS["accurate"]._replace(
+        solver="optimized_gradient", hypergradient="minimiser", warm=True
+    )
+    learner = learning.Learner((model,), setting, learning.fixed(optax.adam(0.1)), ("K",))
+    f = true.apply(u)
+    state = learning.start(learner, params, f)
+    state, metrics = jax.jit(lambda s: learning.steps(learner, s, u, 60, f=f))(state)
+    assert metrics.loss[-1] < 0.2 * metrics.loss[0] and metrics.solved.mean() > 0.9
+    found, first = state.params["K"].kernel, guess.kernel
+    assert jnp.abs(found - true.kernel).max() < 0.1 * jnp.abs(first - true.kernel).max()
+    assert float(found.sum()) == pytest.approx(1)

@@ -24,9 +24,11 @@ from deqbilevel.operators.base import Operator, norm, of, resolvent
 from deqbilevel.operators.blurs import (
     CONVOLUTIONS,
     CircularConvolution,
+    PointSpread,
     ZeroPaddedConvolution,
     circular_convolution,
     diagonal_blur,
+    point_spread,
     zero_padded_convolution,
 )
 from deqbilevel.operators.combined import (
@@ -77,6 +79,7 @@ __all__ = [
     "Matrix",
     "Operator",
     "ParallelBeam",
+    "PointSpread",
     "Stack",
     "ZeroPaddedConvolution",
     "check_mask",
@@ -94,6 +97,7 @@ __all__ = [
     "of",
     "parallel_beam",
     "pixel_mask",
+    "point_spread",
     "random_matrix",
     "resolvent",
     "row_mask",
@@ -112,6 +116,7 @@ OPERATORS: Registry[Callable[..., Operator]] = Registry(
         "random_matrix": random_matrix,
         "pixel_mask": pixel_mask,
         "gaussian_blur": gaussian_blur,
+        "point_spread": point_spread,
         "downsampling": downsampling,
         "difference": difference,
         "fourier": fourier,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
@@ -99,6 +100,63 @@ class ZeroPaddedConvolution(Convolution):
         reach = 2 * int(np.abs(np.array(self.offsets)).max())
         grid = (self.shape[0] + reach, self.shape[1] + reach)
         return jnp.max(jnp.abs(self.transfer(grid, self.weights.dtype)))
+
+
+@pytree
+@dataclass(frozen=True)
+class PointSpread:
+    """Circular convolution with a kernel of weights above 0 that sum to 1, softmax(logits): a blur
+    that keeps the light, whatever is learned of it as `params["K"]`.
+
+    Raises: ValueError for images of another size.
+
+    >>> K = operators.PointSpread(jnp.zeros((1, 3)), (1, 4))
+    >>> print(K.apply(jnp.array([[0.0, 3.0, 0.0, 0.0]])), K.bound())
+    [[1. 1. 1. 0.]] 1.0
+    """
+
+    logits: Float[Array, "*lanes rows columns"]
+    shape: tuple[int, int] = field(metadata={"static": True})
+
+    @property
+    def kernel(self) -> Float[Array, "*lanes rows columns"]:
+        return jax.nn.softmax(self.logits, axis=(-2, -1))
+
+    def apply(self, u: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
+        return self._convolution().apply(u)
+
+    def adjoint(self, v: Float[Array, "*batch pixels"]) -> Float[Array, "*batch pixels"]:
+        return self._convolution().adjoint(v)
+
+    def bound(self) -> Float[Array, ""]:
+        """||K|| = 1, that of an even grey."""
+        return jnp.ones((), self.logits.dtype)
+
+    def resolvent(self, z: Float[Array, "*batch pixels"], a: Any) -> Float[Array, "*batch pixels"]:
+        return self._convolution().resolvent(z, a)
+
+    def _convolution(self) -> CircularConvolution:
+        rows, columns = self.logits.shape[-2:]
+        offsets = tuple(
+            (i - rows // 2, j - columns // 2) for i in range(rows) for j in range(columns)
+        )
+        return CircularConvolution(self.kernel.reshape(-1), offsets, self.shape)
+
+
+def point_spread(shape: tuple[int, int], size: int = 5, sigma: float = 1.0) -> PointSpread:
+    """A `PointSpread` of size x size pixels, at first a Gaussian of standard deviation `sigma`.
+
+    Raises: ValueError for a size that the image does not hold, and a sigma that is not above 0.
+
+    >>> K = operators.point_spread((5, 5), size=3)
+    >>> print(K.kernel.sum().round(4), K.kernel.shape)
+    1.0 (3, 3)
+    """
+    pixels(shape)
+    whole("size", size, most=min(shape))
+    number("sigma", sigma, above=0)
+    y, x = np.mgrid[:size, :size] - size // 2
+    return PointSpread(jnp.asarray(-(x**2 + y**2) / (2 * sigma**2), float), shape)
 
 
 def circular_convolution(
