@@ -13,10 +13,13 @@ from deqbilevel import data, learning, plots, recipes
 from deqbilevel.commands import common, learn
 from deqbilevel.commands.drawing import draw
 from deqbilevel.commands.learn import parts, report
-from deqbilevel.plots.runs import SHOWN
 
 SCORES = {"psnr_db": "PSNR in dB", "ssim": "SSIM"}
 """What the table says of each, from the numbers of `learn`."""
+
+
+SHOWN = 4
+"""Test images in the picture."""
 
 
 class Way(NamedTuple):

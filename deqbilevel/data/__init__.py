@@ -261,6 +261,7 @@ def _loaded(
 
 
 def _unknown(spec: str, kind: str) -> str:
-    close = difflib.get_close_matches(kind.lower(), FORMS, n=1)
+    close = difflib.get_close_matches(kind.lower(), FORMS)
+    close = [name for name in close if name[:4] == kind.lower()[:4]] or close
     hint = f"did you mean {FORMS[close[0]]}? " if close else ""
     return f"{spec!r}: unknown data; {hint}Known are {', '.join(FORMS.values())}"

@@ -23,7 +23,14 @@ def known(
 
 
 def rows(loss: Loss, known: Known) -> Inexact[Array, "rows data"]:
-    """The measurement of each image, followed by those that the loss asks for."""
+    """The measurement of each image, followed by those that the loss asks for.
+
+    >>> twice = losses.Informed(lambda u, known: 0.0, lambda known: 2 * known.f[:, None])
+    >>> known = losses.Known(None, jnp.array([[1.0, 2.0]]), {}, None)
+    >>> print(learning.knowing.rows(twice, known))
+    [[1. 2.]
+     [2. 4.]]
+    """
     further = _further(loss, known)
     if further is None:
         return known.f
@@ -44,7 +51,14 @@ def value(loss: Loss, u: Float[Array, "rows pixels"], known: Known) -> Float[Arr
 
 
 def told(loss: Loss, u: Float[Array, "rows pixels"], known: Known) -> tuple[Images, Known]:
-    """The reconstructions of f, and what is known with those of further measurements."""
+    """The reconstructions of f, and what is known with those of further measurements.
+
+    >>> twice = losses.Informed(lambda u, known: 0.0, lambda known: 2 * known.f[:, None])
+    >>> known = losses.Known(None, jnp.array([[1.0, 2.0]]), {}, None)
+    >>> u, known = learning.knowing.told(twice, jnp.array([[1.0, 2.0], [3.0, 4.0]]), known)
+    >>> print(u, known.further_u)
+    [[1. 2.]] [[[3. 4.]]]
+    """
     further = _further(loss, known)
     if further is None:
         return u, known

@@ -62,7 +62,7 @@ def start(learner: Learner, params: Params, f: Any = None, *, evaluations: int =
             model.check(x)
         _, *fs = precision.as_weights(params, *_groups(f))
         rows = [
-            knowing.rows(learner.loss, knowing.known(model, model.completed(params), None, x))
+            knowing.rows(learner.loss, knowing.known(model, params, None, x))
             for model, x in zip(learner.models, fs, strict=True)
         ]
         u = tuple(model.start(x) for model, x in zip(learner.models, rows, strict=True))

@@ -31,6 +31,12 @@ def detectability(
 
     Raises: ValueError for numbers not above 0, and where it is taken for batches of less than two
     images for each channel.
+
+    >>> loss = losses.detectability((1, 2), channels=1, amplitude=1.0, radius=1.0)
+    >>> model, f = models.build("denoising", "bilevel", (1, 2)), jnp.array([[1.0, 2.0], [2.0, 4.0]])
+    >>> known = losses.Known(None, f, {}, model)
+    >>> print(learning.knowing.rows(loss, known).shape)  # each with the signal and without
+    (4, 2)
     """
     checks.pixels(shape)
     checks.number("amplitude", amplitude, above=0)

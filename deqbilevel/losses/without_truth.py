@@ -18,7 +18,13 @@ from deqbilevel.types import Images
 
 def discrepancy(shape: tuple[int, int]) -> Informed:
     """The mean of (||K u - f||^2 / (M sigma^2) - 1)^2, of M data: the residual is to be as large as
-    the noise, [CF] 3.1."""
+    the noise, [CF] 3.1.
+
+    >>> model, f = models.build("denoising", "bilevel", (1, 2)), jnp.array([[1.0, 2.0]])
+    >>> known = losses.Known(None, f, {"noise": jnp.array(0.5)}, model)
+    >>> print(losses.of(losses.discrepancy((1, 2)), f - 0.5, known))  # it is as large as the noise
+    0.0
+    """
     checks.pixels(shape)
 
     def loss(u: Images, known: Known) -> Float[Array, ""]:
@@ -36,6 +42,12 @@ def exact_sure(shape: tuple[int, int]) -> Informed:
     with F the lower-level gradient. Its mean over the noise is that of ||K u - K truth||^2/M: for
     K = I the mean squared error, and for others the part of it that K sees. It puts dF/du together
     for each image, [pixels, pixels].
+
+    >>> model, f = models.build("denoising", "bilevel", (1, 2)), jnp.array([[1.0, 2.0]])
+    >>> scalars = models.hyperparameters(tau=1.0, gamma=0.0, activation="identity", noise=0.5)
+    >>> known = losses.Known(None, f, model.init(jax.random.key(0)) | scalars, model)
+    >>> print(losses.of(losses.exact_sure((1, 2)), f, known))  # u* = f has the risk sigma^2
+    0.25
     """
     checks.pixels(shape)
 
@@ -70,6 +82,13 @@ def monte_carlo_sure(
     e: --lower-tolerance 1e-6 or below. A larger e is biased where u bends within it: with a
     log-sum potential that bends at 0.02, eps = 0.5 takes 0.5 dB.
     Raises: ValueError for a count of probes below 1, and an eps that is not above 0.
+
+    >>> model, f = models.build("denoising", "bilevel", (1, 2)), jnp.array([[1.0, 2.0]])
+    >>> known = losses.Known(None, f, {"noise": jnp.array(0.5)}, model)
+    >>> loss = losses.monte_carlo_sure((1, 2))
+    >>> rows = learning.knowing.rows(loss, known)  # f and f + e b, which u* = f returns
+    >>> print(learning.knowing.value(loss, rows, known).round(3))
+    0.25
     """
     checks.pixels(shape)
     checks.whole("probes", probes)
@@ -107,6 +126,12 @@ def whiteness(shape: tuple[int, int], *, size: int = 5) -> Informed:
     a squared deviation in units of its own standard deviation, over the number of filters, in the
     mean over the images. v_i is the variance of ||f_i * n||^2; the printed one is another.
     Raises: ValueError for a size that images do not hold, and for data that is no image.
+
+    >>> model, f = models.build("denoising", "bilevel", (1, 2)), jnp.array([[1.0, 2.0]])
+    >>> known = losses.Known(None, f, {"noise": jnp.array(0.5)}, model)
+    >>> loss = losses.whiteness((1, 2), size=1)
+    >>> print(losses.of(loss, f - 0.5, known).round(6))  # ||n||^2 = N sigma^2
+    0.0
     """
     pixels = checks.pixels(shape)
     checks.whole("size", size, most=min(shape))
@@ -137,6 +162,11 @@ def noise_corridor(shape: tuple[int, int], *, size: int = 9, width: float = 1.0)
     s^2 = sigma^2 (1 +- width sqrt(2)/size): so many standard deviations of w * n^2 for white noise.
     Raises: ValueError for a size that images do not hold, a width below 0, and for data that is no
     image.
+
+    >>> model, f = models.build("denoising", "bilevel", (1, 2)), jnp.array([[1.0, 2.0]])
+    >>> known = losses.Known(None, f, {"noise": jnp.array(0.5)}, model)
+    >>> print(losses.of(losses.noise_corridor((1, 2), size=1), f - 0.5, known))  # n^2 = sigma^2
+    0.0
     """
     pixels = checks.pixels(shape)
     checks.whole("size", size, most=min(shape))

@@ -109,7 +109,8 @@ class Convolutional(NamedTuple):
         grid = self.shape if self.boundary == "circular" else (rows, columns)
         power = jnp.abs(transfer(c, grid)) ** 2
         most = jnp.max(jnp.einsum("k,khw->hw", weights(params), power))
-        most = most * jnp.exp(jnp.max(params.get("field", jnp.zeros(()))))
+        if "field" in params:
+            most = most * jnp.exp(jnp.max(params["field"]))
         return PAD_NORM[self.boundary] * params["phi"].lipschitz * most
 
     def preconditioner(

@@ -6,9 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Float
-from scipy.ndimage import gaussian_filter
-from scipy.optimize import brentq
 
 from deqbilevel import losses, plots
 from deqbilevel.commands import common
@@ -39,12 +38,14 @@ def distorted(
     pepper[order[: count + 1]] = grains.ravel()[order[: count + 1]]
 
     def of_blur(sigma: float) -> Float[np.ndarray, "height width"]:
-        return gaussian_filter(truth, sigma, mode="wrap") - truth
+        return scipy.ndimage.gaussian_filter(truth, sigma, mode="wrap") - truth
 
     widest = min(truth.shape) / 8
     if count >= truth.size or np.linalg.norm(of_blur(widest)) < error * size:
         raise ValueError(f"--error {error}: more than a blur has; take less")
-    sigma: Any = brentq(lambda s: np.linalg.norm(of_blur(s)) - error * size, 1e-3, widest)
+    sigma: Any = scipy.optimize.brentq(
+        lambda s: np.linalg.norm(of_blur(s)) - error * size, 1e-3, widest
+    )
     changes = {
         "blur": of_blur(sigma),
         "white noise": noise,
