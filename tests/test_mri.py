@@ -30,7 +30,7 @@ def test_it_draws_and_learns_and_does_nothing_twice(tmp_path, capfd):
 def test_what_cannot_be_learned_is_refused_before_anything_is_written(tmp_path):
     out = tmp_path / "run"
     with pytest.raises(SystemExit, match=r"filters of 17x17 .*larger than the image of 16x16"):
-        main(Mri(**SMALL, filters=(4, 17, 17), out=out))
+        main(Mri(**SMALL, ways=("filters",), filters=(4, 17, 17), out=out))
     assert not out.exists()
     with pytest.raises(SystemExit, match=r"--filters-rate 0.1: has no effect here"):
-        main(Mri(**SMALL, ways=("weights",), filters_rate=0.1, out=out))
+        main(Mri(**SMALL, filters_rate=0.1, out=out))
