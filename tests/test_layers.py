@@ -40,6 +40,7 @@ INSIDE = {
             "base",
             "rates",
             "gradients",
+            "starting",
             "stepping",
             "searching",
             "training",

@@ -47,7 +47,8 @@ from deqbilevel.learning.rates import (
     linear,
 )
 from deqbilevel.learning.searching import BETA_0, Search, search
-from deqbilevel.learning.stepping import start, step, steps
+from deqbilevel.learning.starting import start
+from deqbilevel.learning.stepping import step, steps
 from deqbilevel.learning.training import Trainer, steps_per_epoch, trainer
 
 __all__ = [

@@ -69,6 +69,11 @@ class Metrics(NamedTuple):
     """1, and one for each trial of the optimiser's line search, if it has one."""
 
 
+def groups(x: Any) -> tuple[Any, ...]:
+    """Arrays by the shape of their images."""
+    return tuple(x) if isinstance(x, list | tuple) else (x,)
+
+
 def weights_of(learner: Learner, params: Params) -> Params:
     """The learned entries of `params`. Raises: ValueError for those that it has not, or none."""
     missing = [name for name in learner.learned if name not in params]

@@ -15,7 +15,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from deqbilevel import checks, losses, precision, settings
 from deqbilevel.lanes import Lanes
-from deqbilevel.learning import stepping
+from deqbilevel.learning import starting, stepping
 from deqbilevel.learning.base import Learner, Metrics, State, check_names
 from deqbilevel.learning.evaluation import BATCH, evaluation
 from deqbilevel.learning.rates import Optimiser, Schedule, adam, cosine
@@ -96,7 +96,7 @@ def trainer(
     )
 
     def init(params: Params, f: Any = None) -> State:
-        return stepping.start(learner, params, f, evaluations=0 if f is None else evaluations)
+        return starting.start(learner, params, f, evaluations=0 if f is None else evaluations)
 
     def steps(
         state: State, images: Images, order: Array, keys: Array, f: Any = None

@@ -23,7 +23,6 @@ import jax.numpy as jnp
 from deqbilevel import (
     algorithms,
     baselines,
-    checks,
     data,
     fidelities,
     learning,
@@ -287,24 +286,8 @@ def _posed(config: Any, images: data.Images) -> Any:
         trainer = upper.trainer(trainer, method, count=count)
     learning.check(trainer.learner, params)
     model.require(params)
-    _check_loss(config, trainer.learner, params, min(count, batch_size or learning.BATCH))
+    parts.check_loss(config, trainer.learner, params, min(count, batch_size or learning.BATCH))
     return recipe, model, setting, params, trainer, steps
-
-
-def _check_loss(config: Any, learner: learning.Learner, params: Any, batch: int) -> None:
-    """Raises: ValueError for a loss that these images, data and noise do not have."""
-    (model,), loss = learner.models, learner.loss
-    if losses.of_truth(loss) is None and config.noise == 0:
-        words = " ".join(config.loss)
-        raise ValueError(f"--loss {words} --noise 0: the loss is of the noise; give some")
-
-    def value(u: jax.Array) -> jax.Array:
-        at = model.completed(params)
-        told = learning.knowing.known(model, at, u, operators.of(model.K, at).apply(u))
-        rows = model.start(learning.knowing.rows(loss, told))
-        return learning.knowing.value(loss, rows, told)
-
-    jax.eval_shape(value, jnp.zeros((batch, checks.pixels(model.shape))))
 
 
 def _scalars(config: Any) -> dict[str, Any]:

@@ -12,11 +12,15 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from deqbilevel import (
     checks,
     fidelities,
     hypergradients,
     learning,
+    losses,
     operators,
     recipes,
     regularizers,
@@ -190,3 +194,19 @@ def setting_of(config: Any, model: Model, params: Mapping[str, Any]) -> Setting:
 
 
 HYPERGRADIENTS = [MINIMISER, *hypergradients.METHODS, PUT_TOGETHER]
+
+
+def check_loss(config: Any, learner: learning.Learner, params: Any, batch: int) -> None:
+    """Raises: ValueError for a loss that these images, data and noise do not have."""
+    (model,), loss = learner.models, learner.loss
+    if losses.of_truth(loss) is None and config.noise == 0:
+        words = " ".join(config.loss)
+        raise ValueError(f"--loss {words} --noise 0: the loss is of the noise; give some")
+
+    def value(u: jax.Array) -> jax.Array:
+        at = model.completed(params)
+        told = learning.knowing.known(model, at, u, operators.of(model.K, at).apply(u))
+        rows = model.start(learning.knowing.rows(loss, told))
+        return learning.knowing.value(loss, rows, told)
+
+    jax.eval_shape(value, jnp.zeros((batch, checks.pixels(model.shape))))
