@@ -2,6 +2,7 @@
 own below that of the command, with one table and one picture of all."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from deqbilevel import data, learning, plots, recipes
-from deqbilevel.commands import common, learn
+from deqbilevel.commands import common, folders, learn
 from deqbilevel.commands.drawing import draw
 from deqbilevel.commands.learn import parts, report
 
+PICTURE = "reconstructions.png"
+
 SCORES = {"psnr_db": "PSNR in dB", "ssim": "SSIM"}
 """What the table says of each, from the numbers of `learn`."""
-
 
 SHOWN = 4
 """Test images in the picture."""
@@ -50,14 +52,32 @@ def _config(options: Mapping[str, Any], out: Path) -> Any:
     return config
 
 
-def images_of(configs: Mapping[str, Any]) -> data.Images:
-    """Those that all ways learn from."""
-    return learn.images_of(next(iter(configs.values())))
+def claimed(
+    config: Any,
+    command: str,
+    ways: Sequence[Way],
+    shared: Mapping[str, Any],
+    files: Sequence[str],
+) -> tuple[dict[str, Any], AbstractContextManager[Path]]:
+    """`configs` in the folder of a command, and its claim, see `folders`; files: what the command
+    writes there beside the picture. Raises: ValueError, before the folder is there."""
+    asked = common.options_of(config)
+    name = f"{command}-{common.digest(asked)}"
+    out = config.out or Path("runs") / name
+    found = configs(ways, shared, out)
+    sources = {"--data": data.place(config.data)}
+    files = (PICTURE, *files)
+    return found, folders.claim(out, name, asked, files=files, sources=sources, fresh=config.fresh)
 
 
-def learned(configs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Learn what is missing: the numbers of each way."""
-    return {name: learn.main(config) for name, config in configs.items()}
+def compared(
+    configs: Mapping[str, Any], out: Path, adjoint: str, caption: str
+) -> dict[str, dict[str, float | None]]:
+    """Learn what is missing and draw what comes of it: the `scores`."""
+    rows = scores({name: learn.main(config) for name, config in configs.items()}, adjoint)
+    images = learn.images_of(next(iter(configs.values())))
+    _picture(out / PICTURE, configs, images, adjoint, f"{caption}; {images.source}")
+    return rows
 
 
 def scores(
@@ -81,7 +101,7 @@ def table(rows: Mapping[str, Mapping[str, float | None]]) -> str:
     return "\n".join(lines)
 
 
-def picture(
+def _picture(
     path: Path, configs: Mapping[str, Any], images: data.Images, adjoint: str, caption: str
 ) -> None:
     """Draw the first test images, K^T f, and what each way makes of the same measurements."""

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from deqbilevel import data
 from deqbilevel.commands import command, common, folders, options, ways
 from deqbilevel.commands.ways import Way
 from experiments.losses import figures
@@ -79,29 +78,16 @@ def main(config: Losses) -> dict[str, Any]:
     """Draw, learn what is missing, and compare; returns the tables."""
     with contextlib.ExitStack() as stack:
         with common.clear_errors():
-            asked = common.options_of(config)
-            name = f"losses-{common.digest(asked)}"
-            out = config.out or Path("runs") / name
-            runs = ways.configs(_ways(config), _shared(config), out)
-            files = ("figure_3_2.png", "figure_6_4.png", "reconstructions.png")
-            claimed = folders.claim(
-                out,
-                name,
-                asked,
-                files=(*files, "summary.md", "result.json"),
-                sources={"--data": data.place(config.data)},
-                fresh=config.fresh,
-            )
-            stack.enter_context(claimed)
+            files = ("figure_3_2.png", "figure_6_4.png", "summary.md", "result.json")
+            runs, claimed = ways.claimed(config, "losses", _ways(config), _shared(config), files)
+            out = stack.enter_context(claimed)
         seen = figures.draw_3_2(config, out)
         figures.draw_6_4(out)
         text = f"# Figure 3.2\n\n{figures.table(seen)}\n"
         numbers: dict[str, Any] = {"figure_3_2": seen}
         if runs:
-            rows = ways.scores(ways.learned(runs), ADJOINT)
-            images = ways.images_of(runs)
-            caption = f"denoising, noise {config.noise:g}, learned by each loss; {images.source}"
-            ways.picture(out / "reconstructions.png", runs, images, ADJOINT, caption)
+            caption = f"denoising, noise {config.noise:g}, learned by each loss"
+            rows = ways.compared(runs, out, ADJOINT, caption)
             text += f"\n# Learned by each loss\n\n{ways.table(rows)}\n"
             numbers["learned"] = rows
         print(f"\n{text}", flush=True)

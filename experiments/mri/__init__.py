@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from deqbilevel import data, operators
+from deqbilevel import operators
 from deqbilevel.commands import command, common, folders, options, ways
 from deqbilevel.commands.ways import Way
 from experiments.mri import figure
@@ -71,7 +71,7 @@ class Mri:
     filters_rate: Annotated[float, options.rate, FILTERING] = 2e-3
     """Learning rate of the filters, falling by a cosine."""
     epochs: Annotated[int, options.whole(0), LEARNS] = 20
-    batch_size: Annotated[int | None, options.size, LEARNS, options.default("3, or all")] = None
+    batch_size: Annotated[int | None, options.size, LEARNS, options.default("100, or all")] = None
     """Images of a step of learning filters; weights take all images."""
     data: Annotated[str, options.data, LEARNS] = "phantoms:shepp_logan"
     """Images to learn from: whole pictures of images:DIR, phantoms:NAME, arrays:FILE."""
@@ -93,28 +93,18 @@ def main(config: Mri) -> dict[str, Any]:
     """Draw, learn what is missing, and compare; returns the scores."""
     with contextlib.ExitStack() as stack:
         with common.clear_errors():
-            asked = common.options_of(config)
-            name = f"mri-{common.digest(asked)}"
-            out = config.out or Path("runs") / name
-            runs = ways.configs(_ways(config), _shared(config), out)
-            files = ("figure_3_1.png", "reconstructions.png", "summary.md", "result.json")
-            sources = {"--data": data.place(config.data)}
-            claimed = folders.claim(
-                out, name, asked, files=files, sources=sources, fresh=config.fresh
-            )
-            stack.enter_context(claimed)
+            files = ("figure_3_1.png", "summary.md", "result.json")
+            runs, claimed = ways.claimed(config, "mri", _ways(config), _shared(config), files)
+            out = stack.enter_context(claimed)
         snr = figure.draw_3_1(config, out)
         numbers: dict[str, Any] = {"figure_3_1_snr_db": snr}
         if runs:
-            rows = ways.scores(ways.learned(runs), ADJOINT)
+            caption = (
+                f"{config.rate:.0%} of the frequencies by {config.pattern}, noise {config.noise:g}"
+            )
+            rows = ways.compared(runs, out, ADJOINT, caption)
             print(f"\n{ways.table(rows)}\n")
             folders.write(out / "summary.md", ways.table(rows))
-            images = ways.images_of(runs)
-            caption = (
-                f"{config.rate:.0%} of the frequencies by {config.pattern}, noise "
-                f"{config.noise:g}; {images.source}"
-            )
-            ways.picture(out / "reconstructions.png", runs, images, ADJOINT, caption)
             numbers |= rows
         folders.write(out / "result.json", json.dumps(numbers, indent=1))
         return numbers | {"out": str(out)}
