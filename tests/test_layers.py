@@ -32,7 +32,7 @@ LAYERS = [
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 INSIDE = {
     "disk": ["files", "arrays", "archives", "stores", "checkpoints"],
-    "convolutions": ["banks", "stencils", "channels"],
+    "convolutions": ["banks", "stencils", "channels", "chains"],
     "learning": [
         *(
             "knowing",
@@ -65,7 +65,7 @@ SHARED = {
     "algorithms": ["oracles"],
     "losses": ["scores"],
     "operators": ["blurs"],
-    "regularizers": ["bases", "weighted"],
+    "regularizers": ["bases", "weighted", "ridge"],
 }
 """What the modules of a package may import of it beside its `base` and `checked`."""
 SOURCES = {

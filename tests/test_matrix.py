@@ -42,6 +42,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "affine": {"size": 3},
     "denoiser": {"channels": 2, "layers": 2, "size": 3},
     "convex": {"channels": 2, "size": 3},
+    "ridge": {"channels": (2, 2, 3), "size": 3, "boundary": "zero"},
+    "weakly_convex_ridge": {"channels": (2, 2, 3), "size": 3, "boundary": "zero"},
+    "spline_ridge": {"channels": (2, 2, 3), "size": 3, "boundary": "zero", "levels": 2},
 }
 """Options of the regularisers; a second word makes a second case of one."""
 
@@ -126,6 +129,9 @@ def conditioned(R: str, params: dict[str, Any]) -> dict[str, Any]:
         small = jax.tree.map(lambda x: 0.2 * x, params["network"] | {"P": {}})
         Q = {"kernel": small["Q"]["kernel"].at[1, 1, 0].add(jnp.array([2.0, -2.0]))}
         params["network"] |= {"W": small["W"], "Q": small["Q"] | Q}
+    elif R.endswith("ridge"):  # scaled to where psi is convex
+        params["scales"] -= 4
+        params |= {"bend": jnp.asarray(1.0)} if "bend" in params else {}
     if "C" in params:  # near A: of two random factors a fixed point need not exist
         params["C"] = params["A"] + 0.1 * params["C"]
     return params

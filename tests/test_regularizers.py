@@ -37,7 +37,10 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "normalised, circular": ("normalised", {"kernels": (3, 2), "boundary": "circular"}),
     "denoiser, not normalised": ("denoiser", {"channels": 2, "layers": 2, "normalised": False}),
 }
-CASES = {name: (name, {}) for name in REGULARIZERS} | OTHERS
+SMALL = {name: {"channels": (2, 2, 3), "size": 3} for name in REGULARIZERS if "ridge" in name}
+"""Options of those that are large without."""
+
+CASES = {name: (name, SMALL.get(name, {})) for name in REGULARIZERS} | OTHERS
 
 
 class Case(NamedTuple):

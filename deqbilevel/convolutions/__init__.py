@@ -9,7 +9,8 @@ m = (\lfloor \text{height} / 2 \rfloor, \lfloor \text{width} / 2 \rfloor) $$
 
 Images are rows of pixels, `[batch, height * width]`; filters are `[filters, rows, columns]`; what
 comes of them is `[filters, batch, height, width]`. Other modules of the package: `stencils`,
-C^T diag(d) A put together, and `channels`, images of many channels.
+C^T diag(d) A put together, `channels`, images of many channels, and `chains`, small convolutions
+one after the other.
 """
 
 from deqbilevel.convolutions.banks import (

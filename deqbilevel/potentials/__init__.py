@@ -26,6 +26,7 @@ from collections.abc import Callable
 from deqbilevel.checks import Registry
 from deqbilevel.potentials.base import LEAST_WIDTH, MOST_WIDTH, Potential, modulus
 from deqbilevel.potentials.power_sum import PowerSum
+from deqbilevel.potentials.profiles import Hubers, Profile
 from deqbilevel.potentials.quadratic import (
     PiecewiseQuadratic,
     Quadratic,
@@ -44,12 +45,14 @@ __all__ = [
     "CornerRounded",
     "Fair",
     "GemanMcClure",
+    "Hubers",
     "LogCosh",
     "LogRoot",
     "LogSum",
     "PiecewiseQuadratic",
     "Potential",
     "PowerSum",
+    "Profile",
     "Quadratic",
     "RoundedPower",
     "Welsch",

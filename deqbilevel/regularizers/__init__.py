@@ -16,7 +16,7 @@ bilevel learning. Without a Lipschitz constant of N, `params` need a step size `
 from collections.abc import Callable
 
 from deqbilevel.checks import Registry
-from deqbilevel.regularizers import convolutional, dense, networks, normalised
+from deqbilevel.regularizers import convolutional, dense, networks, normalised, ridge, spline_ridge
 from deqbilevel.regularizers.base import Regularizer
 from deqbilevel.regularizers.own import equinox_module, flax_module, function
 
@@ -30,6 +30,8 @@ __all__ = [
     "function",
     "networks",
     "normalised",
+    "ridge",
+    "spline_ridge",
 ]
 
 REGULARIZERS: Registry[Callable[..., Regularizer]] = Registry(
@@ -39,6 +41,9 @@ REGULARIZERS: Registry[Callable[..., Regularizer]] = Registry(
         "convolutional": convolutional.convolutional,
         "normalised": normalised.normalised,
         **networks.NETWORKS,
+        "ridge": ridge.ridge,
+        "weakly_convex_ridge": ridge.weakly_convex_ridge,
+        "spline_ridge": spline_ridge.spline_ridge,
     },
 )
 """Every regulariser, built for an image shape and with options of its own. The shared property

@@ -1,0 +1,199 @@
+"""Ridge regularisers, convex and weakly convex, with a chain of convolutions for the filters:
+
+    R(u) = sum_c s_c^-2 1' psi(s_c W_c u),    N(u) = sum_c s_c^-1 W_c^T psi'(s_c W_c u)
+
+W = k_L * ... * k_1 / ||k_L * ... * k_1||, see `convolutions.chains`; filters of the first kernel
+sum to zero. psi is a difference of sums of Huber functions, `potentials.Profile`, whose curvature
+is at least -rho: psi = h_{1/t} - rho h_1 with learned t and
+
+    rho = 0    convex                          `ridge`
+    rho = 1    weakly convex, of modulus 1     `weakly_convex_ridge`
+
+as learned by Goujon, Neumayer and Unser (SIAM J. Imaging Sci. 17, 2024); Huber functions and the
+size of the chain are those of the comparison by Hertrich and others (2025). The cost
+
+    lam/2 ||u - f||^2 + gamma R(u)
+
+is convex for lam >= gamma rho, whatever was learned: ||W|| <= 1 is no estimate, but a bound for
+images of every size, see `convolutions.chains`. It holds with zeros beyond the border and for
+circular images. Of reflected ones it holds of the filters with their flips by rows, by columns and
+by both; so there are four filters for each channel then, and R is the same for an image and its
+flips.
+
+`params` holds `kernels`: [rows, columns, inputs, outputs] each, `scales`: [channels], log s_c, and
+what makes the potential: `bend`, log t.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from deqbilevel import checks
+from deqbilevel.convolutions import PAD, Boundary, chains
+from deqbilevel.potentials import Hubers, Profile
+from deqbilevel.regularizers.base import Regularizer
+from deqbilevel.types import Images, Params
+
+FIRST_SCALE, FIRST_BEND = float(np.log(20.0)), 4.0
+"""log s_c and log t before learning, for images in [0, 1]."""
+
+
+class Ridge(NamedTuple):
+    """The functions for images of one shape."""
+
+    shape: tuple[int, int]
+    boundary: Boundary
+    potential: Callable[[Params], Profile]
+    scales: Callable[[Params], Float[Array, " channels"]]
+    """log s_c."""
+
+    def energy(self, u: Images, params: Params) -> Float[Array, " batch"]:
+        """R(u) of each image."""
+        z, psi = self._features(u, params), self.potential(params)
+        values = jnp.exp(-2 * self.scales(params)) * psi.value(z)
+        return jnp.sum(values.reshape(-1, len(u), *z.shape[1:]), axis=(0, 2, 3, 4))
+
+    def gradient(self, u: Images, params: Params) -> Images:
+        """N(u) of each image."""
+        z, pull = jax.vjp(lambda u: self._features(u, params), u)
+        slopes = self.potential(params).derivative(z)
+        (N,) = pull(jnp.exp(-2 * self.scales(params)) * slopes)
+        return N
+
+    def lipschitz(self, params: Params) -> Float[Array, ""]:
+        """A Lipschitz constant of N: the largest |psi''|, as ||W|| <= 1."""
+        return self.potential(params).curvature
+
+    def regularizer(
+        self, channels: tuple[int, int, int], size: int, start: Mapping[str, Any]
+    ) -> Regularizer:
+        """As what everything above takes: with random kernels, and the numbers to start with."""
+
+        def init(key: PRNGKeyArray) -> dict[str, Any]:
+            keys = jax.random.split(checks.key("key", key), len(channels))
+            ends = zip(keys, (1, *channels[:-1]), channels, strict=True)
+            kernels = {
+                f"layer_{i}": jax.random.normal(k, (size, size, inputs, outputs), float)
+                / (size * inputs**0.5)
+                for i, (k, inputs, outputs) in enumerate(ends)
+            }
+            return {"kernels": kernels} | {n: jnp.asarray(x, float) for n, x in start.items()}
+
+        return Regularizer(
+            self.shape,
+            init,
+            self.gradient,
+            ("kernels", *start),
+            energy=self.energy,
+            lipschitz=self.lipschitz,
+        )
+
+    def _features(self, u: Images, params: Params) -> Float[Array, "images height width channels"]:
+        """s_c W_c u; reflected, of u and then of its flips."""
+        *others, last = filters(params)
+        scale = jnp.exp(self.scales(params))
+        x = u.reshape(-1, *self.shape)
+        if self.boundary == "reflecting":
+            x, scale = flips(x), scale / 2
+        return chains.apply([*others, last * scale], x, self.boundary)
+
+
+def flips(u: Float[Array, "batch height width"]) -> Float[Array, "images height width"]:
+    """The images, and what they are flipped by columns, by rows and by both, one after the other.
+
+    >>> print(regularizers.ridge.flips(jnp.array([[[1.0, 2.0]]])).reshape(4, 2)[:, 0])
+    [1. 2. 1. 2.]
+    """
+    return jnp.concatenate([u, u[:, :, ::-1], u[:, ::-1], u[:, ::-1, ::-1]])
+
+
+def filters(params: Params) -> list[Float[Array, "_ _ _ _"]]:
+    """The chain of W: the first of filters that sum to zero, the last divided by the norm of all.
+
+    >>> R = regularizers.REGULARIZERS["ridge"]((8, 8), channels=(2, 2, 3), size=3)
+    >>> chain = regularizers.ridge.filters(R.init(jax.random.key(0)))
+    >>> print(convolutions.chains.norm(chain).round(4), bool(jnp.abs(chain[0].sum()) < 1e-5))
+    1.0 True
+    """
+    first, *others = (params["kernels"][f"layer_{i}"] for i in range(len(params["kernels"])))
+    kernels = [first - jnp.mean(first, axis=(0, 1)), *others]
+    return [*kernels[:-1], kernels[-1] / chains.norm(kernels)]
+
+
+def ridge(
+    shape: tuple[int, int],
+    *,
+    channels: tuple[int, int, int] = (4, 8, 16),
+    size: int = 5,
+    boundary: Boundary = "reflecting",
+    rho: float = 0.0,
+) -> Regularizer:
+    """The regulariser of images of a shape, with psi = h_{1/t} - rho h_1.
+
+    channels: of the kernels from the first to the last, each `size` x `size` pixels; rho: the
+    modulus of weak convexity.
+    Raises: ValueError for counts below 1, an even size, an unknown boundary and a negative rho.
+
+    >>> R = regularizers.REGULARIZERS["weakly_convex_ridge"]((8, 8), channels=(2, 2, 3), size=3)
+    >>> print(R.tied, R.learned)
+    True ('kernels', 'scales', 'bend')
+    """
+    checks.number("rho", rho, least=0)
+    own = functions(shape, channels, size, boundary, partial(potential, rho=rho), _scales)
+    start = {"scales": np.full(channels[-1], FIRST_SCALE), "bend": FIRST_BEND}
+    return own.regularizer(channels, size, start)
+
+
+def _scales(params: Params) -> Float[Array, " channels"]:
+    return params["scales"]
+
+
+def potential(params: Params, rho: float) -> Profile:
+    """psi = h_{1/t} - rho h_1 with t = e^bend.
+
+    >>> psi = regularizers.ridge.potential({"bend": jnp.log(10.0)}, rho=1.0)
+    >>> print(psi.second_derivative(jnp.array([0.05, 0.5, 2.0])))
+    [ 9. -1.  0.]
+    """
+    t = jnp.exp(params["bend"])[None]
+    one = jnp.ones_like(t)[: rho > 0]  # none without a concave part
+    return Profile(Hubers(t, 1 / t), Hubers(rho * one, one))
+
+
+def weakly_convex_ridge(
+    shape: tuple[int, int],
+    *,
+    channels: tuple[int, int, int] = (4, 8, 16),
+    size: int = 5,
+    boundary: Boundary = "reflecting",
+) -> Regularizer:
+    """`ridge` with rho = 1.
+
+    >>> R = regularizers.ridge.weakly_convex_ridge((8, 8), channels=(2, 2, 3), size=3)
+    >>> print(sorted(R.init(jax.random.key(0))["kernels"]))
+    ['layer_0', 'layer_1', 'layer_2']
+    """
+    return ridge(shape, channels=channels, size=size, boundary=boundary, rho=1.0)
+
+
+def functions(
+    shape: tuple[int, int],
+    channels: tuple[int, int, int],
+    size: int,
+    boundary: Boundary,
+    potential: Callable[[Params], Profile],
+    scales: Callable[[Params], Float[Array, " channels"]],
+) -> Ridge:
+    """Those of a chain, a potential and scales. Raises: ValueError as `ridge` does."""
+    checks.pixels(shape)
+    checks.known("boundary", boundary, PAD)
+    for name, count in (*(("channels", n) for n in channels), ("size", size)):
+        checks.whole(name, count)
+    if size % 2 == 0:
+        raise ValueError(f"size={size}: expected an odd one, for a pixel in the middle")
+    return Ridge(shape, boundary, potential, scales)

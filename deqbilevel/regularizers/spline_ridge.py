@@ -1,0 +1,120 @@
+"""A weakly convex ridge regulariser for every level of noise, with a learned spline for psi:
+
+    R(u) = sum_c s_c(sigma)^-2 1' psi(s_c(sigma) W_c u)
+
+W is that of `regularizers.ridge`, and everything said there of convexity holds. psi, one for all
+filters, is a difference of two sums of Huber functions whose knots and heights are learned, the
+heights of the second adding up to at most rho. log s_c is a spline of degree 1 over the standard
+deviation sigma of the noise, with knots equally spaced from 0 to the largest.
+
+`params` holds `kernels`, `scales`: [levels, channels], log s_c at the knots over sigma, and of psi
+`convex`: [knots, 2] and `concave`: [knots, 2]: logarithms of where each Huber function ends, and of
+its height; those of `concave` are relative to one another and to what is left of rho. sigma is
+`params["noise"]`, unless it is given to the regulariser itself.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from deqbilevel import checks
+from deqbilevel.convolutions import Boundary
+from deqbilevel.potentials import Hubers, Profile
+from deqbilevel.regularizers.base import Regularizer
+from deqbilevel.regularizers.ridge import functions
+from deqbilevel.types import Params
+
+FIRST = 2.0
+"""s_c sigma before learning, as that of `ridge` is for sigma = 0.1."""
+
+ENDS = (-5.0, 0.0)
+"""Logarithms of the first and last knot of psi before learning."""
+
+
+def spline_ridge(
+    shape: tuple[int, int],
+    *,
+    channels: tuple[int, int, int] = (4, 8, 16),
+    size: int = 5,
+    boundary: Boundary = "reflecting",
+    rho: float = 1.0,
+    knots: int = 6,
+    levels: int = 11,
+    most_noise: float = 30 / 255,
+    noise: float | None = None,
+) -> Regularizer:
+    """The regulariser of images of a shape.
+
+    channels, size, boundary, rho: as for `ridge`; knots: Huber functions in either part of psi;
+    levels: knots over the noise, up to most_noise, beyond which nothing changes; noise: that of the
+    measurement, None: that of params, and where these have none the most.
+    Raises: ValueError as `ridge` does, for fewer than two knots or levels, and for a noise below 0.
+
+    >>> R = regularizers.REGULARIZERS["spline_ridge"]((8, 8), channels=(2, 2, 3), levels=4)
+    >>> params = R.init(jax.random.key(0))
+    >>> print(params["scales"].shape, params["convex"].shape)
+    (4, 3) (6, 2)
+    """
+    checks.number("rho", rho, least=0)
+    checks.number("most_noise", most_noise, above=0)
+    checks.whole("knots", knots, least=2)
+    checks.whole("levels", levels, least=2)
+    if noise is not None:
+        checks.number("noise", noise, least=0)
+
+    def scales(params: Params) -> Float[Array, " channels"]:
+        level = params.get("noise", most_noise) if noise is None else noise
+        return at_level(params["scales"], level / most_noise)
+
+    own = functions(shape, channels, size, boundary, partial(potential, rho=rho), scales)
+    sigma = np.linspace(0, most_noise, levels)
+    first = np.log(FIRST / np.maximum(sigma, sigma[1] / 2))
+    start = {"scales": np.repeat(first[:, None], channels[-1], axis=1), **_first_potential(knots)}
+    return own.regularizer(channels, size, start)
+
+
+def potential(params: Params, rho: float) -> Profile:
+    """psi of `params`, with a curvature of at least -rho.
+
+    >>> params = {"convex": jnp.array([[-4.0, 4.0]]), "concave": jnp.array([[0.0, 0.0]])}
+    >>> psi = regularizers.spline_ridge.potential(params, rho=1.0)
+    >>> print(psi.concave.heights, psi.convex.curvature.round(2))  # half of rho is left over
+    [0.5] 54.6
+    """
+    heights = jax.nn.softmax(jnp.append(params["concave"][:, 1], 0.0))[:-1]
+    return Profile(
+        Hubers(jnp.exp(params["convex"][:, 1]), jnp.exp(params["convex"][:, 0])),
+        Hubers(rho * heights, jnp.exp(params["concave"][:, 0])),
+    )
+
+
+def at_level(
+    values: Float[Array, "levels channels"], part: Float[Array, ""] | float
+) -> Float[Array, " channels"]:
+    """A spline of degree 1 with equally spaced knots, at a part of the way from the first to the
+    last; before and beyond them it is constant.
+
+    >>> print(regularizers.spline_ridge.at_level(jnp.array([[0.0], [2.0], [8.0]]), 0.75))
+    [5.]
+    """
+    levels = len(values)
+    place = jnp.clip(part, 0, 1) * (levels - 1)
+    return jnp.maximum(1 - jnp.abs(place - jnp.arange(levels)), 0) @ values
+
+
+def _first_potential(knots: int) -> dict[str, np.ndarray]:
+    """About h_{1/t} - rho h_1 with t = e^4, but for a tenth of either spread over the knots."""
+    ends = np.linspace(*ENDS, knots)
+    parts = np.full(knots, 0.1 / (knots - 1))
+    steep = parts.copy()
+    steep[np.argmin(np.abs(ends + 4))] = 0.9
+    wide = parts.copy()
+    wide[-1] = 0.9
+    left = 0.05  # of rho
+    return {
+        "convex": np.stack([ends, np.log(steep) - ends], axis=1),
+        "concave": np.stack([ends, np.log(wide * (1 - left) / left)], axis=1),
+    }
