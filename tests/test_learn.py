@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from deqbilevel import data, losses, pictures, recipes, solvers
-from deqbilevel.commands import command, learn
+from deqbilevel.commands import command, learn, running
 from deqbilevel.commands.learn import Learn, main, parts
 from deqbilevel.operators import OPERATORS
 from deqbilevel.recipes import Learned, Recipe
@@ -126,7 +126,10 @@ def test_pictures_are_reconstructed_at_their_own_sizes(
         ("--operator", "fourier", "--finer", "2", *FILTERS),
         (*FILTERS, "--algorithm", "aid"),
         (*FILTERS, "--fresh-noise", "--loss", "half_squared_error"),
-        (*FILTERS, *COUNTS, "--fidelity.peak", "50", "--nonnegative", "--range", "0..1"),
+        (
+            *(*FILTERS, *COUNTS, "--fidelity.peak", "50", "--nonnegative", "--range", "0..1"),
+            *("--loss", "noise_corridor"),
+        ),
     ],
     ids=["deq", "other size", "complex", "algorithm", "fresh", "counts"],
 )
@@ -134,6 +137,25 @@ def test_other_problems_run(words: tuple[str, ...], small: str, tmp_path: Path) 
     numbers = main(config(*words, epochs=1, data=small, out=tmp_path / "run"))
     assert np.isfinite(numbers["test_loss"]) and not numbers["diverged"]
     assert ("psnr_db_measured" in numbers) == (words[1] not in ("random_matrix", "fourier"))
+
+
+def test_some_images_are_learned_from_without_their_truth(
+    small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        seen.update(train=np.asarray(arguments[4][0]), f=np.asarray(options["f"]))
+        return course(*arguments, **options)
+
+    course = running.course
+    monkeypatch.setattr(running, "course", watched)
+    blind = {"clean": 3, "noisy_loss": ("discrepancy:weight=0.01",), "noise": 0.3}
+    numbers = main(config(*FILTERS, data=small, out=tmp_path / "run", **blind))
+    assert np.isfinite(seen["train"][:3]).all() and np.isnan(seen["train"][3:]).all()
+    assert seen["f"].shape == seen["train"].shape and np.isfinite(seen["f"]).all()
+    assert not numbers["diverged"]
+    assert numbers["test_loss"] < numbers["test_loss_initial"] < numbers["test_loss_measurement"]
 
 
 def test_whole_pictures_and_phantoms_are_learned_from(
@@ -196,6 +218,11 @@ def test_filters_of_one_task_start_another(
         (COUNTS, {}, "--fidelity poisson --range -1..1: .*take --range 0..1"),
         (COUNTS, {"noise": 0.2}, "--noise 0.2: has no effect here, only with a --fidelity whose"),
         ((), {"nonnegative": True}, "--nonnegative --range -1..1: .*take --range 0..1"),
+        ((), {"clean": 40}, "--clean 40: of 40 training images; expected fewer"),
+        ((), {"clean": 4, "noisy_loss": ("huber",)}, "--noisy-loss huber: needs the truth; take"),
+        ((), {"clean": 4, "fresh_noise": True}, "--clean 4: has no effect here, only with meas"),
+        ((), {"noisy_loss": ("whiteness",)}, "--noisy-loss whiteness: has no effect here, only"),
+        ((), {"clean": 4, "noise": 0.0}, "--loss monte_carlo_sure --noise 0: the loss is of the"),
         ((), {"measured": True}, "--measured True: has no effect here, only with --apply"),
     ],
 )

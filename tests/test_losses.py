@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy
 from helpers import float64, normal, untyped
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from deqbilevel import losses, models, operators, potentials, regularizers
+from deqbilevel import fidelities, losses, models, operators, potentials, regularizers
 from deqbilevel.learning import knowing
 from deqbilevel.losses import (
     LOSSES,
@@ -324,6 +325,49 @@ def test_the_corridor_is_left_by_residuals_that_are_too_large_or_too_small():
     width = 2**0.5 / 6
     by_hand = np.maximum(windows - 1 - width, 0) ** 2 + np.minimum(windows - 1 + width, 0) ** 2
     np.testing.assert_allclose(inside, by_hand.mean() / 2, rtol=1e-9)
+
+
+@float64
+def test_the_corridor_of_counts_is_of_their_deviance():
+    """Of counts n^2 / sigma^2 is 2 peak KL(f, K u), whose mean and variance are by their series."""
+    peak, r, shape = 20.0, 0.1, (40, 50)
+    model = models.assemble(
+        operators.identity(shape),
+        regularizers.REGULARIZERS["convolutional"](shape),
+        D=fidelities.poisson(peak=peak, background=r),
+    )
+    truth = jnp.full((20, 2000), 0.4)
+    f = model.measure({}, truth, jax.random.key(0))
+    known = knowing.known(model, {}, truth, f)
+    k, m = np.arange(200), peak * (0.4 + r)
+    by_hand = 2 * (m - k + scipy.special.xlogy(k, k / m))
+    probability = scipy.stats.poisson.pmf(k, m)
+    mean = probability @ by_hand
+    variance = probability @ by_hand**2 - mean**2
+    assert mean / 2 == pytest.approx(0.5094, abs=1e-4) and variance == pytest.approx(2.09, abs=0.01)
+    found: Any = model.D.deviance(truth, f)
+    assert abs(found.mean() - mean) < 4 * (variance / found.size) ** 0.5
+    np.testing.assert_allclose(found[0, :9], by_hand[np.round(peak * f[0, :9]).astype(int)])
+    loss = losses.noise_corridor(shape, size=5)
+    inside = losses.of(loss, truth, known)
+    windows = np.asarray(found).reshape(-1, *shape)
+    windows = np.lib.stride_tricks.sliding_window_view(windows, (5, 5), (1, 2)).mean((3, 4))
+    width = 2**0.5 / 5
+    by_hand = np.maximum(windows - 1 - width, 0) ** 2 + np.minimum(windows - 1 + width, 0) ** 2
+    np.testing.assert_allclose(inside, by_hand.mean() / 2, rtol=1e-9)
+    assert losses.of(loss, f, known) > 5 * inside and losses.of(loss, 0.6 * truth, known) > inside
+    assert losses.of(losses.discrepancy(shape), truth, known) < 0.01
+    for name in ("discrepancy", "noise_corridor"):
+        loss = LOSSES[name](shape)
+        u, d, h = 0.3 + 0.4 * truth, normal(3, *truth.shape), 1e-6
+        slope = jnp.vdot(jax.grad(lambda u, loss=loss: losses.of(loss, u, known))(u), d)
+        ends = [losses.of(loss, u + s * h * d, known) for s in (1, -1)]
+        np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * h), rtol=1e-6)
+    for name in ("exact_sure", "monte_carlo_sure", "whiteness"):
+        with pytest.raises(ValueError, match="of counts the loss discrepancy or noise_corridor"):
+            losses.of(LOSSES[name](shape), truth, known)
+    with pytest.raises(ValueError, match="to counts it brings noise of its own"):
+        knowing.rows(losses.detectability(shape), known)
 
 
 @float64

@@ -13,7 +13,6 @@ from deqbilevel import (
     contraction,
     fidelities,
     learning,
-    losses,
     maps,
     models,
     operators,
@@ -169,8 +168,5 @@ def test_counts_are_asked_for_where_they_are_measured():
     learner = Learner((model,), setting("gmres", "picard"), None, ("K",), sampling=True)
     with pytest.raises(ValueError, match=r"sampling: .*counts have none"):
         learning.check(learner, params | {"K": model.K})
-    unsupervised = learner._replace(sampling=False, loss=losses.discrepancy(SHAPE))
-    with pytest.raises(ValueError, match="noise level, which counts have not"):
-        learning.check(unsupervised, params | {"K": model.K})
     with pytest.raises(ValueError, match="Fourier: makes complex data, and D is of counts"):
         models.assemble(operators.fourier(SHAPE), model.R, D=POISSON)

@@ -22,12 +22,14 @@ RATE = 0.1
 BUDGET = Budget(60, 40)
 
 
-def loss_of(words: Sequence[str], shape: tuple[int, int], peak: float) -> losses.Informed:
+def loss_of(
+    words: Sequence[str], shape: tuple[int, int], peak: float, flag: str = "--adapt"
+) -> losses.Informed:
     """Raises: ValueError for words that are no loss, and for a loss of the truth."""
     loss = losses.named(words, shape, peak)
     if not isinstance(loss, losses.Informed):
         raise ValueError(
-            f"--adapt {' '.join(words)}: needs the truth; take one of the noise, such as "
+            f"{flag} {' '.join(words)}: needs the truth; take one of the noise, such as "
             "monte_carlo_sure, whiteness or noise_corridor"
         )
     return loss
@@ -43,7 +45,7 @@ def adaptation(
     if not model.tied:
         raise ValueError("--adapt: needs a model with an energy, and this is a DEQ")
     setting = settings.SETTINGS["accurate"]._replace(
-        solver="optimized_gradient",
+        solver=model.descent,
         hypergradient=MINIMISER,
         warm=True,
         forward_tolerance=1e-6,

@@ -41,6 +41,9 @@ class Fidelity(NamedTuple):
     counts: bool = False
     """Whether measurements are counts: their noise follows from v, so that `noise` is 0, v is not
     negative, and a measurement has no derivative in v."""
+    deviance: Callable[[Data, Data], Data] | None = None
+    """(v, f) -> 2 log p(f; f) / p(f; v) of each number f, with their probability p: in the mean
+    about 1, as the squared residual is in units of its variance. Of counts."""
     check: Callable[[Data], None] = anything
     """Raises ValueError for an f that is no such measurement; what is traced is not looked at."""
 

@@ -34,6 +34,10 @@ def poisson(
     and its gradient Lipschitz continuous for all w and f; its least w is f wherever f >= 1 / M. M
     is `curvature`; None: peak, the least for which that holds for one count.
 
+    The deviance is 2 peak (w - f + f log(f / w)): its half, the Kullback-Leibler divergence of
+    counts and their mean, is 0.50 in the mean for many counts, and 0.52, 0.57, 0.57 and 0.50 for a
+    mean of 5, 2, 1 and 1/2.
+
     Counts have the noise of their number: `noise` is no part of this, and 0. The proximal map is
     the positive root of w^2 + (a - z) w - a f = 0, z = v + r, or that of the quadratic.
 
@@ -58,10 +62,16 @@ def poisson(
         exact = w > w_0
         return w, w_0, exact, jnp.where(exact, w, 1)
 
-    def value(v: Data, f: Data) -> Float[Array, " batch"]:
+    def each(v: Data, f: Data) -> Data:
         w, w_0, exact, safe = parts(v, f)
         below = w_0 - xlogy(f, w_0) + (1 - M * w_0) * (w - w_0) + M / 2 * (w - w_0) ** 2
-        return jnp.sum(jnp.where(exact, w - f * jnp.log(safe), below), axis=-1)
+        return jnp.where(exact, w - f * jnp.log(safe), below)
+
+    def value(v: Data, f: Data) -> Float[Array, " batch"]:
+        return jnp.sum(each(v, f), axis=-1)
+
+    def deviance(v: Data, f: Data) -> Data:
+        return 2 * peak * (each(v, f) - (f - xlogy(f, f)))
 
     def gradient(v: Data, f: Data) -> Data:
         w, w_0, exact, safe = parts(v, f)
@@ -97,7 +107,9 @@ def poisson(
         counts = jax.random.poisson(checks.key("key", key), peak * jnp.maximum(mean, 0))
         return jnp.where(mean >= -ROUNDING, counts.astype(v.dtype) / peak, jnp.nan)
 
-    return Fidelity(value, gradient, hessian, M, measure, proximal, counts=True, check=_check)
+    return Fidelity(
+        value, gradient, hessian, M, measure, proximal, counts=True, deviance=deviance, check=_check
+    )
 
 
 def _check(f: Data) -> None:

@@ -126,11 +126,6 @@ def check(learner: Learner, params: Params) -> None:
             "sampling: needs a measurement's derivative by K, and counts have none; take the "
             "measurements by a K that stays, or another fidelity"
         )
-    if model.D.counts and losses.of_truth(learner.loss) is None:
-        raise ValueError(
-            "loss_function: is of measurements and their noise level, which counts have not; take "
-            "one that compares with true images, such as mean_squared_error"
-        )
     phi: Any = params.get("phi")
     if setting.hypergradient == MINIMISER and not getattr(phi, "twice_differentiable", True):
         raise ValueError(

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from deqbilevel import checks
 from deqbilevel.lanes import Lanes, everything
+from deqbilevel.learning import knowing
 from deqbilevel.learning.base import Metrics, State
 from deqbilevel.learning.training import Trainer
 from deqbilevel.settings import Setting, grow
@@ -163,7 +164,7 @@ def epoch(
     record |= _means(metrics)
     record["train_loss"] = record["step_loss"]
     if setting.adaptive or not number:
-        sample = train[:train_evaluation_size]
+        sample = knowing.with_truth(trainer.learner.loss, train)[:train_evaluation_size]
         trained = everything(trainer.evaluate(state.params, sample, train_key))
         spent.append(trained.pop("spent"))
         record["train_loss"] = trained["loss"]
@@ -211,6 +212,7 @@ def run(
     """Epochs `start` to `epochs`, see `epoch`. A run that starts again from a stored state repeats
     the uninterrupted one bit for bit.
 
+    Training images without the truth (NaN), of a loss that takes them, need measurements f.
     Raises: ValueError for numbers that are not whole, and for images that are not finite or that
     the trainer refuses.
 
@@ -232,7 +234,11 @@ def run(
         checks.whole(name, value, least=0)
     checks.whole("train_evaluation_size", train_evaluation_size)
     for name, images in {"train": train, "test": test}.items():
-        checks.finite(name, checks.rows(name, _local(images)))
+        rows = checks.rows(name, _local(images))
+        there = knowing.with_truth(trainer.learner.loss, rows) if name == "train" else rows
+        if len(there) < len(rows) and (f is None or not len(there)):
+            raise ValueError("train: without the truth of some needs f, and the truth of others")
+        checks.finite(name, there)
     if not trainer.lanes:
         train, test = jnp.asarray(train), jnp.asarray(test)
     return _epochs(

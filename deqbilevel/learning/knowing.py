@@ -7,12 +7,13 @@ the further measurements that it asks for, which are solved in one batch with th
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Inexact
 
 from deqbilevel import losses, operators
 from deqbilevel.losses import Informed, Known, Loss
 from deqbilevel.models import Model
-from deqbilevel.types import Images, Params
+from deqbilevel.types import Images, Params, TrainImages
 
 
 def known(
@@ -64,6 +65,19 @@ def told(loss: Loss, u: Float[Array, "rows pixels"], known: Known) -> tuple[Imag
         return u, known
     u = u.reshape(len(known.f), -1, u.shape[-1])
     return u[:, 0], known._replace(further_f=further, further_u=u[:, 1:])
+
+
+def with_truth(loss: Loss, images: TrainImages) -> Float[Array | np.ndarray, "there pixels"]:
+    """The images whose truth is known: all, unless the loss does without that of some.
+
+    >>> loss = losses.semi_supervised(losses.mean_squared_error, losses.discrepancy((1, 2)))
+    >>> print(learning.knowing.with_truth(loss, jnp.array([[1.0, 2.0], [jnp.nan, jnp.nan]])))
+    [[1. 2.]]
+    """
+    own = losses.plain(loss)
+    if not (isinstance(own, Informed) and own.some_truth):
+        return images
+    return images[~np.isnan(images).all(axis=1)]
 
 
 def _further(loss: Loss, known: Known) -> Inexact[Array, "batch further data"] | None:

@@ -44,6 +44,8 @@ class Informed:
     further: Callable[[Known], Inexact[Array, "batch further data"]] | None = None
     """What has to be reconstructed beside f for the loss: `known.further_u` are then solved with u
     in one batch, and the hypergradient goes through both."""
+    some_truth: bool = False
+    """Whether images may be without the truth: rows of it that are not numbers (NaN)."""
 
 
 @dataclass(frozen=True)

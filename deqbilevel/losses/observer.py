@@ -46,6 +46,11 @@ def detectability(
     C = laguerre_gauss(shape, channels, 4 * radius)
 
     def further(known: Known) -> Array:
+        if known.model.D.counts:
+            raise ValueError(
+                "loss: adds a signal to measurements, and to counts it brings noise of its own; "
+                "take another fidelity, or a loss of the truth"
+            )
         seen = known.model.K.apply(jnp.asarray(signal, known.f.real.dtype)[None])
         return (known.f + seen)[:, None]
 

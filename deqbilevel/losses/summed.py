@@ -52,7 +52,7 @@ def summed(parts: Sequence[tuple[float, Loss]]) -> Informed:
 
 
 def semi_supervised(clean: Loss, noisy: Loss, weight: float = 1.0) -> Informed:
-    """Of images with the truth and of others, whose truth is not a number, [CF] 7.5:
+    """Of images with the truth and of others, whose truth is NaN, [CF] 7.5:
 
         mean over the former of clean + weight * mean over the latter of noisy
 
@@ -98,4 +98,4 @@ def semi_supervised(clean: Loss, noisy: Loss, weight: float = 1.0) -> Informed:
             + weight * jnp.sum(jnp.where(has, 0, without)) / count[1]
         )
 
-    return Informed(function, further)
+    return Informed(function, further, some_truth=True)

@@ -1,8 +1,12 @@
 """Losses without the truth: of the measurement f alone, whose noise has the standard deviation
 sigma = params["noise"], [CF] 3.1 and 6.2.
 
-All are for f = K u + N(0, sigma^2), and refuse other fidelities by name. Complex data counts by its
-real and imaginary parts; those that look at neighbouring residuals need data that is an image.
+All are for f = K u + N(0, sigma^2), and refuse other fidelities by name; those that only ask how
+large the residual is take counts of photons too, [CF] 6.2 [142]: for (K u - f)^2 / sigma^2 they
+have twice the Kullback-Leibler divergence of counts and their mean, see `fidelities.poisson`, whose
+mean is about 1 and whose standard deviation about sqrt(2), as those of a squared normal number.
+Complex data counts by its real and imaginary parts; those that look at neighbouring residuals need
+data that is an image.
 """
 
 import jax
@@ -18,7 +22,7 @@ from deqbilevel.types import Images
 
 def discrepancy(shape: tuple[int, int]) -> Informed:
     """The mean of (||K u - f||^2 / (M sigma^2) - 1)^2, of M data: the residual is to be as large as
-    the noise, [CF] 3.1.
+    the noise, [CF] 3.1. Of counts by their deviance.
 
     >>> model, f = models.build("denoising", "bilevel", (1, 2)), jnp.array([[1.0, 2.0]])
     >>> known = losses.Known(None, f, {"noise": jnp.array(0.5)}, model)
@@ -28,8 +32,7 @@ def discrepancy(shape: tuple[int, int]) -> Informed:
     checks.pixels(shape)
 
     def loss(u: Images, known: Known) -> Float[Array, ""]:
-        n, variance = _residual(u, known)
-        return jnp.mean((jnp.mean(n**2, axis=-1) / variance - 1) ** 2)
+        return jnp.mean((jnp.mean(_squares(u, known), axis=-1) - 1) ** 2)
 
     return Informed(loss)
 
@@ -160,6 +163,7 @@ def noise_corridor(shape: tuple[int, int], *, size: int = 9, width: float = 1.0)
 
     over sigma^4, with means w over windows of size x size pixels inside the image, and corridor
     s^2 = sigma^2 (1 +- width sqrt(2)/size): so many standard deviations of w * n^2 for white noise.
+    Of counts n^2 / sigma^2 is their deviance.
     Raises: ValueError for a size that images do not hold, a width below 0, and for data that is no
     image.
 
@@ -174,9 +178,9 @@ def noise_corridor(shape: tuple[int, int], *, size: int = 9, width: float = 1.0)
     margin = width * 2**0.5 / size
 
     def loss(u: Images, known: Known) -> Float[Array, ""]:
-        n, variance = _residual(u, known)
-        _pictured(n, pixels)
-        local = local_means((n**2 / variance).reshape(-1, *shape), size)
+        squares = _squares(u, known)
+        _pictured(squares, pixels)
+        local = local_means(squares.reshape(-1, *shape), size)
         return jnp.mean(outside(local, 1 - margin, 1 + margin))
 
     return Informed(loss)
@@ -195,11 +199,21 @@ def local_means(
     return sums / size**2
 
 
+def _squares(u: Images, known: Known) -> Float[Array, "batch parts"]:
+    """Squares of the residual over the variance of the noise, of counts the deviance."""
+    K, D = known.model.K, known.model.D
+    if D.deviance is not None:
+        return D.deviance(K.apply(u), known.f)
+    n, variance = _residual(u, known)
+    return n**2 / variance
+
+
 def _residual(u: Images, known: Known) -> tuple[Float[Array, "batch parts"], Float[Array, ""]]:
     """K u - f in real numbers, and sigma^2. Raises: ValueError for another fidelity."""
     if known.model.D is not fidelities.squares:
         raise ValueError(
-            "loss: of normal noise, and the data fidelity stands for another; take fidelity squares"
+            "loss: of normal noise, and the data fidelity stands for another; take fidelity "
+            "squares, or of counts the loss discrepancy or noise_corridor"
         )
     return _parts(known.model.K.apply(u) - known.f), _sigma(known) ** 2
 

@@ -54,6 +54,10 @@ BY_MODEL = options.default("by the model")
 LEVEL = options.only(
     "with a --fidelity whose measurements are no counts", lambda c: not parts.counts(c.fidelity)
 )
+STAYS = options.only(
+    "with measurements that stay: without --fresh-noise and --sampling",
+    lambda c: not (c.fresh_noise or c.sampling),
+)
 CONSTANT = options.only("with --optimiser adam", lambda c: c.optimiser == "adam")
 
 
@@ -75,6 +79,13 @@ class Learn:
     loss: tuple[str, ...] = ("mean_squared_error",)
     """Of the upper level: a name, or NAME:option=value,option=value; of several their sum, each
     times its weight: ssim mean_absolute_error:weight=0.1."""
+    clean: Annotated[int | None, options.count, STAYS, options.default("all")] = None
+    """The truth is known of so many training images, the first; of the others --noisy-loss."""
+    noisy_loss: Annotated[
+        tuple[str, ...], options.only("with --clean", lambda c: c.clean is not None)
+    ] = ("monte_carlo_sure",)
+    """Of images without the truth, beside --loss of the others: a loss of the noise, as
+    monte_carlo_sure:weight=0.5."""
     noise: Annotated[float, options.noise, LEVEL] = 0.1
     """Standard deviation, of images in --range."""
     finer: Annotated[int | None, options.whole(2, 16), options.default("K itself")] = None
@@ -215,9 +226,10 @@ def _run(config: Any, images: data.Images, problem: Any, out: Path) -> dict[str,
     recipe, model, setting, params, trainer, steps = problem
     _, run_key, picture_key = learning.keys(config.seed)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
-    loss = losses.of_truth(trainer.learner.loss) or losses.mean_squared_error
+    loss = losses.of_truth(parts.loss_of(config, images)) or losses.mean_squared_error
     noise, own = params["noise"], (model.D, model.simulation)
-    known = baselines.baselines(model.K, train, test, noise, picture_key, loss, *own)
+    clean = train[: config.clean]
+    known = baselines.baselines(model.K, clean, test, noise, picture_key, loss, *own)
     print(f"test loss without learning: {baselines.text(known)}", file=sys.stderr)
     measured = model.measure(params, train, jax.random.fold_in(picture_key, 1))
     state = trainer.init(params, measured) if setting.warm else trainer.init(params)
@@ -227,7 +239,7 @@ def _run(config: Any, images: data.Images, problem: Any, out: Path) -> dict[str,
         trainer,
         setting,
         state,
-        (train, test),
+        (train.at[len(clean) :].set(jnp.nan), test),
         epochs=config.epochs,
         steps=steps,
         key=run_key,
@@ -256,12 +268,12 @@ def _posed(config: Any, images: data.Images) -> Any:
             f"--optimiser {config.optimiser} --batch-size {config.batch_size}: a line search needs "
             "the same images at every trial; leave --batch-size out, or take adam"
         )
-    loss = losses.named(config.loss, images.shape, images.peak)
     recipe = parts.recipe_of(config)
     model = parts.simulated(config, recipe, recipe.model(images.shape))
-    params = recipe.init(model, learning.keys(config.seed)[0]) | _scalars(config)
+    scalars = parts.scalars(config)
+    params = recipe.init(model, learning.keys(config.seed)[0]) | scalars
     if config.initial is not None:
-        params |= parts.initial(config, model, _scalars(config))
+        params |= parts.initial(config, model, scalars)
     setting = parts.setting_of(config, model, params)
     count = len(images.train)
     whole = config.optimiser != "adam"
@@ -274,7 +286,7 @@ def _posed(config: Any, images: data.Images) -> Any:
         setting,
         total_steps=total_steps,
         batch_size=batch_size,
-        loss_function=loss,
+        loss_function=parts.upper_loss(config, images),
         learned=config.learn,
         optimiser=learning.SEARCHING[config.optimiser]() if whole else None,
         schedule=schedule,
@@ -288,11 +300,3 @@ def _posed(config: Any, images: data.Images) -> Any:
     model.require(params)
     parts.check_loss(config, trainer.learner, params, min(count, batch_size or learning.BATCH))
     return recipe, model, setting, params, trainer, steps
-
-
-def _scalars(config: Any) -> dict[str, Any]:
-    noise = 0.0 if parts.counts(config.fidelity) else config.noise
-    scalars = {"gamma": config.gamma, "lam": config.lam, "noise": noise}
-    scalars |= {"learning_rate": config.learning_rate}
-    scalars |= {} if config.tau is None else {"tau": config.tau}
-    return {name: jnp.asarray(value, float) for name, value in scalars.items()}

@@ -28,6 +28,8 @@ from deqbilevel import (
     simulation,
     solvers,
 )
+from deqbilevel.commands import adapting
+from deqbilevel.data import Images
 from deqbilevel.linearised import SOLVERS as TOGETHER
 from deqbilevel.models import Model
 from deqbilevel.recipes import Recipe
@@ -141,6 +143,15 @@ def simulated(config: Any, recipe: Recipe, model: Model) -> Model:
     return model._replace(simulation=own)
 
 
+def scalars(config: Any) -> dict[str, Any]:
+    """The numbers that the maps and the optimiser take."""
+    noise = 0.0 if counts(config.fidelity) else config.noise
+    found = {"gamma": config.gamma, "lam": config.lam, "noise": noise}
+    found |= {"learning_rate": config.learning_rate}
+    found |= {} if config.tau is None else {"tau": config.tau}
+    return {name: jnp.asarray(value, float) for name, value in found.items()}
+
+
 def initial(config: Any, model: Any, scalars: Mapping[str, Any]) -> dict[str, Any]:
     """What another run learned of the regulariser. Raises: ValueError for one of another kind."""
     learned = recipes.load(config.initial)
@@ -196,11 +207,35 @@ def setting_of(config: Any, model: Model, params: Mapping[str, Any]) -> Setting:
 HYPERGRADIENTS = [MINIMISER, *hypergradients.METHODS, PUT_TOGETHER]
 
 
+def loss_of(config: Any, images: Images) -> losses.Loss:
+    """Of images with the truth. Raises: ValueError for words that say none."""
+    return losses.named(config.loss, images.shape, images.peak)
+
+
+def upper_loss(config: Any, images: Images) -> losses.Loss:
+    """What is learned by: that, or with --clean of the others another beside it.
+
+    Raises: ValueError for words that say none, a --noisy-loss of the truth, and where no image is
+    without the truth.
+    """
+    loss = loss_of(config, images)
+    if config.clean is None:
+        return loss
+    if config.clean >= len(images.train):
+        raise ValueError(
+            f"--clean {config.clean}: of {len(images.train)} training images; expected fewer, or "
+            "leave it out"
+        )
+    words = config.noisy_loss
+    noisy = adapting.loss_of(words, images.shape, images.peak, "--noisy-loss")
+    return losses.semi_supervised(loss, noisy)
+
+
 def check_loss(config: Any, learner: learning.Learner, params: Any, batch: int) -> None:
     """Raises: ValueError for a loss that these images, data and noise do not have."""
     (model,), loss = learner.models, learner.loss
     if losses.of_truth(loss) is None and config.noise == 0:
-        words = " ".join(config.loss)
+        words = " ".join(config.loss if config.clean is None else config.noisy_loss)
         raise ValueError(f"--loss {words} --noise 0: the loss is of the noise; give some")
 
     def value(u: jax.Array) -> jax.Array:

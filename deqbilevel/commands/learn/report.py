@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from deqbilevel import baselines, learning, losses, plots
 from deqbilevel.commands.drawing import draw
+from deqbilevel.commands.learn import parts
 from deqbilevel.commands.running import Course
 from deqbilevel.data import Images
 from deqbilevel.models import Model
@@ -83,7 +84,7 @@ def report(
     shown, path = {name: np.asarray(x) for name, x in rows.items()}, out / "reconstructions.png"
     draw(path, plots.reconstructions, shown, model.shape, caption, grey=images.range)
     text = caption + f"; without learning: {baselines.text(known)}"
-    supervised = losses.of_truth(losses.named(config.loss, images.shape, images.peak))
+    supervised = losses.of_truth(parts.loss_of(config, images))
     levels = baselines.levels(known) if supervised else {}
     loss = " + ".join(config.loss).replace("_", " ")
     draw(out / "losses.png", plots.loss_curves, done.records, text, levels, loss)
@@ -100,9 +101,12 @@ def reconstructed(solve: Any, params: Params, f: Array) -> tuple[Array, float]:
 
 def _caption(config: Any, images: Images, epochs: int, counts: bool) -> str:
     noise = "counts" if counts else f"noise {config.noise:g}"
+    loss = " + ".join(config.loss)
+    if config.clean is not None:
+        loss += f" of {config.clean} images, {' + '.join(config.noisy_loss)} of others"
     return (
         f"{config.operator}, {config.regularizer}, {noise} of values in "
-        f"{config.range}, {' + '.join(config.loss)}, epochs: {epochs}; {images.source}"
+        f"{config.range}, {loss}, epochs: {epochs}; {images.source}"
     )
 
 
