@@ -47,7 +47,7 @@ INSIDE = {
         ),
         "epochs",
     ],
-    "models": ["base", "assembling", "dense"],
+    "models": ["base", "assembling", "dense", "stopping"],
     "conditions": ["constants", "report"],
     "plots": [
         *("style", "base", "greys", "runs", "kernels", "filters", "hypergradients", "algorithms"),

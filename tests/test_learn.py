@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from deqbilevel import data, losses, pictures, recipes, solvers
-from deqbilevel.commands import command, learn, running
+from deqbilevel.commands import command, learn, reconstruct, running
 from deqbilevel.commands.learn import Learn, main, parts
+from deqbilevel.commands.reconstruct import Reconstruct
 from deqbilevel.operators import OPERATORS
 from deqbilevel.recipes import Learned, Recipe
 from deqbilevel.regularizers import REGULARIZERS
@@ -116,6 +117,29 @@ def test_pictures_are_reconstructed_at_their_own_sizes(
     assert main(config(**options)) == numbers  # nothing is made again
     blind = main(config(**options | {"measured": True, "out": tmp_path / "blind"}))
     assert blind["psnr_db"] is None and not (tmp_path / "blind" / "measured").exists()
+
+
+def test_pictures_are_adapted_to_and_stopped_at_the_noise(
+    run: tuple[Any, dict[str, Any]], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    iio.imwrite(tmp_path / "a.png", (255 * rng.random((16, 18))).astype(np.uint8))
+
+    def numbers(name: str, **options: Any) -> Any:
+        own = Reconstruct(tmp_path, by=run[0].out, simulate=True, out=tmp_path / name, **options)
+        return reconstruct.main(own)
+
+    plain = numbers("plain")
+    assert numbers("stopped", discrepancy=1e-9)["psnr_db"] != plain["psnr_db"]
+    adapted = numbers("adapted", adapt=("discrepancy",), adapted=("beta",), discrepancy=1.0)
+    assert np.isfinite(adapted["psnr_db"]) and adapted["psnr_db"] != plain["psnr_db"]
+    for options, said in (
+        ({"adapt": ("ssim",)}, "--adapt ssim: needs the truth; take one of the noise"),
+        ({"adapt": ("whiteness",), "adapted": ("colour",)}, "--adapted: no colour; has"),
+        ({"adapted": ("beta_0",)}, "--adapted beta_0: has no effect here, only with --adapt"),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            numbers("refused", **options)
 
 
 @pytest.mark.parametrize(

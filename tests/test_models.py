@@ -18,7 +18,7 @@ from helpers import (
     untyped,
 )
 
-from deqbilevel import losses, maps, models, operators, solvers
+from deqbilevel import fidelities, losses, maps, models, operators, solvers
 from deqbilevel.hypergradients import fixed_point
 from deqbilevel.models import MODELS, TASKS
 from deqbilevel.operators import OPERATORS
@@ -456,3 +456,45 @@ def test_about_the_inverse_of_the_hessian_for_conjugate_gradients():
     np.testing.assert_allclose(model.preconditioner(r, params)(product), r, rtol=1e-6, atol=1e-8)
     tied = small_model("identity", "bilevel")
     np.testing.assert_array_equal(tied.preconditioner(r, model_params(tied))(r), r)
+
+
+# ---- stopping at the noise
+
+
+@float64
+def test_each_image_stops_where_its_residual_is_as_large_as_the_noise():
+    """Gradient descent without a regulariser, iterated by hand, of real and of complex data."""
+    for name in ("diagonal_blur", "coils"):
+        K = default_precision(KINDS[name](SHAPE))
+        R = convolutional.convolutional(SHAPE, filters=(3, 2, 2))
+        model = models.assemble(K, R)
+        params = default_precision(model.init(jax.random.key(0)))
+        params |= {"gamma": jnp.asarray(0.0), "tau": jnp.asarray(0.3), "noise": jnp.asarray(0.3)}
+        f = K.apply(jnp.asarray([[0.5], [5.0]]) * normal(1, 1, PIXELS)) + 0.3 * measurements(K, 2)
+        u, info = models.until_noise(model, solvers.picard(max_evaluations=500), params, f, 1.3)
+        most = 1.3 * f.shape[1] * 0.3**2 * (2 if jnp.iscomplexobj(f) else 1)
+        for i in range(2):
+            x, before = jnp.zeros((1, PIXELS)), np.inf
+            while (size := float(jnp.sum(jnp.abs(K.apply(x) - f[i]) ** 2))) > most:
+                x, before = x - 0.3 * K.adjoint(K.apply(x) - f[i]), size
+            np.testing.assert_allclose(u[i], x[0], rtol=1e-9, atol=1e-12)
+            assert before > most
+        assert info.converged and info.evaluations < 500 and (u[0] != u[1]).any()
+
+
+def test_stopping_at_the_noise_is_refused_where_it_means_nothing():
+    model = models.build("denoising", "bilevel", SHAPE)
+    params = model.init(jax.random.key(0)) | models.hyperparameters(**GOOD, noise=0.3)
+    f, solver = jnp.asarray(normal(0, 1, PIXELS), jnp.float32), solvers.picard()
+
+    def stopped(params, solver=solver, model=model):
+        return models.until_noise(model, solver, params, f)[0].sum()
+
+    with pytest.raises(ValueError, match=r"until_noise: .*no fixed point, and has no hyper"):
+        jax.grad(lambda gamma: stopped(params | {"gamma": gamma}))(params["gamma"])
+    with pytest.raises(ValueError, match=r"noise=0.0: expected a finite number, above 0"):
+        stopped(params | {"noise": 0.0})
+    with pytest.raises(ValueError, match="its iterates are not seen from outside; take another"):
+        stopped(params, solver=lambda G, u0: (u0, None))
+    with pytest.raises(ValueError, match="of normal noise, and the data fidelity stands for anoth"):
+        stopped(params, model=model._replace(D=fidelities.huber()))

@@ -22,7 +22,7 @@ import tyro
 from jaxtyping import Float
 from tqdm import tqdm
 
-from deqbilevel import baselines, checks, data, losses, pictures, recipes, solvers
+from deqbilevel import baselines, checks, data, losses, models, pictures, recipes, solvers
 from deqbilevel.commands import adapting, command, common, folders, options
 from deqbilevel.commands.records import Log
 from deqbilevel.commands.schema import ANY
@@ -60,6 +60,10 @@ class Reconstruct:
         tuple[str, ...], options.only("with --adapt", lambda config: bool(config.adapt))
     ] = ("beta",)
     """Entries of params that are: beta, beta_0, a field."""
+    discrepancy: Annotated[
+        float | None, options.number(above=0, most=100), options.default("no")
+    ] = None
+    """Stop early, from zero, when the squared residual is so many times that of the noise."""
     tolerance: Annotated[float, options.number(0, 1)] = 1e-5
     """Relative residual at which a picture is done."""
     evaluations: Annotated[int, options.whole(1, 100_000)] = 500
@@ -90,6 +94,8 @@ def main(config: Any) -> dict[str, Any]:
             folder, learned = config.pictures, _learned(config)
             if config.adapt:
                 adaptation(config, learned, learned.model())
+            if config.discrepancy is not None and not learned.params.get("noise", 0.0) > 0:
+                raise ValueError("--discrepancy: needs noise, and none is known; give --noise")
             names = pictures.names(pictures.pictures(folder), folder)
             out = stack.enter_context(_claimed(config, learned, names))
         log = Log.of(out / "pictures.jsonl", ROW)
@@ -150,7 +156,10 @@ def _programs(config: Any, learned: Learned) -> Programs:
     def of_shape(shape: tuple[int, int]) -> tuple[Model, Any, Any]:
         model = learned.model(shape)
         own = adaptation(config, learned, model) if config.adapt else lambda params, f: params
-        return model, jax.jit(partial(model.reconstruct, solver(**limits))), own
+        if config.discrepancy is None:
+            return model, jax.jit(partial(model.reconstruct, solver(**limits))), own
+        stopped = partial(models.until_noise, model, solver(**limits), times=config.discrepancy)
+        return model, jax.jit(stopped), own
 
     return of_shape
 

@@ -23,6 +23,7 @@ True [[1. 2.]]
 from deqbilevel.models.assembling import assemble
 from deqbilevel.models.base import Model, inverse, measure, with_scalars
 from deqbilevel.models.dense import MODELS, TASKS, build, hyperparameters
+from deqbilevel.models.stopping import until_noise
 
 __all__ = [
     "MODELS",
@@ -33,5 +34,6 @@ __all__ = [
     "hyperparameters",
     "inverse",
     "measure",
+    "until_noise",
     "with_scalars",
 ]

@@ -49,6 +49,7 @@ from deqbilevel.solvers.line_search import (
 from deqbilevel.solvers.momentum import nesterov, optimized_gradient
 from deqbilevel.solvers.neumann import jacobian_free, neumann
 from deqbilevel.solvers.picard import picard
+from deqbilevel.solvers.stopping import until
 from deqbilevel.types import Adjoint, Info, Solver
 
 __all__ = [
@@ -79,6 +80,7 @@ __all__ = [
     "picard",
     "preconditioned_anderson",
     "symmetric_solve",
+    "until",
 ]
 
 

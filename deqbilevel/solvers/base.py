@@ -169,9 +169,16 @@ class Iteration:
 
 
 def iterate(
-    step: Step, state: Any, u0: Array, *, tolerance: Any, max_evaluations: Any
+    step: Step,
+    state: Any,
+    u0: Array,
+    *,
+    tolerance: Any,
+    max_evaluations: Any,
+    enough: Callable[[Array], Bool[Array, ""]] = lambda u: jnp.array(False),
 ) -> tuple[Array, Info]:
-    """Repeat `step(k, state) -> (state, u, residual)` until the residual meets the tolerance.
+    """Repeat `step(k, state) -> (state, u, residual)` until the residual meets the tolerance, or
+    `enough(u)` holds.
 
     Each step is one evaluation; k counts from 0. Returns the last finite u: [batch, ...] and its
     Info; u0 if there was none. The budget may be traced, and may differ between lanes. Raises
@@ -187,7 +194,9 @@ def iterate(
     def body(carry: tuple[Array, Any, Progress]) -> tuple[Array, Any, Progress]:
         k, state, progress = carry
         state, u, residual = step(k, state)
-        return k + 1, state, progress.advance(u, residual, tolerance, max_evaluations)
+        progress = progress.advance(u, residual, tolerance, max_evaluations)
+        progress = progress._replace(active=progress.active & ~enough(progress.u))
+        return k + 1, state, progress
 
     _, _, end = jax.lax.while_loop(unfinished, body, (jnp.array(0), state, start))
     return end.u, Info(end.evaluations, end.residual, end.residual <= tolerance)
