@@ -268,7 +268,7 @@ def _measure(
     keys = jax.random.split(key, 4)
 
     def N(u: Images, params: Params, f: Array) -> Images:
-        return model.N(u, params)
+        return model.N(u, model.told(params, f))
 
     each = (
         lipschitz(N, params, f, u, keys[1], iterations),

@@ -65,7 +65,7 @@ SHARED = {
     "algorithms": ["oracles"],
     "losses": ["scores"],
     "operators": ["blurs"],
-    "regularizers": ["bases", "weighted", "ridge"],
+    "regularizers": ["bases", "weighted", "ridge", "predicted"],
 }
 """What the modules of a package may import of it beside its `base` and `checked`."""
 SOURCES = {

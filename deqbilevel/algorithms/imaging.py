@@ -85,7 +85,7 @@ def posed(
         return model.completed(params | gamma)["tau"]
 
     def precondition(x: Array, gamma: Gamma, data: Data) -> Any:
-        return model.preconditioner(x, params | gamma)
+        return model.preconditioner(x, model.told(params | gamma, data.f))
 
     problem = Problem(
         upper,

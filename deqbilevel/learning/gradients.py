@@ -115,7 +115,9 @@ def _at_minimiser(
     model.require(params)
     params = model.completed(params)
     solver, F = setting.forward(budget), model.stationarity()
-    at = At(model.G, params, images.rows(learner.loss, model, params))
+    rows = images.rows(learner.loss, model, params)
+    told = model.told(params, rows)
+    at = At(model.G, told, rows)
     u, info = solver(at, u)
     free = at(u) > 0 if model.nonnegative else None
     weights = weights_of(learner, params)
@@ -134,7 +136,7 @@ def _at_minimiser(
         jnp.zeros_like(u) if v is None else v,
         tolerance=setting.adjoint_tolerance,
         max_evaluations=budget.adjoint,
-        precondition=model.preconditioner(u, params),
+        precondition=model.preconditioner(u, told),
         free=free,
     )
     usable = adjoint.residual <= 1

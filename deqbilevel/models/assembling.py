@@ -9,7 +9,7 @@ from jaxtyping import Array, Inexact
 from deqbilevel import adjoints, checks, fidelities, maps, operators
 from deqbilevel.fidelities import Fidelity
 from deqbilevel.jacobians import ConvolutionalStep
-from deqbilevel.models.base import Model
+from deqbilevel.models.base import Model, told
 from deqbilevel.operators import Operator
 from deqbilevel.regularizers import Regularizer
 from deqbilevel.types import FixedPointMap, Images
@@ -51,8 +51,14 @@ def assemble(
         G = maps.nonnegative(step(K, R.gradient, D))
     else:
         G = ConvolutionalStep(K, R) if linear else step(K, R.gradient, D)
+    G = G if R.told is None else _of_measurement(G, K, R)
     start = K.adjoint if start is None else start
     return Model(K, R, G, start, D, _known_norm(K, R), nonnegative)
+
+
+def _of_measurement(G: FixedPointMap, K: Operator, R: Regularizer) -> FixedPointMap:
+    """The map with params that are told the measurement first."""
+    return lambda u, params, f: G(u, told(K, R, params, f), f)
 
 
 def _check_data(K: Operator, R: Regularizer, D: Fidelity) -> None:

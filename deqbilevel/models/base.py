@@ -79,11 +79,15 @@ class Model(NamedTuple):
         K = self.simulation or self.K
         return measure(K, u, 0.0 if self.D.counts else params["noise"], key, self.D)
 
+    def told(self, params: Params, f: Inexact[Array, "batch data"]) -> Params:
+        """The params at measurements, where the regulariser depends on them."""
+        return told(self.K, self.R, params, f)
+
     def stationarity(self) -> FixedPointMap:
         """F(u, params, f), which vanishes at a fixed point (of a nonnegative model where u* > 0):
         in bilevel learning the gradient of the lower-level cost."""
         F = maps.stationarity(self.K, self.N, self.D)
-        return lambda u, params, f: F(u, with_scalars(params), f)
+        return lambda u, params, f: F(u, self.told(with_scalars(params), f), f)
 
     def energy(
         self, u: Images, params: Params, f: Inexact[Array, "batch data"]
@@ -96,7 +100,7 @@ class Model(NamedTuple):
         """
         if self.R.energy is None:
             raise ValueError("energy: this model is a DEQ, whose fixed point minimises no cost")
-        params = with_scalars(params)
+        params = self.told(with_scalars(params), f)
         v = operators.of(self.K, params).apply(u)
         checks.alike(**{"K u": v, "f": f})
         return params["lam"] * self.D.value(v, f) + params["gamma"] * self.R.energy(u, params)
@@ -179,7 +183,7 @@ class Model(NamedTuple):
         self.check(f)
         self.require(params)
         params, f = precision.as_weights(params, f)
-        return solver(At(self.G, self.completed(params), f), self.start(f))
+        return solver(At(self.G, self.told(self.completed(params), f), f), self.start(f))
 
     def check(self, f: Inexact[Array, "batch data"]) -> None:
         """Raises: ValueError for measurements f that are not `[batch, data]` of images of this
@@ -230,6 +234,11 @@ class Model(NamedTuple):
         u = jnp.zeros((1, checks.pixels(self.shape)), precision.dtype_of(params))
         params = self.completed(params)
         return self.G(u, params, operators.of(self.K, params).apply(u))
+
+
+def told(K: Operator, R: Regularizer, params: Params, f: Inexact[Array, "batch data"]) -> Params:
+    """`Model.told` of its parts."""
+    return params if R.told is None else R.told(params, operators.of(K, params).adjoint(f))
 
 
 @lru_cache

@@ -16,7 +16,15 @@ bilevel learning. Without a Lipschitz constant of N, `params` need a step size `
 from collections.abc import Callable
 
 from deqbilevel.checks import Registry
-from deqbilevel.regularizers import convolutional, dense, networks, normalised, ridge, spline_ridge
+from deqbilevel.regularizers import (
+    convolutional,
+    dense,
+    networks,
+    normalised,
+    predicted,
+    ridge,
+    spline_ridge,
+)
 from deqbilevel.regularizers.base import Regularizer
 from deqbilevel.regularizers.own import equinox_module, flax_module, function
 
@@ -30,6 +38,7 @@ __all__ = [
     "function",
     "networks",
     "normalised",
+    "predicted",
     "ridge",
     "spline_ridge",
 ]

@@ -45,6 +45,9 @@ class Regularizer(NamedTuple):
     """(u, params, a) -> about (a I + N'(u))^{-1}, for conjugate gradients."""
     matrix: Callable[[Params], Float[Array, "pixels pixels"]] | None = None
     """params -> about N', one for all images, from which `maps.preconditioned_step` has its P."""
+    told: Callable[[Params, Images], Params] | None = None
+    """(params, K^T f) -> params for each measurement, where the regulariser depends on it; `energy`
+    and `gradient` are told what comes back. None: it is the same for all."""
     firm: bool = False
     """Whether N is firmly nonexpansive with weights as `init` and `refresh` leave them:
     ||N(u) - N(v)||^2 <= <N(u) - N(v), u - v>. N and I - N are then both nonexpansive."""

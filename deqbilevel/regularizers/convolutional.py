@@ -8,7 +8,8 @@
 coefficients: [filters, elements]; a basis of filters that sum to zero keeps that so. With a `mask`
 of zeros and ones, [filters, rows, columns], filters keep sizes of their own. With a `field`:
 [rows, columns] the weights vary in space, [CF] 6.1: e^{field}, its logarithm interpolated linearly
-between points equally spaced over the image, multiplies those of every filter at a pixel.
+between points equally spaced over the image, multiplies those of every filter at a pixel. There may
+be one for each image, [batch, rows, columns], and `predicted` from its measurement.
 
 >>> c = regularizers.convolutional
 >>> params = c.init(2 * jnp.ones((1, 2, 2)), beta_0=0.0, phi=potentials.Quadratic())
@@ -29,6 +30,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from deqbilevel import checks
 from deqbilevel.convolutions import Bank, Boundary, Method, bank, multiplied, transfer
 from deqbilevel.potentials import modulus
+from deqbilevel.regularizers import predicted
 from deqbilevel.regularizers.base import Regularizer
 from deqbilevel.regularizers.bases import BASES, cosines, random
 from deqbilevel.regularizers.weighted import (
@@ -109,7 +111,9 @@ class Convolutional(NamedTuple):
         grid = self.shape if self.boundary == "circular" else (rows, columns)
         power = jnp.abs(transfer(c, grid)) ** 2
         most = jnp.max(jnp.einsum("k,khw->hw", weights(params), power))
-        if "field" in params:
+        if "network" in params:
+            most = most * jnp.exp(predicted.BOUND)
+        elif "field" in params:
             most = most * jnp.exp(jnp.max(params["field"]))
         return PAD_NORM[self.boundary] * params["phi"].lipschitz * most
 
@@ -142,8 +146,14 @@ class Convolutional(NamedTuple):
         self,
         start: Callable[[PRNGKeyArray], dict[str, Any]],
         learned: tuple[str, ...] = ("filters", "beta"),
+        spacing: int | None = None,
     ) -> Regularizer:
-        """As what everything above takes, with `start` as its `init`."""
+        """As what everything above takes, with `start` as its `init`; with a spacing its field is
+        predicted from the measurement."""
+
+        def told(params: Params, x: Images) -> Params:
+            return predicted.told(params, x, self.shape, spacing or 1)
+
         return Regularizer(
             (2 * self.shape[0], self.shape[1]) if self.of_pairs else self.shape,
             start,
@@ -152,6 +162,7 @@ class Convolutional(NamedTuple):
             energy=self.energy,
             lipschitz=self.lipschitz,
             preconditioner=self.preconditioner,
+            told=None if spacing is None else told,
         )
 
     def lipschitz_by_norms(self, params: Params) -> Float[Array, ""]:
@@ -182,6 +193,7 @@ def convolutional(
     beta_0: float = -4.0,
     boundary: Boundary = "circular",
     field: tuple[int, int] | None = None,
+    predicted_field: int | None = None,
     method: Method | None = None,
     complex_images: bool = False,
 ) -> Regularizer:
@@ -189,9 +201,10 @@ def convolutional(
 
     Of complex images, pictures with the imaginary part below the real one, phi is that of the
     modulus |c_k * u|. field: rows and columns of the points between which the weights vary in
-    space; they start at 0.
-    Raises: ValueError as `drawn` and `convolutions.bank` do, for an odd height of complex ones, and
-    for a field that is finer than the image.
+    space; they start at 0. predicted_field: the points are so many pixels apart, and a network
+    says their weights of each measurement.
+    Raises: ValueError as `drawn` and `convolutions.bank` do, for an odd height of complex ones, for
+    a field that is finer than the image, and one that is predicted too or of complex images.
 
     >>> R = regularizers.convolutional.convolutional((8, 8), filters=(24, 5, 5))
     >>> print(R.tied, R.learned)
@@ -206,6 +219,17 @@ def convolutional(
     options: dict[str, Any] = {"filters": filters, "basis": basis, "potential": potential}
     options |= {"eps": eps, "beta_0": beta_0}
     drawn(jax.random.key(0), **options)  # for its refusals
+    if predicted_field is not None:
+        if field is not None or complex_images:
+            other = "complex_images" if field is None else f"field={field}"
+            raise ValueError(f"predicted_field={predicted_field} with {other}: leave one out")
+        predicted.network(own.shape, predicted_field)  # for its refusals
+
+        def begin(key: PRNGKeyArray) -> dict[str, Any]:
+            weights = predicted.init(jax.random.fold_in(key, 1), own.shape, predicted_field)
+            return drawn(key, **options) | {"network": weights}
+
+        return own.regularizer(begin, ("filters", "beta", "network"), predicted_field)
     if field is None:
         return own.regularizer(lambda key: drawn(key, **options))
     for n, most in zip(field, own.shape, strict=True):

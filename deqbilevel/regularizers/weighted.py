@@ -91,7 +91,8 @@ def weights(params: Params) -> Float[Array, " filters"]:
 def varied(
     z: Float[Array, "filters batch height width"], params: Params
 ) -> Float[Array, "filters batch height width"]:
-    """Values at each pixel times e^{field} there, where the weights vary in space.
+    """Values at each pixel times e^{field} there, where the weights vary in space: one field for
+    all images, or one for each.
 
     >>> z, field = jnp.ones((1, 1, 1, 4)), jnp.log(jnp.array([[1.0, 3.0]]))
     >>> c = regularizers.convolutional
@@ -100,7 +101,8 @@ def varied(
     """
     if "field" not in params:
         return z
-    return z * jnp.exp(jax.image.resize(params["field"], z.shape[2:], "linear"))
+    field = params["field"]
+    return z * jnp.exp(jax.image.resize(field, (*field.shape[:-2], *z.shape[2:]), "linear"))
 
 
 def strengths(params: Params) -> Float[Array, " filters"]:
