@@ -1,10 +1,12 @@
 """The experiment with upper-level losses, at its smallest."""
 
+import imageio.v3 as iio
 import jax
 import numpy as np
 import pytest
 
-from experiments.losses import Losses, figures, main
+from deqbilevel.commands import ways
+from experiments.losses import Losses, figures, main, tables
 
 
 def test_distortions_have_one_error_and_losses_tell_them_apart(tmp_path):
@@ -29,9 +31,48 @@ def test_it_draws_and_learns_by_several_losses(tmp_path):
     assert seen["ssim"]["offset"] < seen["ssim"]["white noise"]
     learned = found["learned"]
     assert list(learned) == ["measurement", "monte_carlo_sure-probes2"]
-    assert learned["monte_carlo_sure-probes2"]["psnr_db"] > learned["measurement"]["psnr_db"]
+    row = learned["monte_carlo_sure-probes2"]
+    assert row["psnr_db"] > learned["measurement"]["psnr_db"] and row["lost_db"] == 0
+    assert 0 < row["ms_ssim"] < 1
     there = {path.name for path in (tmp_path / "run").iterdir()}
     assert there >= {"figure_3_2.png", "figure_6_4.png", "reconstructions.png", "summary.md"}
+
+
+def test_tables_are_made_once(tmp_path, capfd):
+    """At their smallest: what is adapted to, the corners, and one tolerance of the lower level."""
+    rng = np.random.default_rng(0)
+    iio.imwrite(tmp_path / "a.png", (255 * rng.random((12, 12))).astype(np.uint8))
+    asked = Losses(
+        **{"side": 32, "shape": (12, 12), "train_size": 2, "test_size": 1, "epochs": 2},
+        losses=(),
+        tables=("adapted", "corners", "accuracy"),
+        pictures=tmp_path,
+        adapt=("discrepancy",),
+        tolerances=(1e-3,),
+        out=tmp_path / "run",
+    )
+    found = main(asked)
+    assert list(found["adapted"]) == ["as learned", "discrepancy"]
+    assert found["adapted"]["as learned"]["lost_db"] == 0
+    assert list(found["corners"]) == ["fixed", "falling"]
+    assert found["corners"]["fixed"]["seconds"] > 0
+    row = found["accuracy"]["0.001"]
+    assert row["psnr_db"] > found["accuracy"]["measurement"]["psnr_db"] and row["step_ms"] > 0
+    assert row["train_loss"] > 0 and 0 < row["ms_ssim"] < 1
+    before = (tmp_path / "run" / "corners" / "rows.jsonl").read_bytes()
+    assert main(asked) == found
+    assert (tmp_path / "run" / "corners" / "rows.jsonl").read_bytes() == before
+    assert "ms a step" in capfd.readouterr().out
+
+
+def test_tables_are_of_problems_that_learn_takes(tmp_path):
+    """Their options: runs are tested above and with `learn`."""
+    asked = Losses(tables=("counts", "mri"), shape=(16, 16), train_size=2, test_size=1)
+    every = [way for name in asked.tables for way in tables.of(asked, name)]
+    runs = ways.configs(every, tables.shared(asked), tmp_path)
+    assert runs["counts/noise_corridor"].fidelity == "poisson"
+    assert runs["mri/monte_carlo_sure"].data == "phantoms:shepp_logan"
+    assert len(runs) == len(tables.COUNTS) + len(tables.MRI)
 
 
 def test_words_that_are_no_loss_are_refused_before_anything_is_written(tmp_path):
@@ -39,4 +80,6 @@ def test_words_that_are_no_loss_are_refused_before_anything_is_written(tmp_path)
         main(Losses(losses=("mse",), out=tmp_path / "run"))
     with pytest.raises(SystemExit, match=r"has to be|expected|more than"):
         main(Losses(error=2.0, out=tmp_path / "run"))
+    with pytest.raises(SystemExit, match=r"--tables adapted: of which pictures\?"):
+        main(Losses(losses=(), tables=("adapted",), out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from deqbilevel import data, learning, plots, recipes
 from deqbilevel.commands import common, folders, learn
@@ -76,7 +77,7 @@ def compared(
     """Learn what is missing and draw what comes of it: the `scores`."""
     rows = scores({name: learn.main(config) for name, config in configs.items()}, adjoint)
     images = learn.images_of(next(iter(configs.values())))
-    _picture(out / PICTURE, configs, images, adjoint, f"{caption}; {images.source}")
+    picture(out / PICTURE, configs, images, adjoint, f"{caption}; {images.source}")
     return rows
 
 
@@ -101,18 +102,23 @@ def table(rows: Mapping[str, Mapping[str, float | None]]) -> str:
     return "\n".join(lines)
 
 
-def _picture(
+def picture(
     path: Path, configs: Mapping[str, Any], images: data.Images, adjoint: str, caption: str
 ) -> None:
     """Draw the first test images, K^T f, and what each way makes of the same measurements."""
-    test = jnp.asarray(images.test[: report.JUDGED])
-    rows = {"true u": np.asarray(test[:SHOWN])}
+    rows = {"true u": np.asarray(images.test[:SHOWN])}
     for name, config in configs.items():
-        found = recipes.load(config.out)
-        model = found.model(images.shape)
-        setting = parts.setting_of(config, model, found.params)
-        f = model.measure(found.params, test, learning.keys(config.seed)[2])[:SHOWN]
-        solve = jax.jit(lambda p, f, m=model, s=setting: m.reconstruct(s.evaluation(), p, f))
-        u, _ = report.reconstructed(solve, found.params, f)
-        rows |= {adjoint: np.asarray(model.K.adjoint(f)), name: np.asarray(u)}
+        seen, u = reconstructed(config, images, SHOWN)
+        rows |= {adjoint: np.asarray(seen), name: np.asarray(u)}
     draw(path, plots.reconstructions, rows, images.shape, caption, grey=images.range)
+
+
+def reconstructed(config: Any, images: data.Images, count: int) -> tuple[Array, Array]:
+    """K^T f of the first test images as `learn` measured them, and what a run makes of them."""
+    test, found = jnp.asarray(images.test[: report.JUDGED]), recipes.load(config.out)
+    model = found.model(images.shape)
+    setting = parts.setting_of(config, model, found.params)
+    f = model.measure(found.params, test, learning.keys(config.seed)[2])[:count]
+    solve = jax.jit(lambda params, f: model.reconstruct(setting.evaluation(), params, f))
+    u, _ = report.reconstructed(solve, found.params, f)
+    return model.K.adjoint(f), u

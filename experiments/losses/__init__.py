@@ -1,11 +1,19 @@
 """What upper-level losses see, and what is learned by them: Figures 3.2 and 6.4 of [CF].
 
 python -m experiments.losses [--losses mean_squared_error ssim monte_carlo_sure] [--out DIR]
+python -m experiments.losses --losses --tables counts mri accuracy
 
 Figure 3.2: one phantom, blurred, with white noise, with salt and pepper and with an offset, each of
 the same normalised error ||u - truth|| / ||truth||, under every loss of the truth. Figure 6.4: the
 function by which the noise corridor counts a local variance. Then the regulariser of a denoising
-problem is learned by each loss, with the truth or without, and all are judged by it alike.
+problem is learned by each loss, with the truth or without, and all are judged by it alike. Tables:
+
+    counts      of photons: the corridor and the discrepancy of their deviance against squared error
+    mri         a quarter of the frequencies: probes and the discrepancy against squared error
+    adapted     weights that were learned, tuned to each picture of a folder without its truth
+    corners     a corner rounding that falls while learning against a fixed one, in time
+    accuracy    how well the lower level is solved in each step
+
 Repeating the same command goes on after an interruption.
 """
 
@@ -16,17 +24,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from deqbilevel.commands import command, common, folders, options, ways
-from deqbilevel.commands.ways import Way
-from experiments.losses import figures
+from experiments.losses import adapted, corners, figures, tables
 
-ADJOINT = "measurement"
-
-WITHOUT_TRUTH = ("monte_carlo_sure", "whiteness", "noise_corridor", "discrepancy")
-
-PROBES = {"lower_tolerance": 1e-6, "lower_evaluations": 300}
-"""Both reconstructions of a probe have to be solved far better than it is large."""
-
-LEARNS = options.only("with --losses", lambda config: bool(config.losses))
+LEARNS = options.only(
+    "with --losses or --tables", lambda config: bool(config.losses or config.tables)
+)
+ADAPTS = options.only("with adapted among --tables", lambda config: "adapted" in config.tables)
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,17 @@ class Losses:
     """Height and width of its phantom."""
     losses: Annotated[tuple[str, ...], options.may_be_empty] = (
         *("mean_squared_error", "ssim", "high_frequency_error"),
-        *WITHOUT_TRUTH,
+        *tables.WITHOUT_TRUTH,
     )
     """Losses to learn by, as of `learn --loss`; none: --losses without a value."""
-    regularizer: Literal["weights", "filters"] = "weights"
-    """What is learned: the weights of differences to the neighbours, or filters and weights."""
+    tables: Annotated[
+        tuple[Literal["counts", "mri", "adapted", "corners", "accuracy"], ...],
+        options.may_be_empty,
+    ] = ()
+    """Further comparisons."""
+    regularizer: Literal["weights", "predicted", "filters"] = "weights"
+    """What is learned: the weights of differences to the neighbours, beside them a network that
+    predicts from the measurement how they vary in space, or filters and weights."""
     filters: Annotated[
         tuple[int, int, int],
         options.whole(1, 1000),
@@ -52,6 +61,30 @@ class Losses:
     """Number, height and width."""
     noise: Annotated[float, options.number(above=0, most=10)] = 0.1
     """Standard deviation, of images in [0, 1]."""
+    peak: Annotated[
+        float,
+        options.number(above=0, most=1e4),
+        options.only("with counts among --tables", lambda config: "counts" in config.tables),
+    ] = 20.0
+    """Mean counts where an image is 1."""
+    slices: Annotated[
+        str,
+        options.data,
+        options.only("with mri among --tables", lambda config: "mri" in config.tables),
+    ] = "phantoms:shepp_logan"
+    """Images of the table mri: whole ones of images:DIR, phantoms:NAME, arrays:FILE."""
+    pictures: Annotated[
+        Path | None, options.folder("pictures"), ADAPTS, options.default("none")
+    ] = None
+    """Folder of those that are adapted to."""
+    adapt: Annotated[tuple[str, ...], ADAPTS] = ("monte_carlo_sure", "discrepancy")
+    """Losses that they are adapted by, each by itself."""
+    tolerances: Annotated[
+        tuple[float, ...],
+        options.tolerance,
+        options.only("with accuracy among --tables", lambda config: "accuracy" in config.tables),
+    ] = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+    """Relative residuals to which the lower level is solved."""
     epochs: Annotated[int, options.whole(0), LEARNS] = 30
     batch_size: Annotated[int | None, options.size, LEARNS, options.default("100, or all")] = None
     learning_rate: Annotated[
@@ -78,55 +111,30 @@ def main(config: Losses) -> dict[str, Any]:
     """Draw, learn what is missing, and compare; returns the tables."""
     with contextlib.ExitStack() as stack:
         with common.clear_errors():
+            if "adapted" in config.tables and config.pictures is None:
+                raise ValueError("--tables adapted: of which pictures? give --pictures")
+            groups = {"learned": tables.of_losses(config)} if config.losses else {}
+            groups |= {name: tables.of(config, name) for name in config.tables}
+            every = [way for group in groups.values() for way in group]
             files = ("figure_3_2.png", "figure_6_4.png", "summary.md", "result.json")
-            runs, claimed = ways.claimed(config, "losses", _ways(config), _shared(config), files)
+            files += tuple(f"{name}/{ways.PICTURE}" for name in config.tables)
+            files += corners.FILES if "corners" in config.tables else ()
+            runs, claimed = ways.claimed(config, "losses", every, tables.shared(config), files)
             out = stack.enter_context(claimed)
         seen = figures.draw_3_2(config, out)
         figures.draw_6_4(out)
         text = f"# Figure 3.2\n\n{figures.table(seen)}\n"
         numbers: dict[str, Any] = {"figure_3_2": seen}
-        if runs:
-            caption = f"denoising, noise {config.noise:g}, learned by each loss"
-            rows = ways.compared(runs, out, ADJOINT, caption)
-            text += f"\n# Learned by each loss\n\n{ways.table(rows)}\n"
-            numbers["learned"] = rows
+        for name, group in groups.items():
+            own = {way.name.removeprefix(f"{name}/"): runs[way.name] for way in group}
+            if name == "corners":
+                numbers[name], said = corners.compared(own["course"], out)
+            elif name == "adapted":
+                numbers[name], said = adapted.compared(config, own["population"], out)
+            else:
+                numbers[name], said = tables.compared(name, own, out)
+            text += f"\n# {tables.TITLES[name]}\n\n{said}\n"
         print(f"\n{text}", flush=True)
         folders.write(out / "summary.md", text)
         folders.write(out / "result.json", json.dumps(numbers, indent=1))
         return numbers | {"out": str(out)}
-
-
-def _shared(config: Losses) -> dict[str, Any]:
-    weights = config.regularizer == "weights"
-    rate = (0.1 if weights else 5e-3) if config.learning_rate is None else config.learning_rate
-    cut = config.data.startswith("images:") and config.shape is None
-    shape = None if config.data.startswith(("images:", "arrays:")) else (64, 64)
-    return {
-        "operator": "identity",
-        "regularizer": "convolutional",
-        "regularizer__filters": (2, 2, 2) if weights else config.filters,
-        "regularizer__basis": "differences" if weights else None,
-        "regularizer__beta_0": -2.5 if weights else -4.0,
-        "learn": ("beta",) if weights else ("filters", "beta"),
-        "noise": config.noise,
-        "data": config.data,
-        "shape": shape if config.shape is None else config.shape,
-        "train_size": config.train_size,
-        "test_size": config.test_size,
-        "range": "0..1",
-        "batch_size": config.batch_size,
-        "epochs": config.epochs,
-        "learning_rate": rate,
-        "schedule": "cosine",
-        "seed": config.seed,
-        "fresh": config.fresh,
-    } | ({"patch": config.patch} if cut else {})
-
-
-def _ways(config: Losses) -> list[Way]:
-    found = []
-    for loss in config.losses:
-        own = PROBES if loss.startswith("monte_carlo_sure") else {}
-        name = loss.replace(":", "-").replace(",", "-").replace("=", "")
-        found.append(Way(name, {"loss": (loss,), **own}))
-    return found

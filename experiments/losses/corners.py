@@ -1,0 +1,108 @@
+"""A corner rounding eps that falls while learning, [CF] 6.3, against a fixed one."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from tqdm import tqdm
+
+from deqbilevel import learning, losses
+from deqbilevel.commands import common, learn
+from deqbilevel.commands.learn import parts
+from deqbilevel.commands.records import Log
+from deqbilevel.learning import Learner, State
+from deqbilevel.types import Params
+from experiments.losses import tables
+
+FILES = ("corners/rows.jsonl",)
+
+FROM, TO = 0.1, 1e-3
+"""Where eps starts, and what both are judged at."""
+
+JUDGED = 20
+"""Points of a course."""
+
+NEAR = 1.01
+"""How many times the least loss counts as the same."""
+
+ROW = {"course": "", "step": 0, "eps": 0.0, "seconds": 0.0, "evaluations": 0.0, "loss": 0.0}
+
+
+def compared(config: Any, out: Path) -> tuple[dict[str, Any], str]:
+    """Both courses, unless they are there: what each took to the same loss, and a table."""
+    (out / "corners").mkdir(exist_ok=True)
+    log = Log.of(out / "corners" / "rows.jsonl", ROW)
+    rows = log.read()
+    steps = max(config.epochs, 1)
+    courses = {
+        "fixed": lambda k: TO,
+        "falling": lambda k: FROM * (TO / FROM) ** (k / max(steps - 1, 1)),
+    }
+    for name, eps_of in courses.items():
+        if sum(row["course"] == name for row in rows) < len(_judged(steps)):
+            rows = [row for row in rows if row["course"] != name]
+            rows += [{"course": name, **row} for row in _course(config, eps_of, steps, name)]
+            log.keep(rows)
+    least = min(row["loss"] for row in rows)
+    found: dict[str, Any] = {}
+    for name in courses:
+        own = [row for row in rows if row["course"] == name]
+        there = next((row for row in own if row["loss"] <= NEAR * least), None) or {}
+        found[name] = {
+            "loss at the end": own[-1]["loss"],
+            f"steps to {NEAR} of the least": there.get("step"),
+            "seconds": there.get("seconds"),
+            "evaluations": there.get("evaluations"),
+        }
+    return found, tables.markdown(found, list(next(iter(found.values()))))
+
+
+def _judged(steps: int) -> list[int]:
+    """After how many steps the loss is taken."""
+    return sorted({max(1, round(steps * i / JUDGED)) for i in range(1, JUDGED + 1)})
+
+
+def _course(
+    config: Any, eps_of: Callable[[int], float], steps: int, name: str
+) -> list[dict[str, Any]]:
+    """Learn on all images; the seconds are those of steps."""
+    images = learn.images_of(config)
+    model = parts.recipe_of(config).model(images.shape)
+    params = model.init(learning.keys(config.seed)[0]) | parts.scalars(config)
+    setting = parts.setting_of(config, model, params)
+    optimiser = learning.adam(steps, learning.cosine)
+    learner = Learner((model,), setting, optimiser, config.learn, losses.mean_squared_error)
+    train = jnp.asarray(images.train)
+    f = model.measure(params, train, learning.keys(config.seed)[2])
+
+    def take(state: State, eps: Array, truth: Array, f: Array) -> Any:
+        state = state._replace(params=_rounded(state.params, eps))
+        return learning.step(learner, state, truth, f=f)
+
+    def judge(params: Params, truth: Array, f: Array) -> Float[Array, ""]:
+        u, _ = model.reconstruct(setting.evaluation(), _rounded(params, TO), f)
+        return losses.mean_squared_error(u, truth)
+
+    state = learning.start(learner, params, f)
+    first = state._replace(params=_rounded(state.params, eps_of(0)))
+    taken = learning.ahead(jax.jit(take), first, jnp.asarray(eps_of(0)), train, f)
+    judged, seconds, evaluations, rows = jax.jit(judge), 0.0, 0.0, []
+    for k in tqdm(range(steps), desc=name, unit="step"):
+        begin = time.perf_counter()
+        state, metrics = jax.block_until_ready(taken(state, jnp.asarray(eps_of(k)), train, f))
+        seconds += time.perf_counter() - begin
+        evaluations += float(metrics.forward_evaluations + metrics.adjoint_evaluations)
+        if k + 1 in _judged(steps):
+            row = {"step": k + 1, "eps": eps_of(k), "seconds": seconds, "evaluations": evaluations}
+            rows.append(common.plain(row | {"loss": float(judged(state.params, train, f))}))
+    return rows
+
+
+def _rounded(params: Params, eps: Any) -> Params:
+    """`params` whose potential bends at eps."""
+    phi: Any = params["phi"]
+    return params | {"phi": type(phi)(jnp.asarray(eps, jnp.asarray(phi.eps).dtype))}

@@ -1,0 +1,163 @@
+"""Ways to learn one problem that are compared, and what they came to."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from deqbilevel import losses
+from deqbilevel.commands import common, learn, ways
+from deqbilevel.commands.learn import report
+from deqbilevel.commands.ways import Way
+
+TITLES = {
+    "learned": "Learned by each loss",
+    "counts": "Counts of photons",
+    "mri": "A quarter of the frequencies",
+    "adapted": "Weights tuned to each picture without its truth",
+    "corners": "A corner rounding that falls",
+    "accuracy": "How well the lower level is solved while learning",
+}
+
+ADJOINT = "measurement"
+
+WITHOUT_TRUTH = ("monte_carlo_sure", "whiteness", "noise_corridor", "discrepancy")
+
+PROBES = {"lower_tolerance": 1e-6, "lower_evaluations": 300}
+"""Both reconstructions of a probe have to be solved far better than it is large."""
+
+COUNTS = ("mean_squared_error", "noise_corridor", "discrepancy")
+
+MRI = ("mean_squared_error", "monte_carlo_sure", "discrepancy")
+
+COLUMNS = {
+    "psnr_db": "PSNR in dB",
+    "lost_db": "dB lost against the first",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "train_loss": "training loss",
+    "evaluations": "evaluations in a step",
+    "step_ms": "ms a step",
+}
+
+
+def shared(config: Any) -> dict[str, Any]:
+    """What all ways have, but for what they say otherwise."""
+    weights = config.regularizer != "filters"
+    rate = (0.1 if weights else 5e-3) if config.learning_rate is None else config.learning_rate
+    predicted = config.regularizer == "predicted"
+    learned = ("beta", "network") if predicted else ("beta",)
+    return {
+        "operator": "identity",
+        "regularizer": "convolutional",
+        "regularizer__filters": (2, 2, 2) if weights else config.filters,
+        "regularizer__basis": "differences" if weights else None,
+        "regularizer__predicted_field": 8 if predicted else None,
+        "regularizer__beta_0": -2.5 if weights else -4.0,
+        "learn": learned if weights else ("filters", "beta"),
+        "noise": config.noise,
+        "train_size": config.train_size,
+        "test_size": config.test_size,
+        "range": "0..1",
+        "batch_size": config.batch_size,
+        "epochs": config.epochs,
+        "learning_rate": rate,
+        "schedule": "cosine",
+        "seed": config.seed,
+        "fresh": config.fresh,
+    } | _images(config, config.data)
+
+
+def _images(config: Any, images: str, whole: bool = False) -> dict[str, Any]:
+    """Options of --data."""
+    given = images.startswith(("images:", "arrays:"))
+    shape = None if given else (64, 64)
+    found = {"data": images, "shape": shape if config.shape is None else config.shape}
+    if not images.startswith("images:"):
+        return found
+    if whole:
+        return found | {"whole": True}
+    return found if config.shape is not None else found | {"patch": config.patch}
+
+
+def of_losses(config: Any) -> list[Way]:
+    """One for each of --losses."""
+    return [Way(_name(loss), _by(loss)) for loss in config.losses]
+
+
+def of(config: Any, table: str) -> list[Way]:
+    """Those of a table, below its name."""
+    found = []
+    if table == "counts":
+        # Their noise follows from them, and --noise stays as it is by default.
+        own = {"fidelity": "poisson", "fidelity__peak": config.peak, "nonnegative": True}
+        found = [Way(loss, own | {"noise": 0.1} | _by(loss)) for loss in COUNTS]
+    elif table == "mri":
+        own = {"operator": "fourier", "noise": 0.01, "regularizer__beta_0": -6.0}
+        own |= {"operator__rate": 0.25} | _images(config, config.slices, whole=True)
+        found = [Way(loss, own | _by(loss)) for loss in MRI]
+    elif table == "accuracy":
+        own = {"warm": False, "lower_evaluations": 3000, "adjoint_evaluations": 300}
+        own |= {"final_tolerance": 1e-6, "final_evaluations": 3000}
+        found = [
+            Way(f"{tolerance:g}", own | {"lower_tolerance": tolerance})
+            for tolerance in sorted(config.tolerances, reverse=True)
+        ]
+    elif table == "adapted":
+        found = [Way("population", {})]
+    elif table == "corners":
+        found = [Way("course", {"regularizer__eps": 1e-3})]
+    return [Way(f"{table}/{way.name}", way.options) for way in found]
+
+
+def _name(loss: str) -> str:
+    return loss.replace(":", "-").replace(",", "-").replace("=", "")
+
+
+def _by(loss: str) -> dict[str, Any]:
+    own = PROBES if loss.startswith(("monte_carlo_sure", "exact_sure")) else {}
+    return {"loss": (loss,), **own}
+
+
+def compared(table: str, configs: Mapping[str, Any], out: Path) -> tuple[dict[str, Any], str]:
+    """Learn what is missing, draw and judge: rows, and the table of them in Markdown."""
+    found = {name: learn.main(config) for name, config in configs.items()}
+    first = next(iter(configs.values()))
+    images = learn.images_of(first)
+    folder = out if table == "learned" else out / table
+    caption = f"{first.operator}, {TITLES[table].lower()}; {images.source}"
+    ways.picture(folder / ways.PICTURE, configs, images, ADJOINT, caption)
+    rows = ways.scores(found, ADJOINT)
+    best = next(iter(found.values()))["psnr_db_learned"]
+    for name, config in configs.items():
+        row: Any = rows[name]
+        row["ms_ssim"] = _similarity(config, images)
+        row["lost_db"] = best - row["psnr_db"]
+        row["step_ms"] = found[name]["step_ms"]
+        row["evaluations"] = found[name]["forward_evaluations"]
+        last = (config.out / "metrics.jsonl").read_text().splitlines()[-1]
+        row["train_loss"] = json.loads(last)["train_loss"]
+    return rows, markdown(rows)
+
+
+def _similarity(config: Any, images: Any) -> float | None:
+    """MS-SSIM in the mean over test images, where they hold its window."""
+    if not losses.has_ssim(images.shape):
+        return None
+    _, u = ways.reconstructed(config, images, report.JUDGED)
+    loss: Any = losses.multiscale_dissimilarity(images.shape, peak=images.peak)
+    return 1 - float(loss(u, jnp.asarray(images.test[: len(u)])))
+
+
+def markdown(rows: Mapping[str, Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """A table of rows by name, with the columns that any of them has."""
+    names = columns or [name for name in COLUMNS if any(name in row for row in rows.values())]
+    lines = [common.line(["", *(COLUMNS.get(name, name) for name in names)])]
+    lines.append(common.line(["---"] * (1 + len(names))))
+    for label, row in rows.items():
+        values = (row.get(name) for name in names)
+        cells = ["" if x is None else f"{x:.4g}" if abs(x) < 1 else f"{x:.2f}" for x in values]
+        lines.append(common.line([label, *cells]))
+    return "\n".join(lines)
