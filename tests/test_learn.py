@@ -123,10 +123,13 @@ def test_pictures_are_adapted_to_and_stopped_at_the_noise(
     run: tuple[Any, dict[str, Any]], tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(0)
-    iio.imwrite(tmp_path / "a.png", (255 * rng.random((16, 18))).astype(np.uint8))
+    (tmp_path / "in").mkdir()
+    iio.imwrite(tmp_path / "in" / "a.png", (255 * rng.random((16, 18))).astype(np.uint8))
 
     def numbers(name: str, **options: Any) -> Any:
-        own = Reconstruct(tmp_path, by=run[0].out, simulate=True, out=tmp_path / name, **options)
+        own = Reconstruct(
+            tmp_path / "in", by=run[0].out, simulate=True, out=tmp_path / name, **options
+        )
         return reconstruct.main(own)
 
     plain = numbers("plain")

@@ -1,6 +1,7 @@
 """Several ways to learn the regulariser of one problem, each a run of `learn` in a folder of its
 own below that of the command, with one table and one picture of all."""
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -59,14 +60,18 @@ def claimed(
     ways: Sequence[Way],
     shared: Mapping[str, Any],
     files: Sequence[str],
+    read: Mapping[str, Path | None] | None = None,
 ) -> tuple[dict[str, Any], AbstractContextManager[Path]]:
     """`configs` in the folder of a command, and its claim, see `folders`; files: what the command
-    writes there beside the picture. Raises: ValueError, before the folder is there."""
-    asked = common.options_of(config)
+    writes there beside the picture; read: what it reads beside --data.
+
+    Raises: ValueError, before the folder is there.
+    """
+    asked = json.loads(json.dumps(common.options_of(config), default=str))
     name = f"{command}-{common.digest(asked)}"
     out = config.out or Path("runs") / name
     found = configs(ways, shared, out)
-    sources = {"--data": data.place(config.data)}
+    sources = {"--data": data.place(config.data), **(read or {})}
     files = (PICTURE, *files)
     return found, folders.claim(out, name, asked, files=files, sources=sources, fresh=config.fresh)
 

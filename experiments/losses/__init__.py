@@ -119,7 +119,8 @@ def main(config: Losses) -> dict[str, Any]:
             files = ("figure_3_2.png", "figure_6_4.png", "summary.md", "result.json")
             files += tuple(f"{name}/{ways.PICTURE}" for name in config.tables)
             files += corners.FILES if "corners" in config.tables else ()
-            runs, claimed = ways.claimed(config, "losses", every, tables.shared(config), files)
+            shared, read = tables.shared(config), {"--pictures": config.pictures}
+            runs, claimed = ways.claimed(config, "losses", every, shared, files, read)
             out = stack.enter_context(claimed)
         seen = figures.draw_3_2(config, out)
         figures.draw_6_4(out)

@@ -36,17 +36,19 @@ def compared(config: Any, out: Path) -> tuple[dict[str, Any], str]:
     """Both courses, unless they are there: what each took to the same loss, and a table."""
     (out / "corners").mkdir(exist_ok=True)
     log = Log.of(out / "corners" / "rows.jsonl", ROW)
-    rows = log.read()
-    steps = max(config.epochs, 1)
-    courses = {
+    rows, steps = log.read(), max(config.epochs, 1)
+    courses: dict[str, Callable[[int], float]] = {
         "fixed": lambda k: TO,
         "falling": lambda k: FROM * (TO / FROM) ** (k / max(steps - 1, 1)),
     }
-    for name, eps_of in courses.items():
-        if sum(row["course"] == name for row in rows) < len(_judged(steps)):
-            rows = [row for row in rows if row["course"] != name]
-            rows += [{"course": name, **row} for row in _course(config, eps_of, steps, name)]
-            log.keep(rows)
+    missing = [
+        name for name in courses if sum(row["course"] == name for row in rows) < len(_judged(steps))
+    ]
+    posed = _posed(config, steps) if missing else None
+    for name in missing:
+        rows = [row for row in rows if row["course"] != name]
+        rows += [{"course": name, **row} for row in _course(posed, courses[name], steps, name)]
+        log.keep(rows)
     least = min(row["loss"] for row in rows)
     found: dict[str, Any] = {}
     for name in courses:
@@ -66,10 +68,9 @@ def _judged(steps: int) -> list[int]:
     return sorted({max(1, round(steps * i / JUDGED)) for i in range(1, JUDGED + 1)})
 
 
-def _course(
-    config: Any, eps_of: Callable[[int], float], steps: int, name: str
-) -> list[dict[str, Any]]:
-    """Learn on all images; the seconds are those of steps."""
+def _posed(config: Any, steps: int) -> tuple[Any, Any, State]:
+    """(state, eps) -> a step on all images, compiled; params -> their loss at the last eps; and the
+    state to start from."""
     images = learn.images_of(config)
     model = parts.recipe_of(config).model(images.shape)
     params = model.init(learning.keys(config.seed)[0]) | parts.scalars(config)
@@ -78,27 +79,33 @@ def _course(
     learner = Learner((model,), setting, optimiser, config.learn, losses.mean_squared_error)
     train = jnp.asarray(images.train)
     f = model.measure(params, train, learning.keys(config.seed)[2])
-
-    def take(state: State, eps: Array, truth: Array, f: Array) -> Any:
-        state = state._replace(params=_rounded(state.params, eps))
-        return learning.step(learner, state, truth, f=f)
-
-    def judge(params: Params, truth: Array, f: Array) -> Float[Array, ""]:
-        u, _ = model.reconstruct(setting.evaluation(), _rounded(params, TO), f)
-        return losses.mean_squared_error(u, truth)
-
     state = learning.start(learner, params, f)
-    first = state._replace(params=_rounded(state.params, eps_of(0)))
-    taken = learning.ahead(jax.jit(take), first, jnp.asarray(eps_of(0)), train, f)
-    judged, seconds, evaluations, rows = jax.jit(judge), 0.0, 0.0, []
+
+    def take(state: State, eps: Array) -> Any:
+        state = state._replace(params=_rounded(state.params, eps))
+        return learning.step(learner, state, train, f=f)
+
+    def loss(params: Params) -> Float[Array, ""]:
+        u, _ = model.reconstruct(setting.evaluation(), _rounded(params, TO), f)
+        return losses.mean_squared_error(u, train)
+
+    return learning.ahead(jax.jit(take), state, jnp.asarray(FROM)), jax.jit(loss), state
+
+
+def _course(
+    posed: Any, eps_of: Callable[[int], float], steps: int, name: str
+) -> list[dict[str, Any]]:
+    """Learn; the seconds are those of steps."""
+    take, loss, state = posed
+    seconds, evaluations, rows = 0.0, 0.0, []
     for k in tqdm(range(steps), desc=name, unit="step"):
         begin = time.perf_counter()
-        state, metrics = jax.block_until_ready(taken(state, jnp.asarray(eps_of(k)), train, f))
+        state, metrics = jax.block_until_ready(take(state, jnp.asarray(eps_of(k))))
         seconds += time.perf_counter() - begin
         evaluations += float(metrics.forward_evaluations + metrics.adjoint_evaluations)
         if k + 1 in _judged(steps):
             row = {"step": k + 1, "eps": eps_of(k), "seconds": seconds, "evaluations": evaluations}
-            rows.append(common.plain(row | {"loss": float(judged(state.params, train, f))}))
+            rows.append(common.plain(row | {"loss": float(loss(state.params))}))
     return rows
 
 

@@ -12,7 +12,6 @@ from jaxtyping import Array
 
 from deqbilevel import baselines, learning, losses, plots
 from deqbilevel.commands.drawing import draw
-from deqbilevel.commands.learn import parts
 from deqbilevel.commands.running import Course
 from deqbilevel.data import Images
 from deqbilevel.models import Model
@@ -84,7 +83,7 @@ def report(
     shown, path = {name: np.asarray(x) for name, x in rows.items()}, out / "reconstructions.png"
     draw(path, plots.reconstructions, shown, model.shape, caption, grey=images.range)
     text = caption + f"; without learning: {baselines.text(known)}"
-    supervised = losses.of_truth(parts.loss_of(config, images))
+    supervised = losses.of_truth(losses.named(config.loss, images.shape, images.peak))
     levels = baselines.levels(known) if supervised else {}
     loss = " + ".join(config.loss).replace("_", " ")
     draw(out / "losses.png", plots.loss_curves, done.records, text, levels, loss)
