@@ -192,13 +192,16 @@ def report(
     the measured one takes its place in the step size, and nothing is said of N and G beforehand.
     cocoercive: whether N is 1/L-cocoercive. least: the least singular value of K, where
     `conditions.least_singular_value` would be costly. ||K|| is by `operators.norm`.
-    Raises: ValueError for an unknown step, a nonnegative model or one without squares, images that
-    are not finite or of another number of pixels, and scalars in `params` that are not.
+    Raises: ValueError for an unknown step, a nonnegative model, one without squares or with a K
+    that is not linear, images that are not finite or of another number of pixels, and scalars in
+    `params` that are not.
     """
     if not isinstance(model, Model):
         raise ValueError(f"model {model!r}: expected what models.build makes")
-    if model.D is not squares or model.nonnegative:
-        raise ValueError("model: these conditions are of squares, u of any sign; see `lipschitz`")
+    if model.D is not squares or model.nonnegative or not operators.linear(model.K):
+        raise ValueError(
+            "model: these conditions are of a linear K, squares, u of any sign; see `lipschitz`"
+        )
     checks.switch("cocoercive", cocoercive)
     finite("u", rows("u", u, math.prod(model.shape)))
     wanted = jax.eval_shape(model.K.apply, u).shape

@@ -8,7 +8,8 @@ their step size,
 
     lam K^T D'(K u; f) + gamma N(u) = 0,    D'(v; f) = v - f for squares
 
-Each raises ValueError for what is no operator or no function, and for params without its scalars.
+with K'(u)^T D'(K(u); f) for a K that is not linear. Each raises ValueError for what is no operator
+or no function, and for params without its scalars.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from deqbilevel import checks, operators
 from deqbilevel.checks import Registry
 from deqbilevel.fidelities import Fidelity, squares
 from deqbilevel.operators import Operator
-from deqbilevel.operators.base import require
+from deqbilevel.operators.base import require, require_linear
 from deqbilevel.solvers.base import Map
 from deqbilevel.types import FixedPointMap, Images, Params
 
@@ -69,7 +70,8 @@ def proximal_step(K: Operator, N: Gradient, D: Fidelity = squares) -> FixedPoint
 
     A gradient step on the regulariser, then the proximal map of the data fidelity, exactly. It is
     not in [REB], whose proximal map (10) is of the regulariser: that is `plug_and_play_step`.
-    Raises: ValueError for a fidelity other than squares, whose proximal map of u is not linear.
+    Raises: ValueError for a fidelity other than squares, whose proximal map of u is not linear, and
+    for a K that is not linear.
 
     >>> G = maps.proximal_step(operators.identity((1, 1)), lambda u, params: u)
     >>> params, f = {"tau": 1.0, "lam": 1.0, "gamma": 1.0}, jnp.array([[4.0]])
@@ -78,6 +80,7 @@ def proximal_step(K: Operator, N: Gradient, D: Fidelity = squares) -> FixedPoint
     """
 
     _fit(K, N, D)
+    require_linear("proximal_step", K)
     if D is not squares:
         raise ValueError(
             "proximal_step: needs the proximal map of D(K u), which is known for squares alone; "
@@ -179,7 +182,7 @@ def naive_objective(G: FixedPointMap) -> Callable[[Params, Images, Array], Float
 
 
 def _fit(K: Operator, N: Gradient, D: Fidelity) -> FixedPointMap:
-    """u, params, f -> K^T D'(K u; f), the gradient of the data fidelity in u.
+    """u, params, f -> K'(u)^T D'(K u; f), the gradient of the data fidelity in u.
 
     Raises: ValueError for what is no operator, no function, or no fidelity.
     """
@@ -188,8 +191,8 @@ def _fit(K: Operator, N: Gradient, D: Fidelity) -> FixedPointMap:
     checks.function("D.gradient", getattr(D, "gradient", None))
 
     def fit(u: Images, params: Params, f: Array) -> Images:
-        own = operators.of(K, params)
-        return own.adjoint(D.gradient(own.apply(u), f))
+        v, back = operators.pullback(operators.of(K, params), u)
+        return back(D.gradient(v, f))
 
     return fit
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -77,6 +78,15 @@ def complex_matrix(shape: tuple[int, int]) -> operators.Matrix:
     return operators.Matrix(jnp.asarray(parts[0] + 1j * parts[1]))
 
 
+def stored_matrix(shape: tuple[int, int]) -> operators.Matrix:
+    """A matrix that was read from a file."""
+    pixels = shape[0] * shape[1]
+    M = np.random.default_rng(6).standard_normal((pixels // 2, pixels)) / pixels**0.5
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(file := f"{folder}/K.npy", M)
+        return operators.matrix(shape, file)
+
+
 def blurred(shape: tuple[int, int]) -> operators.Operator:
     """A blur of which some pixels are seen."""
     return operators.compose(operators.pixel_mask(shape), operators.diagonal_blur(shape, 3))
@@ -84,6 +94,7 @@ def blurred(shape: tuple[int, int]) -> operators.Operator:
 
 ALL_OPERATORS: dict[str, Callable[..., operators.Operator]] = {
     **operators.OPERATORS,
+    "matrix": stored_matrix,
     "gaussian_blur": functools.partial(operators.gaussian_blur, sigma=0.6),
     "downsampling": functools.partial(operators.downsampling, factor=3),
     "parallel_beam": functools.partial(operators.parallel_beam, angles=7),

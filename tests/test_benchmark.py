@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from experiments import benchmark
-from experiments.benchmark import peers
+from experiments.benchmark import imaging, peers
 
 TINY = {"steps": 1, "warm_up": 1, "batch_size": 10, "train_size": 20}
 
@@ -23,6 +23,16 @@ def test_the_numbers_are_consistent_and_memory_is_flat(tmp_path) -> None:
     assert set(summary["memory_bytes"]) == set(benchmark.CAPS)
     assert len(set(summary["memory_bytes"].values())) == 1, "implicit differentiation is flat"
     assert (tmp_path / "benchmark.json").exists()
+
+
+def test_operators_and_presets_of_imaging_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imaging, "SLICE", (16, 12))
+    summary = benchmark.main(benchmark.Benchmark(cases=(), imaging=("fourier", "sampling"), **TINY))
+    assert (summary["cases"], summary["memory_bytes"]) == ({}, {})
+    found = summary["imaging"]["fourier"]["K^T K u"]
+    assert found["fraction_of_floor"] == pytest.approx(found["floor_ms"] / found["step_ms"])
+    step = summary["imaging"]["sampling"]["points"]
+    assert step["step_ms"] > 0 and step["forward_evaluations"] == 10
 
 
 def test_a_peer_that_is_not_installed_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,9 @@
 """Operators of imaging against what is known of them: discs and scikit-image's radon for CT,
 numpy's transforms and counts of samples for MRI, blurs and coarser images by scipy."""
 
+from pathlib import Path
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 import scipy.ndimage
 import skimage.transform
 from helpers import default_precision, dense, float64, normal, untyped
+from PIL import Image
 
 from deqbilevel import data, learning, models, operators, regularizers, settings
 from deqbilevel.operators import PATTERNS
@@ -129,6 +133,10 @@ def test_coils_together_see_the_whole_image() -> None:
 # ---- others
 
 
+def scanned(angles: Any) -> operators.Operator:
+    return operators.parallel_beam((8, 8), angles)
+
+
 @float64
 def test_a_gaussian_blur_is_that_of_scipy() -> None:
     u = normal(0, 1, 20 * 24)
@@ -163,6 +171,16 @@ def test_pixel_masks_keep_as_many_as_they_say() -> None:
         (lambda: operators.parallel_beam((8, 8), bins=-3), "bins=-3: expected"),
         (lambda: operators.parallel_beam((8, 8), angles=()), r"angles=\(\): expected one or more"),
         (lambda: operators.parallel_beam((8, 8), (0.0, np.inf)), "angles=inf: expected"),
+        (lambda: scanned((0.0, 1j)), "angles=1j: expected a finite number"),
+        (lambda: scanned(("up",)), "angles=up: expected a finite number"),
+        (lambda: scanned(((0.0, 9.0),)), r"angles of shape \[2\]: expected one number"),
+        (lambda: scanned(2.5), "angles=2.5: expected a whole number"),
+        (
+            lambda: operators.filtered_back_projection(
+                operators.parallel_beam((8, 8), (0.0, 45.0)), jnp.ones((1, 24))
+            ),
+            r"angles=\(0.0, 45.0\): expected some equally spaced",
+        ),
         (lambda: operators.ParallelBeam((0.0,), 0, (8, 8)), "bins=0: expected"),
         (lambda: operators.ParallelBeam((0.0,), 8, (8, 8), scale=0.0), "scale=0.0: expected"),
         (lambda: operators.downsampling((8, 9), factor=2), "factor=2: does not divide 8x9"),
@@ -182,6 +200,85 @@ def test_pixel_masks_keep_as_many_as_they_say() -> None:
 def test_what_is_no_operator_is_refused_by_name(build, said: str) -> None:
     with untyped(), pytest.raises(ValueError, match=said):
         build()
+
+
+# ---- from files
+
+
+def test_a_mask_of_a_file_is_sampled_as_it_is_seen(tmp_path: Path) -> None:
+    """The mean in the middle, in either kind of file, for one coil, several and complex images."""
+    seen = np.array([[0, 0, 1, 0], [1, 0, 1, 0], [0, 0, 0, 0]])
+    np.save(tmp_path / "mask.npy", seen)
+    np.save(tmp_path / "bits", seen.astype(bool))
+    Image.fromarray(np.uint8(255 * seen)).save(tmp_path / "mask.png")
+    for name in ("mask.npy", "bits.npy", "mask.png"):
+        K = operators.fourier((3, 4), mask=str(tmp_path / name))
+        found = np.fft.fftshift(np.asarray(K.mask).reshape(3, 4))
+        np.testing.assert_array_equal(found, seen)
+        assert K.mask[0] == 1
+    coils = operators.fourier((3, 4), coils=2, mask=str(tmp_path / "mask.npy"))
+    pairs = operators.fourier((6, 4), complex_images=True, mask=str(tmp_path / "mask.npy"))
+    np.testing.assert_array_equal(coils.mask, K.mask)
+    np.testing.assert_array_equal(pairs.mask, K.mask)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float64, np.complex64])
+def test_a_matrix_of_a_file_is_taken_as_it_is(tmp_path: Path, dtype: type) -> None:
+    M = (np.arange(12).reshape(3, 4) * (1j if dtype == np.complex64 else 1)).astype(dtype)
+    np.save(tmp_path / "K.npy", M)
+    K = operators.matrix((2, 2), str(tmp_path / "K.npy"))
+    np.testing.assert_array_equal(K.apply(jnp.eye(4)), M.T)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (np.ones((2, 3, 4)), r"K.npy: array: of shape \(2, 3, 4\); expected \[data, 4\]"),
+        (np.ones((4, 3)), r"of shape \(4, 3\); expected \[data .*, 4\]"),
+        (np.ones((0, 4)), r"of shape \(0, 4\); expected \[data .*, 4\]"),
+        (np.full((2, 4), np.nan), "K.npy: array: expected finite numbers"),
+        (np.full((2, 4), np.inf + 1j), "K.npy: array: expected finite numbers"),
+        (np.zeros((2, 4)), "K.npy: zero everywhere"),
+        (np.full((2, 4), "x"), "of type <U1; expected number"),
+        (None, "K.npy: there is no such file"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_what_is_no_matrix_is_refused_by_name(tmp_path: Path, content: Any, said: str) -> None:
+    if content is not None:
+        np.save(tmp_path / "K.npy", content)
+    with pytest.raises(ValueError, match=said):
+        operators.matrix((2, 2), str(tmp_path / "K.npy"))
+    with pytest.raises(ValueError, match="file: none is given"):
+        operators.matrix((2, 2))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (np.ones((4, 3)), r"m: of shape \[4, 3\]; expected a mask \[3, 4\]"),
+        (np.ones(12), r"of shape \(12,\); expected \[height, width\]"),
+        (np.full((3, 4), 0.5), "12 values such as 0.5; expected 0, and 1 where"),
+        (np.full((3, 4), np.nan), "12 values such as nan"),
+        (-np.eye(3, 4), "3 values such as -1.0"),
+        (np.eye(3, 4) + 0j, "of type complex128; expected floating"),
+        (np.zeros((3, 4), bool), "m: samples nothing; expected 1 somewhere"),
+        (np.full((3, 4), 128, np.uint8), "12 values such as 0.50.*and white where"),
+        (None, "m: there is no such file"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_what_is_no_mask_is_refused_by_name(tmp_path: Path, content: Any, said: str) -> None:
+    """Of bytes other than black and white a picture is made."""
+    with (tmp_path / "m").open("wb") as file:
+        if content is not None and content.dtype == np.uint8:
+            Image.fromarray(content).save(file, "png")
+        elif content is not None:
+            np.save(file, content)
+    if content is None:
+        (tmp_path / "m").unlink()
+    with pytest.raises(ValueError, match=said):
+        operators.fourier((3, 4), mask=str(tmp_path / "m"))
 
 
 # ---- a blur that is learned

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "deqbilevel"
 LAYERS = [
     ["types", "checks", "disk"],
-    ["lanes", "precision"],
+    ["lanes", "precision", "pictures"],
     [
         "operators",
         "rules",
@@ -17,7 +17,6 @@ LAYERS = [
         "potentials",
         "solvers",
         "results",
-        "pictures",
         "fidelities",
     ],
     ["linearised", "adjoints", "simulation", "losses"],
@@ -64,7 +63,7 @@ INSIDE = {
 SHARED = {
     "algorithms": ["oracles"],
     "losses": ["scores"],
-    "operators": ["blurs"],
+    "operators": ["blurs", "given", "patterns"],
     "regularizers": ["bases", "weighted", "ridge", "predicted"],
 }
 """What the modules of a package may import of it beside its `base` and `checked`."""

@@ -217,6 +217,19 @@ def test_an_operator_is_learned(small: str, tmp_path: Path) -> None:
     assert np.any(learned.params["K"].weights != 0.2)
 
 
+def test_a_mask_of_a_file_is_taken_and_is_not_to_change(small: str, tmp_path: Path) -> None:
+    file, mask = tmp_path / "mask.npy", np.random.default_rng(0).random((14, 14)) < 0.5
+    np.save(file, mask)
+    words = ("--operator", "fourier", "--operator.mask", str(file), *FILTERS)
+    chosen = config(*words, epochs=0, data=small, train_size=20, out=tmp_path / "run")
+    assert np.isfinite(main(chosen)["psnr_db_adjoint"])
+    K: Any = recipes.load(tmp_path / "run").model().K
+    np.testing.assert_array_equal(np.fft.fftshift(K.mask.reshape(14, 14)), mask)
+    np.save(file, ~mask)
+    with pytest.raises(SystemExit, match="operator"):
+        main(chosen)
+
+
 def test_filters_of_one_task_start_another(
     run: tuple[Any, dict[str, Any]], small: str, tmp_path: Path
 ) -> None:
@@ -235,6 +248,8 @@ def test_filters_of_one_task_start_another(
         (("--regularizer", "affine"), {"algorithm": "aid"}, "minimises no lower-level cost"),
         (("--regularizer.filters", "3", "50", "50"), {}, "larger than the image of 14x14"),
         (("--operator", "random_matrix", "--operator.rate", "2"), {}, "rate=2.0: expected"),
+        (("--operator", "matrix"), {}, "file: none is given; expected one of a matrix"),
+        (("--operator", "fourier", "--operator.mask", "no.npy"), {}, "no.npy: there is no such"),
         ((), {"learn": ("colour",)}, "learned=.*colour"),
         ((), {"optimiser": "lbfgs"}, "--batch-size 20: a line search needs"),
         ((), {"learn": ("K",), "sampling": True, "noise": 200.0}, "--noise 200"),

@@ -30,6 +30,7 @@ from jaxtyping import Array, Float
 from deqbilevel import checks, operators
 from deqbilevel.convolutions import transfer
 from deqbilevel.operators import CircularConvolution, Identity, Mask, Operator
+from deqbilevel.operators.base import require_linear
 from deqbilevel.potentials import Quadratic
 from deqbilevel.regularizers import convolutional
 from deqbilevel.regularizers.convolutional import PAD_NORM, Convolutional
@@ -111,7 +112,7 @@ class Constants(NamedTuple):
 def least_singular_value(K: Operator, shape: tuple[int, int]) -> Scalar:
     """The least singular value of K on images of a shape; by a dense matrix for unknown kinds.
 
-    Raises: ValueError for a shape that is none of an image, and what is no operator.
+    Raises: ValueError for a shape that is none of an image, and what is no linear operator.
 
     >>> K = operators.Matrix(jnp.array([[3.0, 0.0], [0.0, 4.0]]))
     >>> print(conditions.least_singular_value(K, (1, 2)))
@@ -119,6 +120,7 @@ def least_singular_value(K: Operator, shape: tuple[int, int]) -> Scalar:
     """
     pixels = checks.pixels(shape)
     checks.function("K.apply", getattr(K, "apply", None))
+    require_linear("K", K)
     if isinstance(K, Identity):
         return jnp.ones(())
     if isinstance(K, Mask):

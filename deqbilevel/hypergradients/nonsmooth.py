@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from deqbilevel import operators
 from deqbilevel.operators import Operator
+from deqbilevel.operators.base import require_linear
 from deqbilevel.types import FixedPointMap, Images, Params
 
 Analysis = Callable[[Images, Params], Float[Array, "batch features"]]
@@ -41,6 +42,7 @@ def primal_dual_step(K: Operator, analysis: Analysis) -> FixedPointMap:
 
     is smooth. Converges for tau gamma ||Omega|| <= 1. At the solution |d| = 1 where Omega x is
     not zero, and there dd+/dd is below 1 as well: G is a map that `implicit.fixed_point` can take.
+    Raises: ValueError for a K that is not linear.
 
     >>> omega = lambda x, params: x  # min (x - f)^2 / 2 + |x| / 2: a soft threshold
     >>> G = hypergradients.primal_dual_step(operators.identity((1, 2)), omega)
@@ -49,6 +51,7 @@ def primal_dual_step(K: Operator, analysis: Analysis) -> FixedPointMap:
     >>> print(jnp.abs(u).round(2))  # x = (1.5, 0) and d = (1, 0.5)
     [[1.5 0.  1.  0.5]]
     """
+    require_linear("primal_dual_step", K)
 
     def G(u: State, params: Params, f: Array) -> State:
         back = K.adjoint(f)

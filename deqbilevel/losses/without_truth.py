@@ -65,7 +65,8 @@ def exact_sure(shape: tuple[int, int]) -> Informed:
 
             by_u = jax.jacfwd(lambda x: F(x[None], params, f[None])[0])(u)
             moved = -jnp.linalg.solve(by_u, jax.jacfwd(by_parts)(_parts(f)))
-            return jnp.trace(_parts(K.apply(moved.T)))
+            at = jnp.broadcast_to(u, moved.T.shape)
+            return jnp.trace(_parts(jax.jvp(K.apply, (at,), (moved.T,))[1]))
 
         trace = jax.vmap(divergence)(u, known.f)
         return _risk(n, variance, trace / n.shape[-1])

@@ -11,6 +11,7 @@ from deqbilevel.fidelities import Fidelity
 from deqbilevel.jacobians import ConvolutionalStep
 from deqbilevel.models.base import Model, told
 from deqbilevel.operators import Operator
+from deqbilevel.operators.base import require_linear
 from deqbilevel.regularizers import Regularizer
 from deqbilevel.types import FixedPointMap, Images
 
@@ -26,12 +27,12 @@ def assemble(
 ) -> Model:
     """The model of an operator, a regulariser, a data fidelity and a step, one of `maps`.
 
-    start: f -> where the lower level is solved from; None: K^T f. A gradient step puts its Jacobian
-    together where the regulariser does, for `linearised.SOLVERS`. nonnegative: u* is sought among
-    u >= 0 by `maps.nonnegative`, for images in 0..1.
+    start: f -> where the lower level is solved from; None: K^T f, or 0 where K is not linear. A
+    gradient step puts its Jacobian together where the regulariser does, for `linearised.SOLVERS`.
+    nonnegative: u* is sought among u >= 0 by `maps.nonnegative`, for images in 0..1.
     Raises: ValueError for an operator whose adjoint is that of another, see `adjoints.check`, for a
-    step that D has not, counts of complex data, and a nonnegative model of another step than the
-    gradient's.
+    step that D or K has not, counts of complex data, and a nonnegative model of another step than
+    the gradient's.
     """
     if not isinstance(R, Regularizer):
         raise ValueError(
@@ -41,7 +42,10 @@ def assemble(
     checks.function("step", step)
     adjoints.check(K, checks.pixels(R.shape))
     _check_data(K, R, D)
-    linear = R.linearised is not None and step is maps.gradient_step and D is fidelities.squares
+    if step is not maps.gradient_step:
+        require_linear(getattr(step, "__name__", "step"), K)
+    together = R.linearised is not None and step is maps.gradient_step and D is fidelities.squares
+    together = together and operators.linear(K)
     if checks.switch("nonnegative", nonnegative):
         if step is not maps.gradient_step:
             raise ValueError(
@@ -50,9 +54,10 @@ def assemble(
             )
         G = maps.nonnegative(step(K, R.gradient, D))
     else:
-        G = ConvolutionalStep(K, R) if linear else step(K, R.gradient, D)
+        G = ConvolutionalStep(K, R) if together else step(K, R.gradient, D)
     G = G if R.told is None else _of_measurement(G, K, R)
-    start = K.adjoint if start is None else start
+    if start is None:
+        start = K.adjoint if operators.linear(K) else lambda f: jnp.zeros_like(K.adjoint(f))
     return Model(K, R, G, start, D, _known_norm(K, R), nonnegative)
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 from deqbilevel import checks, fidelities, maps, operators, precision
 from deqbilevel.fidelities import Fidelity
 from deqbilevel.operators import Identity, Operator
+from deqbilevel.operators.base import require_linear
 from deqbilevel.regularizers import Regularizer
 from deqbilevel.solvers import as_solver
 from deqbilevel.types import At, FixedPointMap, Images, Info, Params, Solve, Solver
@@ -106,7 +107,8 @@ class Model(NamedTuple):
         return params["lam"] * self.D.value(v, f) + params["gamma"] * self.R.energy(u, params)
 
     def lipschitz(self, params: Params) -> Float[Array, ""]:
-        """A Lipschitz constant of F: lam sup D'' ||K||^2 + gamma Lip(N).
+        """A Lipschitz constant of F: lam sup D'' ||K||^2 + gamma Lip(N); about one where K is not
+        linear, with the norm of K'(0).
 
         Raises: ValueError for a regulariser that has none.
         """
@@ -162,10 +164,12 @@ class Model(NamedTuple):
 
         differentiable: how a map is solved and differentiated, see `hypergradients.METHODS`. If
         `preconditioned`, through `maps.preconditioned_step` with the P of these params, see
-        `inverse`; a DEQ, a nonnegative model and a regulariser without a matrix are not.
+        `inverse`; a DEQ, a nonnegative model, a regulariser without a matrix and a K that is not
+        linear are not.
         """
         self.require(params)
-        if self.nonnegative or not (preconditioned and self.tied and self.R.matrix):
+        matrices = self.tied and self.R.matrix and operators.linear(self.K)
+        if self.nonnegative or not (preconditioned and matrices):
             return differentiable(self.G), self.completed(params)
         params = with_scalars(params)
         G = maps.preconditioned_step(self.K, self.N, self.D)
@@ -275,10 +279,11 @@ def inverse(
     """The inverse of P = lam K^T K + gamma M + damping I, for `maps.preconditioned_step`, with the
     matrix M of the regulariser.
 
-    Raises: ValueError for a negative damping, a regulariser without a matrix, and params without
-    gamma or lam.
+    Raises: ValueError for a negative damping, a regulariser without a matrix, a K that is not
+    linear, and params without gamma or lam.
     """
     checks.number("damping", damping, least=0)
+    require_linear("P", K)
     checks.entries("params", params, ("gamma", "lam"))
     if R.matrix is None:
         raise ValueError("P: this regulariser has no matrix; take a gradient step instead")

@@ -12,7 +12,12 @@ Where it knows them in closed form it has
     bound()            ||K||_2, or a bound on it; None where it is not known after all
     resolvent(z, a)    (I + a K^T K)^{-1} z, the proximal map of a/2 ||K u||^2
 
-Of another operator `norm` and `resolvent` find them by iterations. Arrays are leaves, so that an
+Of another operator `norm` and `resolvent` find them by iterations. A map K(u) that is not linear,
+such as `Diffusion`, is an operator of models with `gradient_step` by one method more,
+
+    pullback(u)        K(u), and v -> K'(u)^T v; its adjoint is that of K'(0)
+
+Arrays are leaves, so that an
 operator can be vmapped over, or learned as `params["K"]`, see `of`; shapes are static.
 """
 
@@ -20,7 +25,15 @@ from collections.abc import Callable
 from functools import partial
 
 from deqbilevel.checks import Registry
-from deqbilevel.operators.base import Operator, norm, of, resolvent
+from deqbilevel.operators.base import (
+    Operator,
+    derivative,
+    linear,
+    norm,
+    of,
+    pullback,
+    resolvent,
+)
 from deqbilevel.operators.blurs import (
     CONVOLUTIONS,
     CircularConvolution,
@@ -38,8 +51,8 @@ from deqbilevel.operators.combined import (
     gaussian_blur,
     stack,
 )
+from deqbilevel.operators.elliptic import Diffusion, Elliptic, diffusion, elliptic
 from deqbilevel.operators.fourier import (
-    PATTERNS,
     Coils,
     ComplexCoils,
     Fourier,
@@ -55,7 +68,8 @@ from deqbilevel.operators.masks import (
     row_mask,
     upper_mask,
 )
-from deqbilevel.operators.matrices import Matrix, random_matrix
+from deqbilevel.operators.matrices import Matrix, matrix, random_matrix
+from deqbilevel.operators.patterns import PATTERNS
 from deqbilevel.operators.sampling import Difference, Downsampling, difference, downsampling
 from deqbilevel.operators.tomography import (
     ParallelBeam,
@@ -72,7 +86,9 @@ __all__ = [
     "ComplexCoils",
     "Composition",
     "Difference",
+    "Diffusion",
     "Downsampling",
+    "Elliptic",
     "Fourier",
     "Identity",
     "Mask",
@@ -86,18 +102,24 @@ __all__ = [
     "circular_convolution",
     "coil_maps",
     "compose",
+    "derivative",
     "diagonal_blur",
     "difference",
+    "diffusion",
     "downsampling",
+    "elliptic",
     "filtered_back_projection",
     "fourier",
     "gaussian_blur",
     "identity",
+    "linear",
+    "matrix",
     "norm",
     "of",
     "parallel_beam",
     "pixel_mask",
     "point_spread",
+    "pullback",
     "random_matrix",
     "resolvent",
     "row_mask",
@@ -114,11 +136,13 @@ OPERATORS: Registry[Callable[..., Operator]] = Registry(
         "diagonal_blur": diagonal_blur,
         "diagonal_blur_zero": partial(diagonal_blur, boundary="zero"),
         "random_matrix": random_matrix,
+        "matrix": matrix,
         "pixel_mask": pixel_mask,
         "gaussian_blur": gaussian_blur,
         "point_spread": point_spread,
         "downsampling": downsampling,
         "difference": difference,
+        "elliptic": elliptic,
         "fourier": fourier,
         "parallel_beam": parallel_beam,
     },

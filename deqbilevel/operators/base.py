@@ -1,5 +1,6 @@
 """What an operator is, see `operators`, and what is found by iterations where it is not known."""
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -12,10 +13,13 @@ from deqbilevel import checks
 from deqbilevel.checks import number, whole
 from deqbilevel.types import Params
 
+Pullback = tuple[Inexact[Array, "*batch data"], Callable[[Array], Float[Array, "*batch pixels"]]]
+"""K(u), and v -> K'(u)^T v."""
+
 
 @runtime_checkable
 class Operator(Protocol):
-    """A linear map from images to data; see `operators`.
+    """A map from images to data, linear unless it has a `pullback`; see `operators`.
 
     >>> K = operators.identity((2, 2))
     >>> print(isinstance(K, operators.Operator))
@@ -46,11 +50,40 @@ def of(K: Operator, params: Params) -> Operator:
     return learned
 
 
+def linear(K: Any) -> bool:
+    """Whether an operator is linear: it has no `pullback`.
+
+    >>> print([operators.linear(K((1, 4))) for K in (operators.elliptic, operators.diffusion)])
+    [True, False]
+    """
+    return not hasattr(K, "pullback")
+
+
+def pullback(K: Operator, u: Float[Array, "*batch pixels"]) -> Pullback:
+    """K(u), and v -> K'(u)^T v: the adjoint where K is linear, else its own `pullback`.
+
+    >>> v, back = operators.pullback(operators.Matrix(jnp.array([[1.0, 2.0]])), jnp.ones((1, 2)))
+    >>> print(v, back(v))
+    [[3.]] [[3. 6.]]
+    """
+    own = getattr(K, "pullback", None)
+    return (K.apply(u), K.adjoint) if own is None else own(u)
+
+
+def derivative(K: Operator, u: Float[Array, "*batch pixels"]) -> Inexact[Array, "*batch data"]:
+    """K'(0) u, which is K u where K is linear.
+
+    >>> print(operators.derivative(operators.Identity(), jnp.ones((1, 2))))
+    [[1. 1.]]
+    """
+    return K.apply(u) if linear(K) else jax.jvp(K.apply, (jnp.zeros_like(u),), (u,))[1]
+
+
 def norm(K: Any, pixels: int, *, iterations: int = 100) -> Float[Array, ""]:
     """||K||_2 or a bound on it: the operator's own, else by power iteration on K^T K.
 
     The latter is never above the true norm, and below it by less than a percent but for spectra
-    whose largest values lie close together.
+    whose largest values lie close together. Where K is not linear it is that of K'(0).
     Raises: ValueError for what is no operator, and for counts that are none.
 
     >>> K = operators.Matrix(jnp.array([[3.0, 0.0], [0.0, 4.0]]))
@@ -65,12 +98,12 @@ def norm(K: Any, pixels: int, *, iterations: int = 100) -> Float[Array, ""]:
         return jnp.asarray(bound)
 
     def iterate(_: Any, u: Array) -> Array:
-        v = K.adjoint(K.apply(u))
+        v = K.adjoint(derivative(K, u))
         return v / jnp.maximum(jnp.linalg.norm(v), jnp.finfo(v.dtype).tiny)
 
     start = jax.random.normal(jax.random.key(0), (1, pixels))
     u = jax.lax.fori_loop(0, iterations, iterate, start / jnp.linalg.norm(start))
-    return jnp.linalg.norm(K.apply(u))
+    return jnp.linalg.norm(derivative(K, u))
 
 
 def known_bound(K: Any) -> Any:
@@ -82,6 +115,18 @@ def require(name: str, K: Any) -> None:
     """Raises ValueError for what has no apply or no adjoint."""
     for method in ("apply", "adjoint"):
         checks.function(f"{name}.{method}", getattr(K, method, None))
+
+
+def require_linear(what: str, K: Any) -> None:
+    """Raises ValueError for an operator that is not linear, where what is done needs one that is.
+
+    >>> operators.base.require_linear("K^T K", operators.Identity())  # no error
+    """
+    if not linear(K):
+        raise ValueError(
+            f"{what}: {type(K).__name__} is not linear; expected a linear operator, or take "
+            "gradient_step"
+        )
 
 
 def resolvent(

@@ -1,13 +1,15 @@
-"""Operators that are a matrix: compressed sensing."""
+"""Operators that are a matrix: one of your own, and compressed sensing."""
 
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Inexact
 
 from deqbilevel import checks
 from deqbilevel.checks import pixels, whole
+from deqbilevel.operators import given
 from deqbilevel.operators.base import sized
 from deqbilevel.types import pytree
 
@@ -34,6 +36,23 @@ class Matrix:
 
     def bound(self) -> Float[Array, ""]:
         return jnp.linalg.norm(self.M, 2)
+
+
+def matrix(shape: tuple[int, int], file: str | None = None) -> Matrix:
+    """The matrix of a file, as `numpy.save` writes it: [data, pixels], real or complex.
+
+    Raises: ValueError for no file, and for one that holds no such matrix, naming it: see
+    `given.matrix`.
+
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = str(pathlib.Path(folder, "K.npy"))
+    ...     np.save(file, np.array([[1.0, 2.0]]))
+    ...     print(operators.matrix((1, 2), file).M)
+    [[1. 2.]]
+    """
+    M = given.matrix(file, pixels(shape))
+    return Matrix(jnp.asarray(M, complex if np.iscomplexobj(M) else float))
 
 
 def random_matrix(shape: tuple[int, int], rate: float = 0.5, seed: int = 0) -> Matrix:

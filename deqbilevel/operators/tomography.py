@@ -182,7 +182,8 @@ def filtered_back_projection(
     h: the filter of Ramachandran and Lakshminarayanan, 1/4 in the middle, -1 / (pi n)^2 at odd
     distances n, 0 at even ones. cutoff: of the frequencies, the part that is kept; if `smooth`,
     these fall to 0 there by Hann's window.
-    Raises: ValueError for a cutoff that is not in (0, 1], and data of another size.
+    Raises: ValueError for a cutoff that is not in (0, 1], data of another size, and angles that are
+    not equally spaced.
 
     >>> K = operators.parallel_beam((9, 9), angles=30)
     >>> u = jnp.zeros((9, 9)).at[2:7, 2:7].set(1.0).reshape(1, -1)
@@ -192,6 +193,12 @@ def filtered_back_projection(
     checks.one("cutoff", cutoff, above=0, most=1)
     checks.switch("smooth", smooth)
     bins, angles = K.bins, len(K.angles)
+    turned = np.sort(np.mod(K.angles, 180))
+    if not np.allclose(np.diff(turned, append=turned[0] + 180), 180 / angles, atol=1e-3):
+        raise ValueError(
+            f"angles={K.angles}: expected some equally spaced over half a turn, which filtered "
+            "back-projection needs; give their number, or reconstruct by a model"
+        )
     length = 2 * bins
     n = np.minimum(np.arange(length), length - np.arange(length))
     kernel = np.where(n % 2 == 1, -1 / (np.pi * np.maximum(n, 1)) ** 2, 0.0)

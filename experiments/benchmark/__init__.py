@@ -1,6 +1,7 @@
 """What a training step costs, against the floor that its matrix products set, and against peers.
 
 python -m experiments.benchmark [--peers] [--settings paper fast] [--cases denoising] [--out DIR]
+python -m experiments.benchmark --cases --imaging fourier parallel_beam mri sampling ct poisson
 
 An evaluation of the dense map is two matrix products, so evaluations times products is the least
 that a step can take; the fraction of this floor that is reached says what is lost around them.
@@ -13,23 +14,23 @@ import json
 import os
 import resource
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from tqdm import tqdm
 
 from deqbilevel import data, learning, models
 from deqbilevel.commands import command, common, folders, listing, options
 from deqbilevel.learning import steps_per_epoch, trainer
 from deqbilevel.settings import SETTINGS, Budget, Setting
 from experiments.benchmark import peers
+from experiments.benchmark.imaging import IMAGING, measured
 from experiments.benchmark.peers import Evaluations, Problem, Step
+from experiments.benchmark.timing import Cost, rounds
 
 CASES: dict[str, dict[str, Any]] = {
     "denoising": {"activation": "relu", "tau": 0.9, "gamma": 0.1, "noise": 0.5},
@@ -56,12 +57,12 @@ class Benchmark:
     """How the lower level is solved; an adaptive setting at the budget that it starts with."""
     models: tuple[Literal["bilevel", "deq"], ...] = ("bilevel", "deq")
     """bilevel: C = A; deq: C is learned too."""
-    cases: tuple[Literal["denoising", "inpainting", "deblurring"], ...] = (
-        "denoising",
-        "inpainting",
-        "deblurring",
-    )
-    """Tasks, each at one point of the grid of hyperparameters."""
+    cases: Annotated[
+        tuple[Literal["denoising", "inpainting", "deblurring"], ...], options.may_be_empty
+    ] = ("denoising", "inpainting", "deblurring")
+    """Tasks, each at one point of the grid of hyperparameters; none: --cases without a value."""
+    imaging: Annotated[tuple[str, ...], options.among(IMAGING)] = ()
+    """Also operators of MRI and CT against their floor, and steps of the presets of imaging."""
     steps: Annotated[int, options.whole(1, 100_000)] = 20
     """Timed steps."""
     warm_up: Annotated[int, options.whole(1, 100_000)] = 20
@@ -74,14 +75,6 @@ class Benchmark:
     seed: Annotated[int, options.seed] = 0
     out: Annotated[Path | None, options.output, options.default("none")] = None
     """Folder for benchmark.json."""
-
-
-class Cost(NamedTuple):
-    """The median time of a step and the mean of its evaluations over the rounds."""
-
-    step_ms: float
-    forward_evaluations: float | None
-    adjoint_evaluations: float | None
 
 
 def check(config: Benchmark) -> None:
@@ -146,32 +139,6 @@ def floor(batch: int, pixels: int) -> Step:
     return step
 
 
-def rounds(steps: dict[str, Step], *, warm_up: int, timed: int, label: str) -> dict[str, Cost]:
-    """The cost of each of `steps`: each warms up alone, then all take turns."""
-    milliseconds: dict[str, list[float]] = {name: [] for name in steps}
-    evaluations: dict[str, list[Evaluations]] = {name: [] for name in steps}
-    with tqdm(total=len(steps) * (warm_up + timed), desc=label, unit="step") as bar:
-        for step in steps.values():
-            for i in range(warm_up):
-                step(i)
-                bar.update()
-        for i in range(warm_up, warm_up + timed):
-            for name, step in steps.items():
-                begin = time.perf_counter()
-                evaluations[name].append(step(i))
-                milliseconds[name].append(1e3 * (time.perf_counter() - begin))
-                bar.update()
-    return {
-        name: Cost(float(np.median(times)), *map(_mean, zip(*evaluations[name], strict=True)))
-        for name, times in milliseconds.items()
-    }
-
-
-def _mean(values: tuple[float | None, ...]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
 def memory(problem: Problem) -> dict[int, int]:
     """Temporary bytes of the compiled step for each cap; implicit differentiation keeps no path."""
     sizes = {}
@@ -227,7 +194,11 @@ def main(config: Benchmark) -> dict[str, Any]:
                     compared[name][case] = record
                 rest = (record.get(n) for n in ("floor_ms", "fraction_of_floor", "ratio"))
                 table.append(row(case, kind, name, *cost, *rest))
-    sizes = memory(pose(config, images, config.cases[0], config.models[0]))
+    of_imaging = {name: measured(name, config.warm_up, config.steps) for name in config.imaging}
+    for name, found in of_imaging.items():
+        table += [row(name, "", part, *numbers.values()) for part, numbers in found.items()]
+    posed = [pose(config, images, case, config.models[0]) for case in config.cases[:1]]
+    sizes = memory(posed[0]) if posed else {}
     table += [f"{name}: {text}" for name, text in absent.items() if text]
     table += [f"temporary memory, at most {cap} evaluations: {n} bytes" for cap, n in sizes.items()]
     table += [f"load average before the run: {load:.2f} on {os.cpu_count()} cores"]
@@ -235,8 +206,9 @@ def main(config: Benchmark) -> dict[str, Any]:
     numbers = {
         "device": jax.devices()[0].device_kind,
         "load_average": load,
-        "floor_ms_per_evaluation": float(np.median(floors)),
+        "floor_ms_per_evaluation": float(np.median(floors)) if floors else None,
         "cases": cases,
+        "imaging": of_imaging,
         "memory_bytes": sizes,
         "peak_rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "peers": compared,

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from deqbilevel import learning, losses, settings
 from deqbilevel.commands import running
-from deqbilevel.learning import SCHEDULES
+from deqbilevel.learning import SCHEDULES, Trainer
 from deqbilevel.models import Model
 from deqbilevel.recipes import Recipe
 from deqbilevel.settings import MINIMISER, Budget, Setting
@@ -101,8 +101,8 @@ def program(config: Any, kind: str, shape: tuple[int, int]) -> Any:
     return jax.jit(partial(model.reconstruct, setting_of(config, model).evaluation()))
 
 
-def learned(config: Any, kind: str, params: Params, train: Scan, test: Scan, out: Path) -> Params:
-    """Train from where an earlier call stopped; the params after the last epoch."""
+def trainer_of(config: Any, kind: str, train: Scan) -> tuple[Trainer, Setting, int]:
+    """What learns from the training images, how it solves, and its steps of an epoch."""
     model = recipe_of(config, kind).model(train.shape)._replace(simulation=train.simulation)
     setting = setting_of(config, model)
     steps = learning.steps_per_epoch(len(train.truth), config.batch_size, PASSES)
@@ -116,6 +116,12 @@ def learned(config: Any, kind: str, params: Params, train: Scan, test: Scan, out
         evaluations=config.evaluations,
         passes=PASSES,
     )
+    return trainer, setting, steps
+
+
+def learned(config: Any, kind: str, params: Params, train: Scan, test: Scan, out: Path) -> Params:
+    """Train from where an earlier call stopped; the params after the last epoch."""
+    trainer, setting, steps = trainer_of(config, kind, train)
     done = running.course(
         out,
         trainer,

@@ -94,7 +94,7 @@ def main(config: Mri) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         with common.clear_errors():
             files = ("figure_3_1.png", "summary.md", "result.json")
-            runs, claimed = ways.claimed(config, "mri", _ways(config), _shared(config), files)
+            runs, claimed = ways.claimed(config, "mri", ways_of(config), shared(config), files)
             out = stack.enter_context(claimed)
         snr = figure.draw_3_1(config, out)
         numbers: dict[str, Any] = {"figure_3_1_snr_db": snr}
@@ -110,7 +110,8 @@ def main(config: Mri) -> dict[str, Any]:
         return numbers | {"out": str(out)}
 
 
-def _shared(config: Mri) -> dict[str, Any]:
+def shared(config: Mri) -> dict[str, Any]:
+    """Options of `learn` for all ways."""
     return {
         "operator": "fourier",
         "operator__pattern": config.pattern,
@@ -129,7 +130,8 @@ def _shared(config: Mri) -> dict[str, Any]:
     } | ({"whole": True} if config.data.startswith("images:") else {})
 
 
-def _ways(config: Mri) -> list[Way]:
+def ways_of(config: Mri) -> list[Way]:
+    """Those that are asked for."""
     filters = FILTERS | {
         "regularizer__filters": config.filters,
         "learning_rate": config.filters_rate,

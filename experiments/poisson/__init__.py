@@ -64,6 +64,8 @@ class Poisson:
     patch: Annotated[int, options.side, options.patches] = 28
     """Height and width of the patches of images:DIR."""
     seed: Annotated[int, options.seed] = 0
+    repeats: Annotated[int, options.whole(1, 100)] = 1
+    """Runs of each, with counts and batches drawn anew, of which mean and spread are shown."""
     out: Annotated[Path | None, options.output, options.runs] = None
     """Folder of the results."""
     fresh: bool = False
@@ -104,17 +106,9 @@ def files_of(runs: list[Run]) -> list[str]:
 
 def learn(config: Poisson, run: Run, images: Images, out: Path) -> dict[str, Any]:
     """Learn by a method, going on from its latest epoch, and judge it."""
-    _, key, picture_key = learning.keys(config.seed)
+    _, key, picture_key = learning.keys(config.seed + run.repeat)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
-    steps = learning.steps_per_epoch(len(train), config.batch_size)
-    setting = assembling.setting(run)
-    trainer = learning.trainer(
-        run.model,
-        setting,
-        total_steps=max(config.epochs, 1) * steps,
-        batch_size=config.batch_size,
-        loss_function=run.loss,
-    )
+    trainer, setting, steps = assembling.trainer_of(config, run, len(train))
     f = run.model.measure(run.params, train, jax.random.fold_in(picture_key, 1))
     params, at_edge = assembling.started(config, run, trainer.learner, train, f)
     state, records = running.course(

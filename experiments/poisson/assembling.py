@@ -9,7 +9,7 @@ from jaxtyping import Array
 from deqbilevel import fidelities, learning, losses, models, operators, settings
 from deqbilevel.data import Images
 from deqbilevel.fidelities import Fidelity
-from deqbilevel.learning import Learner
+from deqbilevel.learning import Learner, Trainer
 from deqbilevel.losses import Loss
 from deqbilevel.models import Model
 from deqbilevel.recipes import Recipe
@@ -35,11 +35,15 @@ class Run(NamedTuple):
     recipe: Recipe
     params: Params
     """At the start, but for beta_0."""
+    repeat: int
+    """0 of the first with these words."""
 
     @property
     def label(self) -> str:
         """Of its files."""
-        return f"{self.task}-{self.peak:g}-{self.method}"
+        return f"{self.task}-{self.peak:g}-{self.method}" + (
+            f"-{self.repeat}" if self.repeat else ""
+        )
 
     def image(self, u: Array) -> Array:
         """The image of a reconstruction of the model."""
@@ -66,10 +70,11 @@ def runs(config: Any, images: Images) -> list[Run]:
     """Of every task, peak and method that go together. Raises: ValueError for options that cannot
     be met."""
     found = [
-        build(config, task, peak, method, images)
+        build(config, task, peak, method, images)._replace(repeat=repeat)
         for task in config.tasks
         for peak in config.peaks
         for method in config.methods
+        for repeat in range(config.repeats)
         if not (task == "deblurring" and method == "anscombe")
     ]
     if not found:
@@ -104,7 +109,7 @@ def build(config: Any, task: str, peak: float, method: str, images: Images) -> R
     params = recipe.init(model, learning.keys(config.seed)[0])
     scalars = {"gamma": variance, "lam": 1.0, "noise": 0.0, "learning_rate": config.learning_rate}
     params |= {name: jnp.asarray(value, float) for name, value in scalars.items()}
-    return Run(task, peak, method, model, recipe, params)
+    return Run(task, peak, method, model, recipe, params, repeat=0)
 
 
 def setting(run: Run) -> Setting:
@@ -123,6 +128,19 @@ def setting(run: Run) -> Setting:
             warm=True,
         )
     )
+
+
+def trainer_of(config: Any, run: Run, count: int) -> tuple[Trainer, Setting, int]:
+    """What learns from so many images, how it solves, and its steps of an epoch."""
+    steps, own = learning.steps_per_epoch(count, config.batch_size), setting(run)
+    trainer = learning.trainer(
+        run.model,
+        own,
+        total_steps=max(config.epochs, 1) * steps,
+        batch_size=config.batch_size,
+        loss_function=run.loss,
+    )
+    return trainer, own, steps
 
 
 def started(config: Any, run: Run, learner: Learner, train: Array, f: Array) -> tuple[Params, bool]:

@@ -57,30 +57,53 @@ def evaluate(
     }
 
 
+def together(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The numbers of several runs of one kind: of scores the mean, the standard deviation as
+    `spread` and those of each run, else of the first."""
+    if len(rows) == 1:
+        return rows[0]
+    each = {name: [row[name] for row in rows] for name in (*SCORES, "test_loss")}
+    return {
+        **rows[0],
+        **{name: float(np.mean(x)) for name, x in each.items()},
+        "diverged": any(row["diverged"] for row in rows),
+        "spread": {name: float(np.std(x, ddof=1)) for name, x in each.items()},
+        "each": each,
+    }
+
+
+def _cell(found: dict[str, Any], name: str) -> str:
+    digits = 2 if "db" in name else 3
+    spread = f" ± {found['spread'][name]:.{digits}f}" if "spread" in found else ""
+    return f"{found[name]:.{digits}f}{spread}"
+
+
 def show(
     config: Any, runs: list[Run], rows: list[dict[str, Any]], images: Images, out: Path
 ) -> dict[str, Any]:
     """The table, a picture for each task and peak, and the headline numbers."""
     by_run = {row["case"]: {k: x for k, x in row.items() if k != "case"} for row in rows}
+    kinds = list(dict.fromkeys((run.task, run.peak, run.method) for run in runs))
     numbers: dict[str, Any] = {}
     lines = ["# Filters for counts", "", _about(config, images), ""]
     lines.append(common.line(("task", "peak", "method", *(s.replace("_", " ") for s in SCORES))))
     lines.append(common.line(["---"] * (3 + len(SCORES))))
-    for run in runs:
-        found = by_run[run.label]
-        numbers.setdefault(run.task, {}).setdefault(f"{run.peak:g}", {})[run.method] = found
-        cells = [f"{found[name]:.2f}" if "db" in name else f"{found[name]:.3f}" for name in SCORES]
-        lines.append(common.line((run.task, f"{run.peak:g}", run.method, *cells)))
+    for task, peak, method in kinds:
+        alike = [run for run in runs if (run.task, run.peak, run.method) == (task, peak, method)]
+        found = together([by_run[run.label] for run in alike])
+        numbers.setdefault(task, {}).setdefault(f"{peak:g}", {})[method] = found
+        lines.append(common.line((task, f"{peak:g}", method, *(_cell(found, s) for s in SCORES))))
         if not found["psnr_db"] > found["psnr_db_counts"]:
-            said = f"{run.label}: no better than the counts over the peak"
+            said = f"{alike[0].label}: no better than the counts over the peak"
             lines += ["", said, ""]
             print(f"warning: {said}", file=sys.stderr)
     table = "\n".join(lines)
     print(f"\n{table}", flush=True)
     folders.write(out / "summary.md", table)
     folders.write(out / "result.json", json.dumps(numbers, indent=1))
-    for task, peak in dict.fromkeys((run.task, run.peak) for run in runs):
-        _draw(config, [r for r in runs if (r.task, r.peak) == (task, peak)], by_run, images, out)
+    first = [run for run in runs if run.repeat == 0]
+    for task, peak in dict.fromkeys((run.task, run.peak) for run in first):
+        _draw(config, [r for r in first if (r.task, r.peak) == (task, peak)], by_run, images, out)
     return numbers
 
 

@@ -171,7 +171,7 @@ def kind(arguments: Sequence[str]) -> type:
 def check(config: Any) -> None:
     """Raises: ValueError for options that cannot be, and parts that do not go together."""
     options.check(config)
-    _posed(config, images_of(config))
+    posed(config, images_of(config))
 
 
 @command.checked
@@ -205,12 +205,15 @@ def _learn(config: Any) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         with common.clear_errors():
             images = images_of(config)
-            problem = _posed(config, images)
+            problem = posed(config, images)
             chosen = folders.growing(common.options_of(config))
             chosen["initial"] = config.initial and str(config.initial)
             name = f"learn-{config.operator}-{config.regularizer}-{common.digest(chosen)}"
+            files = parts.files_of(config)
             claimed = folders.claim_over(
-                images, config, name, chosen, FILES, sources={"--initial": config.initial}
+                *(images, config, name, chosen, FILES),
+                read={"operator": problem[1].K} if files else None,
+                sources={"--initial": config.initial, **files},
             )
             out = stack.enter_context(claimed)
         return _run(config, images, problem, out)
@@ -255,7 +258,7 @@ def _run(config: Any, images: data.Images, problem: Any, out: Path) -> dict[str,
     return found | {"out": str(out)}
 
 
-def _posed(config: Any, images: data.Images) -> Any:
+def posed(config: Any, images: data.Images) -> Any:
     """The recipe, the model, the setting, the params to start from, the trainer and its steps of an
     epoch.
 

@@ -10,6 +10,7 @@ import inspect
 import itertools
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -54,6 +55,10 @@ SEPARATOR = "__"
 HIDDEN = ("method", "complex_images")
 """Options that change how a part is computed, not what it is, and what the commands have no data
 for: their pictures are real."""
+
+
+FROM_FILES = ("file", "mask")
+"""Options that name a file."""
 
 
 def options_of(part: str, name: str) -> list[tuple[str, Any, Any]]:
@@ -120,6 +125,15 @@ def recipe_of(config: Any) -> Recipe:
         learns_operator="K" in (config.learn or ()),
         nonnegative=config.nonnegative,
     )
+
+
+def files_of(config: Any) -> dict[str, Path]:
+    """The files that options of the operator name, by their flags."""
+    return {
+        f"--operator.{option}": Path(found).expanduser()
+        for option in FROM_FILES
+        if (found := getattr(config, f"operator{SEPARATOR}{option}", None)) is not None
+    }
 
 
 def simulated(config: Any, recipe: Recipe, model: Model) -> Model:
