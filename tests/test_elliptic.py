@@ -124,7 +124,6 @@ def test_beta_of_the_diffusion_coefficient_is_learned_by_the_slope_of_the_loss(s
         beta, last, solved = step(beta, rate, truth[0], f[0])
         assert solved == 1
     learned = step(beta, one, truth[1], f[1])[1]
-    print(shape, beta, first, last, untouched, learned)
     assert last < 0.8 * first and learned < 0.9 * untouched
 
 

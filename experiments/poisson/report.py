@@ -72,7 +72,8 @@ def together(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _cell(found: dict[str, Any], name: str) -> str:
+def cell(found: dict[str, Any], name: str) -> str:
+    """A score in the table."""
     digits = 2 if "db" in name else 3
     spread = f" ± {found['spread'][name]:.{digits}f}" if "spread" in found else ""
     return f"{found[name]:.{digits}f}{spread}"
@@ -92,7 +93,7 @@ def show(
         alike = [run for run in runs if (run.task, run.peak, run.method) == (task, peak, method)]
         found = together([by_run[run.label] for run in alike])
         numbers.setdefault(task, {}).setdefault(f"{peak:g}", {})[method] = found
-        lines.append(common.line((task, f"{peak:g}", method, *(_cell(found, s) for s in SCORES))))
+        lines.append(common.line((task, f"{peak:g}", method, *(cell(found, s) for s in SCORES))))
         if not found["psnr_db"] > found["psnr_db_counts"]:
             said = f"{alike[0].label}: no better than the counts over the peak"
             lines += ["", said, ""]
