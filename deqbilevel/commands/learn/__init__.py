@@ -209,12 +209,8 @@ def _learn(config: Any) -> dict[str, Any]:
             chosen = folders.growing(common.options_of(config))
             chosen["initial"] = config.initial and str(config.initial)
             name = f"learn-{config.operator}-{config.regularizer}-{common.digest(chosen)}"
-            files = parts.files_of(config)
-            claimed = folders.claim_over(
-                *(images, config, name, chosen, FILES),
-                read={"operator": problem[1].K} if files else None,
-                sources={"--initial": config.initial, **files},
-            )
+            read = parts.read_by(config, problem[1])
+            claimed = folders.claim_over(images, config, name, chosen, FILES, **read)
             out = stack.enter_context(claimed)
         return _run(config, images, problem, out)
 

@@ -136,6 +136,13 @@ def files_of(config: Any) -> dict[str, Path]:
     }
 
 
+def read_by(config: Any, model: Model) -> dict[str, Any]:
+    """What a run reads beside its data, as `folders.claim_over` takes it."""
+    files = files_of(config)
+    read = {"operator": model.K} if files else None
+    return {"read": read, "sources": {"--initial": config.initial, **files}}
+
+
 def simulated(config: Any, recipe: Recipe, model: Model) -> Model:
     """The model, with measurements of a grid --finer times finer, where that is asked for.
 
