@@ -14,6 +14,7 @@ from deqbilevel import learning, losses
 from deqbilevel.commands import common, learn
 from deqbilevel.commands.learn import parts
 from deqbilevel.commands.records import Log
+from deqbilevel.data import Images
 from deqbilevel.learning import Learner, State
 from deqbilevel.types import Params
 from experiments.losses import tables
@@ -26,8 +27,8 @@ FROM, TO = 0.1, 1e-3
 JUDGED = 20
 """Points of a course."""
 
-NEAR = 1.01
-"""How many times the least loss counts as the same."""
+NEAR = 1.02
+"""How many times the least loss counts as the same, if it is no more from then on."""
 
 ROW = {"course": "", "step": 0, "eps": 0.0, "seconds": 0.0, "evaluations": 0.0, "loss": 0.0}
 
@@ -36,7 +37,8 @@ def compared(config: Any, out: Path) -> tuple[dict[str, Any], str]:
     """Both courses, unless they are there: what each took to the same loss, and a table."""
     (out / "corners").mkdir(exist_ok=True)
     log = Log.of(out / "corners" / "rows.jsonl", ROW)
-    rows, steps = log.read(), max(config.epochs, 1)
+    rows, images = log.read(), learn.images_of(config)
+    steps = max(config.epochs, 1) * learning.steps_per_epoch(len(images.train), config.batch_size)
     courses: dict[str, Callable[[int], float]] = {
         "fixed": lambda k: TO,
         "falling": lambda k: FROM * (TO / FROM) ** (k / max(steps - 1, 1)),
@@ -44,7 +46,7 @@ def compared(config: Any, out: Path) -> tuple[dict[str, Any], str]:
     missing = [
         name for name in courses if sum(row["course"] == name for row in rows) < len(_judged(steps))
     ]
-    posed = _posed(config, steps) if missing else None
+    posed = _posed(config, images, steps) if missing else None
     for name in missing:
         rows = [row for row in rows if row["course"] != name]
         rows += [{"course": name, **row} for row in _course(posed, courses[name], steps, name)]
@@ -53,12 +55,13 @@ def compared(config: Any, out: Path) -> tuple[dict[str, Any], str]:
     found: dict[str, Any] = {}
     for name in courses:
         own = [row for row in rows if row["course"] == name]
-        there = next((row for row in own if row["loss"] <= NEAR * least), None) or {}
+        near = [row["loss"] <= NEAR * least for row in own]
+        there = next((row for i, row in enumerate(own) if all(near[i:])), {})
         found[name] = {
             "loss at the end": own[-1]["loss"],
             f"steps to {NEAR} of the least": there.get("step"),
-            "seconds": there.get("seconds"),
-            "evaluations": there.get("evaluations"),
+            "seconds until then": there.get("seconds"),
+            "evaluations until then": there.get("evaluations"),
         }
     return found, tables.markdown(found, list(next(iter(found.values()))))
 
@@ -68,10 +71,9 @@ def _judged(steps: int) -> list[int]:
     return sorted({max(1, round(steps * i / JUDGED)) for i in range(1, JUDGED + 1)})
 
 
-def _posed(config: Any, steps: int) -> tuple[Any, Any, State]:
+def _posed(config: Any, images: Images, steps: int) -> tuple[Any, Any, State]:
     """(state, eps) -> a step on all images, compiled; params -> their loss at the last eps; and the
     state to start from."""
-    images = learn.images_of(config)
     model = parts.recipe_of(config).model(images.shape)
     params = model.init(learning.keys(config.seed)[0]) | parts.scalars(config)
     setting = parts.setting_of(config, model, params)
