@@ -1,12 +1,12 @@
-"""Chains of small convolutions without anything between them: a bank of large filters, cheaply.
+"""Chains of small convolutions without anything between them: banks of large filters, from few
+parameters.
 
     W u = k_L * ... * k_2 * k_1 * u
 
-Each k is [rows, columns, inputs, outputs], square and of odd size, the first of one input; `*` is
-the correlation of `channels.valid`. Together they are filters of `size(kernels)` pixels, one for
-each output of the last. The image is continued beyond
-its border once, before the first, so that W is exactly the bank of the composed filters. With their
-transfer functions W_c, and with zeros beyond the border or circular,
+Each k is [rows, columns, inputs, outputs], square and of odd size, the first of one input; `*` is a
+correlation, summed over the inputs. Together they are one filter of `size(kernels)` pixels for each
+output of the last. With their transfer functions W_c, and for images with zeros beyond the border
+or circular ones,
 
     ||W u||^2 <= max_w P(w) ||u||^2,    P(w) = sum_c |W_c(w)|^2
 
@@ -19,15 +19,16 @@ columns and by both, which have the same reflected image seen through each windo
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from deqbilevel.convolutions import channels
-from deqbilevel.convolutions.banks import PAD, Boundary
-
 Kernels = Sequence[Float[Array, "_ _ _ _"]]
 """[rows, columns, inputs, outputs] each, from the first to the last."""
+
+ORDER = ("NHWC", "HWIO", "NHWC")
+"""The axes of images, kernels and what comes of them."""
 
 POINTS = 20
 """Of the grid on which P is maximised, for each degree of P."""
@@ -42,23 +43,6 @@ def size(kernels: Kernels) -> int:
     return 1 + sum(k.shape[0] - 1 for k in kernels)
 
 
-def apply(
-    kernels: Kernels, u: Float[Array, "batch height width"], boundary: Boundary = "zero"
-) -> Float[Array, "batch height width channels"]:
-    """W u of each image.
-
-    >>> difference = jnp.array([[0.0, 0, 0], [0, -1, 1], [0, 0, 0]]).reshape(3, 3, 1, 1)
-    >>> u = jnp.array([[[1.0, 3.0, 6.0]]])
-    >>> print(convolutions.chains.apply([difference], u, "reflecting").ravel())
-    [2. 3. 0.]
-    """
-    margin = size(kernels) // 2
-    x = jnp.pad(u, ((0, 0), (margin, margin), (margin, margin)), mode=PAD[boundary])[..., None]
-    for k in kernels:
-        x = channels.valid(x, k)
-    return x
-
-
 def composed(kernels: Kernels) -> Float[Array, "channels rows columns"]:
     """The filters that W is the bank of, as `scipy.ndimage.correlate` takes them.
 
@@ -67,8 +51,10 @@ def composed(kernels: Kernels) -> Float[Array, "channels rows columns"]:
     True
     """
     n = size(kernels)
-    impulse = jnp.zeros((1, n, n), kernels[0].dtype).at[0, n // 2, n // 2].set(1)
-    return jnp.transpose(apply(kernels, impulse)[0, ::-1, ::-1], (2, 0, 1))
+    x = jnp.zeros((1, n, n, 1), kernels[0].dtype).at[0, n // 2, n // 2].set(1)
+    for k in kernels:  # what an impulse becomes stays within the filters' size
+        x = jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=ORDER)
+    return jnp.transpose(x[0, ::-1, ::-1], (2, 0, 1))
 
 
 def power(kernels: Kernels, grid: tuple[int, int]) -> Float[Array, "channels height half_width"]:

@@ -34,7 +34,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import checks
-from deqbilevel.convolutions import PAD, Boundary, chains
+from deqbilevel.convolutions import PAD, VALID, Boundary, chains
 from deqbilevel.potentials import Hubers, Profile
 from deqbilevel.regularizers.base import Regularizer
 from deqbilevel.types import Images, Params
@@ -54,15 +54,14 @@ class Ridge(NamedTuple):
 
     def energy(self, u: Images, params: Params) -> Float[Array, " batch"]:
         """R(u) of each image."""
-        z, psi = self._features(u, params), self.potential(params)
-        values = jnp.exp(-2 * self.scales(params)) * psi.value(z)
-        return jnp.sum(values.reshape(-1, len(u), *z.shape[1:]), axis=(0, 2, 3, 4))
+        values = self.potential(params).value(self._features(u, params))
+        return jnp.einsum("k,kbhw->b", jnp.exp(-2 * self._scales(params)), values)
 
     def gradient(self, u: Images, params: Params) -> Images:
         """N(u) of each image."""
         z, pull = jax.vjp(lambda u: self._features(u, params), u)
         slopes = self.potential(params).derivative(z)
-        (N,) = pull(jnp.exp(-2 * self.scales(params)) * slopes)
+        (N,) = pull(jnp.exp(-2 * self._scales(params))[:, None, None, None] * slopes)
         return N
 
     def lipschitz(self, params: Params) -> Float[Array, ""]:
@@ -75,12 +74,14 @@ class Ridge(NamedTuple):
         """As what everything above takes: with random kernels, and the numbers to start with."""
 
         def init(key: PRNGKeyArray) -> dict[str, Any]:
-            keys = jax.random.split(checks.key("key", key), len(channels))
-            ends = zip(keys, (1, *channels[:-1]), channels, strict=True)
+            inputs = (1, *channels[:-1])
+            shapes = [(size, size, *ends) for ends in zip(inputs, channels, strict=True)]
+            counts = [int(np.prod(shape)) for shape in shapes]
+            drawn = jax.random.normal(checks.key("key", key), (sum(counts),), float)
+            parts = jnp.split(drawn, np.cumsum(counts)[:-1].tolist())
             kernels = {
-                f"layer_{i}": jax.random.normal(k, (size, size, inputs, outputs), float)
-                / (size * inputs**0.5)
-                for i, (k, inputs, outputs) in enumerate(ends)
+                f"layer_{i}": part.reshape(shape) / np.sqrt(np.prod(shape[:3]))
+                for i, (part, shape) in enumerate(zip(parts, shapes, strict=True))
             }
             return {"kernels": kernels} | {n: jnp.asarray(x, float) for n, x in start.items()}
 
@@ -93,23 +94,21 @@ class Ridge(NamedTuple):
             lipschitz=self.lipschitz,
         )
 
-    def _features(self, u: Images, params: Params) -> Float[Array, "images height width channels"]:
-        """s_c W_c u; reflected, of u and then of its flips."""
-        *others, last = filters(params)
-        scale = jnp.exp(self.scales(params))
-        x = u.reshape(-1, *self.shape)
+    def _features(self, u: Images, params: Params) -> Float[Array, "filters batch height width"]:
+        """s_c W_c u; reflected, with the filters as they are, and then with their flips."""
+        c = chains.composed(filters(params))
         if self.boundary == "reflecting":
-            x, scale = flips(x), scale / 2
-        return chains.apply([*others, last * scale], x, self.boundary)
+            c = jnp.concatenate([c, c[:, ::-1], c[:, :, ::-1], c[:, ::-1, ::-1]]) / 2
+        c = c * jnp.exp(self._scales(params))[:, None, None]
+        margin = c.shape[1] // 2
+        pads = ((0, 0), (margin, margin), (margin, margin))
+        x = jnp.pad(u.reshape(-1, *self.shape), pads, mode=PAD[self.boundary])
+        # A convolution flips its filters, and W is a correlation.
+        return VALID["patch"][0](c[:, ::-1, ::-1], x)
 
-
-def flips(u: Float[Array, "batch height width"]) -> Float[Array, "images height width"]:
-    """The images, and what they are flipped by columns, by rows and by both, one after the other.
-
-    >>> print(regularizers.ridge.flips(jnp.array([[[1.0, 2.0]]])).reshape(4, 2)[:, 0])
-    [1. 2. 1. 2.]
-    """
-    return jnp.concatenate([u, u[:, :, ::-1], u[:, ::-1], u[:, ::-1, ::-1]])
+    def _scales(self, params: Params) -> Float[Array, " filters"]:
+        """log s_c of every filter."""
+        return jnp.tile(self.scales(params), 4 if self.boundary == "reflecting" else 1)
 
 
 def filters(params: Params) -> list[Float[Array, "_ _ _ _"]]:
