@@ -23,7 +23,12 @@ def test_distortions_have_one_error_and_losses_tell_them_apart(tmp_path):
 
 def test_it_draws_and_learns_by_several_losses(tmp_path):
     small = {"side": 32, "shape": (16, 16), "train_size": 2, "test_size": 1, "epochs": 2}
-    found = main(Losses(**small, losses=("monte_carlo_sure:probes=2",), out=tmp_path / "run"))
+    (tmp_path / "in").mkdir()
+    for name, shape in {"a": (14, 19), "b": (24, 16), "c": (99, 99)}.items():
+        grey = np.add.outer(*(np.linspace(0, 120, n) for n in shape))
+        iio.imwrite(tmp_path / "in" / f"{name}.png", grey.astype(np.uint8))
+    chosen = {"losses": ("monte_carlo_sure:probes=2",), "judge": tmp_path / "in", "judged": 2}
+    found = main(Losses(**small, **chosen, out=tmp_path / "run"))
     seen = found["figure_3_2"]
     squared = list(seen["mean_squared_error"].values())
     np.testing.assert_allclose(squared, squared[0], rtol=1e-4)
@@ -34,6 +39,9 @@ def test_it_draws_and_learns_by_several_losses(tmp_path):
     row = learned["monte_carlo_sure-probes2"]
     assert row["psnr_db"] > learned["measurement"]["psnr_db"] and row["lost_db"] == 0
     assert 0 < row["ms_ssim"] < 1 and row["step_ms"] > 0 and row["train_loss"] > 0
+    judges = tables.judges(tmp_path / "in", 2)
+    assert judges.shape == (14, 14) and judges.test.shape == (2, 196)
+    np.testing.assert_allclose(judges.test[0, 0], np.floor(2 * 120 / 18) / 255, atol=1e-6)
     there = {path.name for path in (tmp_path / "run").iterdir()}
     assert there >= {"figure_3_2.png", "figure_6_4.png", "reconstructions.png", "summary.md"}
 

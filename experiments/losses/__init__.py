@@ -99,6 +99,19 @@ class Losses:
     """Height and width of the parts of photographs, and of phantoms."""
     train_size: Annotated[int | None, options.size, LEARNS, options.default("all")] = None
     test_size: Annotated[int | None, options.size, LEARNS, options.default("all")] = None
+    judge: Annotated[
+        Path | None,
+        options.folder("pictures"),
+        options.only("with --losses", lambda config: bool(config.losses)),
+        options.default("the test images"),
+    ] = None
+    """Folder of pictures that --losses are judged by."""
+    judged: Annotated[
+        int,
+        options.whole(1, 1000),
+        options.only("with --judge", lambda config: config.judge is not None),
+    ] = 20
+    """The first so many of them."""
     seed: Annotated[int, options.seed] = 0
     out: Annotated[Path | None, options.output, options.runs] = None
     """Folder of the results."""
@@ -119,7 +132,9 @@ def main(config: Losses) -> dict[str, Any]:
             files = ("figure_3_2.png", "figure_6_4.png", "summary.md", "result.json")
             files += tuple(f"{name}/{ways.PICTURE}" for name in config.tables)
             files += corners.FILES if "corners" in config.tables else ()
-            shared, read = tables.shared(config), {"--pictures": config.pictures}
+            judges = tables.judges(config.judge, config.judged) if config.judge else None
+            shared = tables.shared(config)
+            read = {"--pictures": config.pictures, "--judge": config.judge}
             runs, claimed = ways.claimed(config, "losses", every, shared, files, read)
             out = stack.enter_context(claimed)
         seen = figures.draw_3_2(config, out)
@@ -133,7 +148,8 @@ def main(config: Losses) -> dict[str, Any]:
             elif name == "adapted":
                 numbers[name], said = adapted.compared(config, own["population"], out)
             else:
-                numbers[name], said = tables.compared(name, own, out)
+                by = judges if name == "learned" else None
+                numbers[name], said = tables.compared(name, own, by, out)
             text += f"\n# {tables.TITLES[name]}\n\n{said}\n"
         print(f"\n{text}", flush=True)
         folders.write(out / "summary.md", text)

@@ -1,5 +1,6 @@
 """Ways to learn one problem that are compared, and what they came to."""
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -7,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
 
-from deqbilevel import losses
+from deqbilevel import data, losses
 from deqbilevel.commands import common, learn, ways
 from deqbilevel.commands.learn import report
 from deqbilevel.commands.ways import Way
+from deqbilevel.data import Images
 
 TITLES = {
     "learned": "Learned by each loss",
@@ -123,19 +127,23 @@ def _by(loss: str) -> dict[str, Any]:
     return {"loss": (loss,), **own}
 
 
-def compared(table: str, configs: Mapping[str, Any], out: Path) -> tuple[dict[str, Any], str]:
-    """Learn what is missing, draw and judge: rows, and the table of them in Markdown. PSNR and SSIM
-    are means over the test images, decibels that are lost those of their mean squared error."""
+def compared(
+    table: str, configs: Mapping[str, Any], judges: Images | None, out: Path
+) -> tuple[dict[str, Any], str]:
+    """Learn what is missing, draw and judge by the test images, or by those of `judges`: rows, and
+    the table of them in Markdown. PSNR and SSIM are means over the images, decibels that are lost
+    those of their mean squared error."""
     found = {name: learn.main(config) for name, config in configs.items()}
     first = next(iter(configs.values()))
-    images = learn.images_of(first)
+    images = judges or learn.images_of(first)
     folder = out if table == "learned" else out / table
     caption = f"{first.operator}, {TITLES[table].lower()}; {images.source}"
     ways.picture(folder / ways.PICTURE, configs, images, ADJOINT, caption)
-    rows = ways.scores(found, ADJOINT)
+    rows: dict[str, Any] = {}
     for name, config in configs.items():
-        row: Any = rows[name]
-        row |= _judged(config, images)
+        seen, u = ways.reconstructed(config, images, report.JUDGED)
+        rows = rows or {ADJOINT: _scores(seen, images)}
+        row = rows[name] = _scores(u, images)
         row["lost_db"] = 10 * math.log10(row["error"] / rows[next(iter(configs))]["error"])
         row["step_ms"] = found[name]["step_ms"]
         row["evaluations"] = found[name]["forward_evaluations"]
@@ -144,15 +152,30 @@ def compared(table: str, configs: Mapping[str, Any], out: Path) -> tuple[dict[st
     return rows, markdown(rows)
 
 
-def _judged(config: Any, images: Any) -> dict[str, float]:
-    """Squared error of the test images, and MS-SSIM in their mean where they hold its window."""
-    _, u = ways.reconstructed(config, images, report.JUDGED)
+def judges(folder: Path, count: int) -> Images:
+    """The first pictures of a folder, of each the middle square that all of them hold, as test
+    images in 0..1. Raises: ValueError for a folder without pictures."""
+    found = [x for _, x in itertools.islice(data.pictures(folder, (0.0, 1.0)), count)]
+    side = min(min(x.shape) for x in found)
+    corners = [tuple((n - side) // 2 for n in x.shape) for x in found]
+    rows = [
+        x[i : i + side, j : j + side].reshape(-1) for x, (i, j) in zip(found, corners, strict=True)
+    ]
+    source = f"{len(rows)} pictures in {folder.name}, {side}x{side}"
+    test = np.stack(rows).astype(np.float32)
+    return Images(test[:0], test, (side, side), source, (0.0, 1.0))
+
+
+def _scores(u: Array, images: Images) -> dict[str, float]:
+    """Of reconstructions of the test images; SSIM and MS-SSIM where they hold the window."""
     truth = jnp.asarray(images.test[: len(u)])
-    error = {"error": float(losses.mean_squared_error(u, truth))}
-    if not losses.has_ssim(images.shape):
-        return error
-    loss: Any = losses.multiscale_dissimilarity(images.shape, peak=images.peak)
-    return error | {"ms_ssim": 1 - float(loss(u, truth))}
+    means = losses.mean_scores(u, truth, images.shape, images.peak)
+    found = {"psnr_db": float(means["psnr_db"])}
+    found["error"] = float(losses.mean_squared_error(u, truth))
+    if losses.has_ssim(images.shape):
+        loss: Any = losses.multiscale_dissimilarity(images.shape, peak=images.peak)
+        found |= {"ssim": float(means["ssim"]), "ms_ssim": 1 - float(loss(u, truth))}
+    return found
 
 
 def markdown(rows: Mapping[str, Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
