@@ -59,7 +59,8 @@ The layers, from the bottom up; imports only ever run downwards:
   every way to differentiate through its fixed point
 - `settings`, `models`, `pretrained`: a problem as one record, and how it is solved
 - `learning`, `algorithms`, `conditions`, `baselines`: one learner, and upper-level algorithms
-- `contraction`, `studies`, `courses`, `recipes`, `upper`: grids of runs, trained models as files
+- `contraction`, `studies`, `courses`, `recipes`, `upper`, `search`: grids of runs, trained models
+  as files, searches without gradients
 - `commands`: `deqbilevel learn` and `deqbilevel reconstruct`
 """
 

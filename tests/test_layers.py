@@ -24,7 +24,7 @@ LAYERS = [
     ["jacobians"],
     ["settings", "models", "pretrained"],
     ["learning", "algorithms", "conditions", "baselines"],
-    ["contraction", "studies", "courses", "recipes", "upper"],
+    ["contraction", "studies", "courses", "recipes", "upper", "search"],
     ["commands"],
     ["__main__"],
 ]
@@ -56,6 +56,10 @@ INSIDE = {
         *("common", "interrupts", "programs", "schema", "options", "listing", "folders"),
         *("records", "drawing", "running", "sizes", "algorithm_options", "algorithm_choice"),
         *("command", "adapting", "reconstruct", "learn", "ways", "console"),
+    ],
+    "search": [
+        *("base", "extras", "sampled", "evolution", "bayesian", "trust_region", "evaluating"),
+        "running",
     ],
     "studies": ["logs", "cubes", "storage", "grids", "study", "keeping", "running", "plans"],
 }

@@ -58,6 +58,11 @@ NO_EXAMPLE = {
     **{f"conditions.{name}": "what is returned" for name in ("Condition", "Constants", "Report")},
     "contraction.Finding": "what `report` returns",
     "courses.Lanes": "what `lanes` returns",
+    **{
+        f"search.{name}": "what is asked, told and returned"
+        for name in ("Evaluated", "Outcome", "Request", "Residuals", "Search")
+    },
+    "search.best": "of the records of `run`: in the example of the package",
     "data.prepare": "needs tensorflow-datasets and takes half a minute",
 }
 """Modules and names of which no example is asked, and why."""

@@ -1,0 +1,59 @@
+"""Search without gradients: the baselines that every hypergradient has to beat, [CF] 3.2.
+
+    box = search.Box({"alpha": 1e-4}, {"alpha": 1.0}, logarithmic=("alpha",))
+    evaluate = search.evaluator(posed, box, residuals=search.row_errors(posed))
+    records = list(search.run(search.SEARCHES["trust_region"](box.size), evaluate, candidates=20))
+    point, loss = search.best(records)
+    gamma = box.value(point)
+
+A search is a record of pure functions (init, ask, tell) over the unit cube. Any problem of
+`algorithms` is judged, candidates side by side, its lower levels to an accuracy that the search
+asks for and with the bound that they have.
+"""
+
+from collections.abc import Callable
+
+from deqbilevel.checks import Registry
+from deqbilevel.search.base import Box, Outcome, Request, Search
+from deqbilevel.search.bayesian import bayesian
+from deqbilevel.search.evaluating import Evaluated, Residuals, evaluator, row_errors
+from deqbilevel.search.evolution import cma_es
+from deqbilevel.search.running import RECORD, best, run
+from deqbilevel.search.sampled import grid, poisson_disk, random, sobol
+from deqbilevel.search.trust_region import trust_region
+
+__all__ = [
+    "RECORD",
+    "SEARCHES",
+    "Box",
+    "Evaluated",
+    "Outcome",
+    "Request",
+    "Residuals",
+    "Search",
+    "bayesian",
+    "best",
+    "cma_es",
+    "evaluator",
+    "grid",
+    "poisson_disk",
+    "random",
+    "row_errors",
+    "run",
+    "sobol",
+    "trust_region",
+]
+
+SEARCHES: Registry[Callable[..., Search]] = Registry(
+    "search",
+    {
+        "grid": grid,
+        "random": random,
+        "sobol": sobol,
+        "poisson_disk": poisson_disk,
+        "cma_es": cma_es,
+        "bayesian": bayesian,
+        "trust_region": trust_region,
+    },
+)
+"""Every search, built for a number of parameters and with options of its own."""
