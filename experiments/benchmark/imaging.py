@@ -133,13 +133,12 @@ def _ct() -> dict[str, Step]:
 
 
 def _poisson() -> dict[str, Step]:
-    asked = poisson.Poisson(peaks=(10.0,))
+    asked = poisson.Poisson(tasks=("denoising",), peaks=(10.0,), methods=("poisson", "squares"))
     images = running.images_of(asked, value_range=(0.0, 1.0))
     found = {}
     for run in poisson.assembling.runs(asked, images):
         trainer, _, _ = poisson.assembling.trainer_of(asked, run, len(images.train))
-        name = f"{run.task} {run.method}"
-        found[name] = _learning(trainer, run.params, images.train, asked.batch_size)
+        found[run.method] = _learning(trainer, run.params, images.train, asked.batch_size)
     return found
 
 

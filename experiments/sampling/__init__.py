@@ -58,6 +58,12 @@ class Sampling:
     """Of the upper level."""
     tuning: Annotated[int, options.whole(0)] = 15
     """Steps in which the weights are learned for each mask."""
+    tuning_products: Annotated[
+        int,
+        options.whole(1, 100_000),
+        options.only("with --tuning above 0", lambda config: config.tuning > 0),
+    ] = 30
+    """Of the adjoint in each of them, at most; masks that are not learned are the harder ones."""
     learning_rate: Annotated[float, options.rate] = 0.05
     """Adam's, of s and the weights."""
     lower_evaluations: Annotated[int, options.whole(1, 100_000)] = 10

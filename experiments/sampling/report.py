@@ -1,6 +1,7 @@
 """The learned sampling beside fixed masks of as many samples: numbers, table and pictures."""
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,6 @@ SCORES = ("psnr_db", "ssim", "zero_filled_psnr_db", "residual")
 COLUMNS = (*SCORES[:3], "tuned_psnr_db", "tuned_ssim")
 TUNING_RATE = 0.1
 """Adam's, of the weights for one mask."""
-TUNING_PRODUCTS = 30
-"""Of a step's adjoint, at most: masks that are not learned are the harder ones."""
 
 ROW = {"mask": "", "part": 0.0, "samples": 0} | dict.fromkeys((*SCORES, *COLUMNS), ANY)
 """A record: means over the test images; "tuned" with weights learned for the mask, and else at
@@ -62,7 +61,15 @@ def show(config: Any, problem: Problem, found: Found, images: Images, out: Path)
         row = {"mask": name, "part": part, "samples": int(chosen[part][name].sum())} | scores
         row |= {"tuned_psnr_db": jnp.nan, "tuned_ssim": jnp.nan}
         if part == config.part and config.tuning:
-            _, tuned = judge(tune(params, mask, key), mask=mask)
+            weights = tune(params, mask, key)
+            stay = all(jnp.array_equal(weights[k], params[k]) for k in weights_of(config))
+            if stay:
+                print(
+                    f"warning: {name}: no step of --tuning had an adjoint within --tuning-products "
+                    f"{config.tuning_products}; its weights stayed",
+                    file=sys.stderr,
+                )
+            _, tuned = judge(weights, mask=mask)
             row |= {f"tuned_{score}": tuned[score] for score in ("psnr_db", "ssim")}
         rows.append(common.plain(jax.tree.map(_number, row)))
         log.append(rows[-1])
@@ -121,7 +128,7 @@ def _tuned(config: Any, problem: Problem, params: Params, mask: Array, key: Arra
     params = params | {"K": K}
     f = model.measure(params, problem.truth, jax.random.fold_in(key, 1))
     state = learning.start(learner, params, f, evaluations=START_EVALUATIONS)
-    state = state._replace(budget=state.budget._replace(adjoint=jnp.int32(TUNING_PRODUCTS)))
+    state = state._replace(budget=state.budget._replace(adjoint=jnp.int32(config.tuning_products)))
     state, _ = learning.steps(learner, state, problem.truth, config.tuning, f=f)
     return without_operator(state.params)
 
