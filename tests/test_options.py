@@ -100,6 +100,7 @@ COMMANDS = {
     "networks": "Networks",
     "poisson": "Poisson",
     "prepare_tfds": "Config",
+    "ridge": "Ridge",
     "sampling": "Sampling",
     "smooth_proximal": "SmoothProximal",
     "throughput": "Throughput",

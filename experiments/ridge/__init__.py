@@ -1,0 +1,125 @@
+"""Ridge regularisers for denoising, convex and weakly convex, learned and judged.
+
+python -m experiments.ridge [--model weakly-convex] [--data images:DIR] [--test DIR] [--out DIR]
+
+R(u) = sum_c s_c^-2 1' psi(s_c W_c u) with a chain of small convolutions for W, see
+`deqbilevel.regularizers.ridge`: of a convex psi, or of one whose concave part leaves the whole cost
+convex. It is learned on patches of photographs with lower levels that go on warm; then the pictures
+of a folder are denoised, each at its own size. Repeating the same command goes on after an
+interruption.
+"""
+
+import contextlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from deqbilevel import data, recipes
+from deqbilevel.commands import command, common, folders, learn, options, reconstruct, ways
+from deqbilevel.commands.ways import Way
+from experiments.ridge import figures
+
+RUN, TESTED = "learned", "test"
+"""Folders of the run and of the denoised pictures."""
+
+MODELS = {"convex": ("ridge", 0.0), "weakly-convex": ("weakly_convex_ridge", 1.0)}
+"""Regularisers by the names that they have here, and their rho."""
+
+FULL = 255.0
+"""Grey levels of an image in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """Learn a ridge regulariser, and denoise pictures by it."""
+
+    model: Literal["convex", "weakly-convex"] = "weakly-convex"
+    channels: Annotated[tuple[int, int, int], options.whole(1, 1024)] = (4, 8, 16)
+    """Of the three convolutions of the chain, from the first to the last."""
+    size: Annotated[int, options.whole(1, 31)] = 5
+    """Height and width of each; odd."""
+    boundary: Literal["reflecting", "zero", "circular"] = "reflecting"
+    """How images are continued beyond their border; reflecting: with the flips of all filters."""
+    sigma: Annotated[float, options.number(above=0, most=255)] = 25.0
+    """Standard deviation of the noise, of 255 grey levels."""
+    data: Annotated[str, options.data] = "photographs"
+    """What is learned from: photographs, images:DIR, arrays:FILE."""
+    patch: Annotated[int, options.side, options.patches] = 48
+    """Height and width of the patches of images:DIR."""
+    shape: Annotated[tuple[int, int] | None, options.side, options.default("64x64")] = None
+    """Height and width of the parts of photographs."""
+    train_size: Annotated[int | None, options.size, options.default("all")] = None
+    test_size: Annotated[int | None, options.size, options.default("all")] = None
+    """Patches, and held-out ones by which each epoch is judged."""
+    batch_size: Annotated[int, options.size] = 32
+    epochs: Annotated[int, options.whole(0)] = 20
+    learning_rate: Annotated[float, options.rate] = 5e-3
+    """Adam's, at the start of its cosine schedule."""
+    evaluations: Annotated[int, options.whole(1, 100_000)] = 20
+    """Of the gradient in each step, which goes on where the last left an image."""
+    products: Annotated[int, options.whole(1, 100_000)] = 12
+    """With the Hessian, likewise."""
+    test: Annotated[
+        Path | None, options.folder("pictures to be denoised"), options.default("none")
+    ] = None
+    """Their grey values are the truth, each at its own size."""
+    seed: Annotated[int, options.seed] = 0
+    out: Annotated[Path | None, options.output, options.runs] = None
+    """Folder of the results."""
+    fresh: bool = False
+    """Start anew instead of going on."""
+
+
+@command.checked
+def main(config: Ridge) -> dict[str, Any]:
+    """Learn, resuming where an earlier call stopped, draw and denoise; returns the numbers."""
+    with contextlib.ExitStack() as stack:
+        with common.clear_errors():
+            asked = common.options_of(config) | {"test": str(config.test)}
+            name = f"ridge-{common.digest(asked)}"
+            out = config.out or Path("runs") / name
+            run = ways.configs([Way(RUN, {})], _shared(config), out)[RUN]
+            sources = {"--data": data.place(config.data), "--test": config.test}
+            files, fresh = ("filters.png", "potential.png", "result.json"), config.fresh
+            claimed = folders.claim(out, name, asked, files=files, sources=sources, fresh=fresh)
+            out = stack.enter_context(claimed)
+        numbers = {**learn.main(run), "out": str(out)}
+        learned = recipes.load(out / RUN)
+        caption = f"{config.model}, noise {config.sigma:g}/255"
+        figures.draw_learned(learned, MODELS[config.model][1], caption, out)
+        if config.test is not None:
+            own = {"seed": config.seed, "out": out / TESTED, "fresh": config.fresh}
+            found = reconstruct.main(
+                reconstruct.Reconstruct(config.test, by=out / RUN, simulate=True, **own)
+            )
+            numbers |= {f"test_{name}": found[name] for name in ("pictures", *reconstruct.NUMBERS)}
+        folders.write(out / "result.json", json.dumps(common.plain(numbers), indent=1))
+        return numbers
+
+
+def _shared(config: Ridge) -> dict[str, Any]:
+    """The options of `learn`."""
+    pictures = options.pictures(config)
+    return {
+        "operator": "identity",
+        "regularizer": MODELS[config.model][0],
+        "regularizer__channels": config.channels,
+        "regularizer__size": config.size,
+        "regularizer__boundary": config.boundary,
+        "noise": config.sigma / FULL,
+        "loss": ("mean_squared_error",),
+        "lower_evaluations": config.evaluations,
+        "adjoint_evaluations": config.products,
+        "data": config.data,
+        "shape": (64, 64) if config.data == "photographs" and not config.shape else config.shape,
+        "train_size": config.train_size,
+        "test_size": config.test_size,
+        "range": "0..1",
+        "batch_size": config.batch_size,
+        "epochs": config.epochs,
+        "learning_rate": config.learning_rate,
+        "schedule": "cosine",
+        "seed": config.seed,
+        "fresh": config.fresh,
+    } | ({"patch": config.patch} if pictures else {})

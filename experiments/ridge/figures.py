@@ -1,0 +1,34 @@
+"""What was learned: the composed filters, and the potential of each with its derivative."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from deqbilevel import plots
+from deqbilevel.commands.drawing import draw
+from deqbilevel.convolutions import chains
+from deqbilevel.recipes import Learned
+from deqbilevel.regularizers import ridge
+
+POINTS = 401
+"""Of a curve."""
+
+WIDEST = 2.0
+"""As far as a potential is drawn, in units of where its concave part ends."""
+
+
+def draw_learned(learned: Learned, rho: float, caption: str, out: Path) -> None:
+    """Draw both into a folder."""
+    params = learned.params
+    filters = np.asarray(chains.composed(ridge.filters(params)))
+    strongest = np.argsort(-np.linalg.norm(filters, axis=(1, 2)))
+    stages = {"filters of W, by falling norm": filters[strongest]}
+    draw(out / "filters.png", plots.kernel_figure, stages, caption)
+    psi = ridge.potential(params, rho)
+    z = jnp.linspace(-WIDEST, WIDEST, POINTS)
+    panels = {
+        "psi": {"psi": np.asarray(psi.value(z))},
+        "its derivative": {"psi'": np.asarray(psi.derivative(z))},
+    }
+    draw(out / "potential.png", plots.function_figure, np.asarray(z), panels, ("z", ""), caption)
