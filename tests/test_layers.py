@@ -59,7 +59,7 @@ INSIDE = {
     ],
     "search": [
         *("base", "extras", "sampled", "evolution", "bayesian", "trust_region", "evaluating"),
-        "running",
+        *("running", "posing"),
     ],
     "studies": ["logs", "cubes", "storage", "grids", "study", "keeping", "running", "plans"],
 }

@@ -18,12 +18,12 @@ from deqbilevel.search.base import Box, Outcome, Request, Search
 from deqbilevel.search.bayesian import bayesian
 from deqbilevel.search.evaluating import Evaluated, Residuals, evaluator, row_errors
 from deqbilevel.search.evolution import cma_es
-from deqbilevel.search.running import RECORD, best, run
+from deqbilevel.search.posing import through, within
+from deqbilevel.search.running import best, run
 from deqbilevel.search.sampled import grid, poisson_disk, random, sobol
 from deqbilevel.search.trust_region import trust_region
 
 __all__ = [
-    "RECORD",
     "SEARCHES",
     "Box",
     "Evaluated",
@@ -41,7 +41,9 @@ __all__ = [
     "row_errors",
     "run",
     "sobol",
+    "through",
     "trust_region",
+    "within",
 ]
 
 SEARCHES: Registry[Callable[..., Search]] = Registry(

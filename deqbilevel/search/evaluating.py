@@ -1,5 +1,6 @@
 """Candidates of a search judged: the upper level at lower levels solved to an accuracy."""
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,6 +32,8 @@ class Evaluated(NamedTuple):
     outcome: Outcome
     evaluations: np.ndarray
     """[candidates], of the lower level's gradient."""
+    seconds: float = 0.0
+    """Without compilation, which is once for each number of candidates."""
 
 
 def row_errors(posed: Posed) -> Residuals:
@@ -113,16 +116,22 @@ def evaluator(
     def in_turn(points: Array, wanted: Array) -> Any:
         return jax.lax.map(lambda point: one(point, wanted), points)
 
-    compiled = jax.jit(jax.vmap(one, (0, None)) if together else in_turn)
+    judged = jax.jit(jax.vmap(one, (0, None)) if together else in_turn)
+    programs: dict[int, Any] = {}
 
     def evaluate(request: Request) -> Evaluated:
         wanted = accuracy if request.accuracy is None else request.accuracy
-        dtype = posed.x.dtype
-        found = compiled(jnp.asarray(request.points, dtype), jnp.asarray(wanted, dtype))
+        given = tuple(jnp.asarray(x, posed.x.dtype) for x in (request.points, wanted))
+        count = len(request.points)
+        if count not in programs:
+            programs[count] = judged.lower(*given).compile()
+        begin = time.perf_counter()
+        found = programs[count](*given)
         losses, bounds, parts, evaluations = (np.asarray(x, float) for x in found)
+        seconds = time.perf_counter() - begin
         outcome = Outcome(losses, bounds)
         if residuals is not None:
             outcome = outcome._replace(residuals=parts, lipschitz=residuals.lipschitz)
-        return Evaluated(outcome, evaluations)
+        return Evaluated(outcome, evaluations, seconds)
 
     return evaluate

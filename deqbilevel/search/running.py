@@ -9,18 +9,6 @@ import numpy as np
 from deqbilevel.search.base import Outcome, Request, Search
 from deqbilevel.search.evaluating import Evaluated
 
-RECORD: dict[str, Any] = {
-    "points": [[0.0]],
-    "accuracy": None,
-    "losses": [0.0],
-    "bounds": [0.0],
-    "residuals": None,
-    "lipschitz": 0.0,
-    "evaluations": [0.0],
-    "seconds": 0.0,
-}
-"""A record, whose numbers are written in JSON; None and NaN where nothing is known."""
-
 
 def run(
     search: Search,
@@ -29,7 +17,8 @@ def run(
     candidates: int,
     known: Iterable[Mapping[str, Any]] = (),
 ) -> Iterator[dict[str, Any]]:
-    """The records of a search of at most so many candidates, one for each request.
+    """The records of a search of at most so many candidates, one for each request, with the seconds
+    that it took to ask and to judge.
 
     known: the records of a run that was interrupted, which come first: they are told to the search
     again, so that it ends as an undisturbed one. The last request is cut to what is left.
@@ -44,15 +33,17 @@ def run(
     """
     left, state, stored = candidates, search.init(), iter(known)
     while left > 0:
+        begin = time.perf_counter()
         request, state = search.ask(state)
+        asking = time.perf_counter() - begin
         if request is None:
             return
         if len(request.points) > left:  # not told: a search may need all that it asked for
             request, state = request._replace(points=request.points[:left]), None
         record = next(stored, None)
         if record is None:
-            begin = time.perf_counter()
-            record = _record(request, evaluate(request), time.perf_counter() - begin)
+            found = evaluate(request)
+            record = _record(request, found, asking + found.seconds)
         elif not np.array_equal(np.asarray(record["points"]), request.points):
             raise ValueError("known: records of another search, which asked for other points")
         yield dict(record)
