@@ -50,7 +50,7 @@ INSIDE = {
     "conditions": ["constants", "report"],
     "plots": [
         *("style", "base", "greys", "runs", "kernels", "filters", "hypergradients", "algorithms"),
-        *("naive", "masks", "paper_pictures", "paper"),
+        *("naive", "masks", "search", "paper_pictures", "paper"),
     ],
     "commands": [
         *("common", "interrupts", "programs", "schema", "options", "listing", "folders"),

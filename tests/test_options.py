@@ -102,6 +102,7 @@ COMMANDS = {
     "prepare_tfds": "Config",
     "ridge": "Ridge",
     "sampling": "Sampling",
+    "search": "Search",
     "smooth_proximal": "SmoothProximal",
     "throughput": "Throughput",
     "train": "Train",
@@ -176,6 +177,9 @@ REFUSED = [
     ("poisson", "--peaks 0", "--peaks 0.0: expected 0.1 or more"),
     ("networks", "--channels 1024 --layers 100", "--channels 1024 and --layers 100 on batches"),
     ("sampling", "--part 1.0", "--part 1.0: expected above 0, at most 0.95"),
+    ("search", "--candidates 0", "--candidates 0: expected 1 or more"),
+    ("search", "--parameters 3", "--parameters 3: has no effect here, only with --problem filt"),
+    ("search", "--problem filters --methods bayesian", "bayesian: 24 parameters; expected at most"),
     ("hypergradients", "--budgets", "--budgets: expected one value or more"),
     (
         "hypergradients",

@@ -7,6 +7,7 @@ from .naive import iterate_figure
 from .paper import drawings, figure_1, figure_5, figure_6, figures
 from .paper_pictures import CAPTIONS, reconstruction_figure
 from .runs import compared_losses, gallery, loss_curves, reconstructions
+from .search import search_figure
 from .style import save
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "reconstruction_figure",
     "reconstructions",
     "save",
+    "search_figure",
 ]

@@ -9,7 +9,7 @@ filters for images, which R parameters share (--parameters).
 
 Each method has the same number of candidates, and `hypergradient`, Adam on the implicit gradient
 in the same scales, as many steps. Shown are evaluations of the lower level's gradient (for
-`hypergradient` with its products) and seconds, until the loss is within 1 % of the best of all.
+`hypergradient` with its products) and seconds, until the loss is within --close of the best of all.
 What is on disk is not done again.
 """
 
@@ -59,8 +59,14 @@ class Search:
     """Whether `trust_region` says how accurately each lower level is solved."""
     lower_evaluations: Annotated[int, options.whole(1, 10**6)] = 3000
     """Of a lower level, at most."""
+    close: Annotated[float, options.number(above=0, most=10)] = 0.01
+    """How far above the least loss of all a method has arrived, as a part of it."""
     learning_rate: Annotated[float, options.rate] = 0.05
     """Of `hypergradient`, in parts of the box."""
+    step_evaluations: Annotated[int, options.whole(1, 10**6)] = 100
+    """Of the lower level in a step of `hypergradient`, from where the last left it."""
+    step_products: Annotated[int, options.whole(1, 10**6)] = 20
+    """Of conjugate gradients in a step of `hypergradient`, likewise."""
     seed: Annotated[int, options.seed] = 0
     out: Annotated[Path | None, options.output, options.runs] = None
     """Folder of the results."""

@@ -20,9 +20,6 @@ RECORD: dict[str, Any] = {"method": "", "parameters": "", "points": [[0.0]], "lo
 RECORD |= {"bounds": [ANY], "evaluations": [0.0], "seconds": 0.0}
 """One request of a search, or one step of `hypergradient`; what a search is told is beside it."""
 
-LOWER, PRODUCTS = 30, 10
-"""Evaluations and products of conjugate gradients in a step of `hypergradient`, both warm."""
-
 SAMPLED = ("grid", "random", "sobol", "poisson_disk")
 """Whose points are laid out for the number of candidates."""
 
@@ -97,11 +94,10 @@ def _steps(
     method = algorithms.aid(
         posed.problem,
         optax.adam(config.learning_rate),
-        lower_iterations=LOWER,
-        adjoint_iterations=PRODUCTS,
+        lower_iterations=config.step_evaluations,
+        adjoint_iterations=config.step_products,
         lower_solver="optimized_gradient",
     )
-    step = jax.jit(method.step)
     now = method.init(posed.gamma, posed.x)
     done = checkpoints.latest_step(states) or 0
     if done:
@@ -110,7 +106,7 @@ def _steps(
     if len(log.read()) > done:
         log.keep(known)
     yield from known
-    key = jax.random.key(config.seed)
+    key, step = jax.random.key(config.seed), jax.jit(method.step)
     if done < config.candidates:
         jax.block_until_ready(step(now, posed.data, key))  # compiled, and not timed
     for i in range(done, config.candidates):

@@ -15,9 +15,6 @@ from experiments.search.problems import Case
 FILES = ("summary.md", "result.json")
 """What is written beside the figure and the records."""
 
-CLOSE = 1.01
-"""Times the least loss of all: a method has arrived there."""
-
 
 def show(
     config: Any, cases: Sequence[Case], rows: Sequence[dict[str, Any]], out: Path
@@ -33,7 +30,9 @@ def show(
             for name in config.methods
         }
         least = min(points[-1]["loss"][0] for points in courses.values())
-        numbers[case.label] = {name: arrival(points, least) for name, points in courses.items()}
+        numbers[case.label] = {
+            name: arrival(points, (1 + config.close) * least) for name, points in courses.items()
+        }
         caption = f"The least loss so far of each method. {case.about}"
         drawn = [{"method": name, **point} for name, points in courses.items() for point in points]
         draw(out / f"courses-{case.label}.png", plots.algorithm_figure, drawn, caption)
@@ -41,6 +40,9 @@ def show(
             shown = [found[k] for k in ("candidates", "evaluations", "seconds")]
             cells = ["-" if x is None else f"{x:.4g}" for x in (found["loss"], *shown)]
             lines.append(common.line([case.label, name, *cells]))
+    if len(cases) > 1:
+        caption = f"The cost until within {config.close:.0%} of the least loss. {cases[0].about}"
+        draw(out / "parameters.png", plots.search_figure, numbers, caption)
     table = "\n".join(lines)
     print(table)
     folders.write(out / "summary.md", table + "\n")
@@ -60,10 +62,9 @@ def course(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def arrival(points: Sequence[dict[str, Any]], least: float) -> dict[str, Any]:
-    """The least loss of a method, and what it cost to come within 1 % of that of all; None where it
-    never did."""
-    there = next((point for point in points if point["loss"][0] <= CLOSE * least), None)
+def arrival(points: Sequence[dict[str, Any]], loss: float) -> dict[str, Any]:
+    """The least loss of a method, and what it cost to come to a loss; None where it never did."""
+    there = next((point for point in points if point["loss"][0] <= loss), None)
     cost = {name: None for name in ("candidates", "evaluations", "seconds")}
     if there is not None:
         cost |= {"candidates": there["candidates"], "evaluations": there["calls"][0]}
