@@ -431,10 +431,9 @@ def test_filters_of_pictures_of_several_sizes_in_minibatches(tmp_path: Path) -> 
     np.testing.assert_allclose(after, np.maximum(before, 0.9 * before.max()), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lbfgs", "gradient_descent"])
-def test_filters_are_learned_by_line_searches(name: Any, tmp_path: Path) -> None:
+def test_filters_are_learned_by_a_line_search(tmp_path: Path) -> None:
     config = filters.Filters(
-        "vertical-bars", filters=(2, 3, 2), iterations=15, seeds=1, optimiser=name, beta_0=-5.0,
+        "vertical-bars", filters=(2, 3, 2), iterations=15, seeds=1, optimiser="lbfgs", beta_0=-5.0,
         out=tmp_path,
     )  # fmt: skip
     numbers = filters.main(config)
@@ -622,17 +621,14 @@ def test_two_programs_never_write_into_one_folder(tmp_path: Path) -> None:
         compare.main(compare.Compare(out=tmp_path, **TINY))
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_throughput_times_both_ways_and_sees_the_memory_that_was_planned(
-    devices: int, tmp_path: Path
-) -> None:
+def test_throughput_times_both_ways_and_sees_the_memory_that_was_planned(tmp_path: Path) -> None:
     """At this size the arena of the allocator hides the memory, which must only be positive."""
     options = ["--tasks", "denoising", "--models", "bilevel", "--taus", "0.9", "--steps", "2"]
     options += ["--rounds", "1", "--widths", "1", "3", "--train-size", "20", "--batch-size", "10"]
     command = [sys.executable, "-m", "experiments.throughput", *options, "--out", str(tmp_path)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [*command, "--cpu-devices", str(devices)],
+        [*command, "--cpu-devices", "2"],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -640,7 +636,7 @@ def test_throughput_times_both_ways_and_sees_the_memory_that_was_planned(
     )
     assert done.returncode == 0, done.stderr
     numbers = json.loads(done.stdout.splitlines()[-1])
-    assert numbers["devices"] == devices
+    assert numbers["devices"] == 2
     assert set(numbers["times_as_fast"]) == {"width 1", "width 3"}
     [group] = numbers["groups"].values()
     needed = [way["evaluations_per_lane_step"] for way in group.values()]
@@ -685,9 +681,8 @@ def test_the_command_ends_with_one_json_line_and_nothing_else_on_standard_output
     assert "epoch 0" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["aid", "mrbo"])
-def test_filters_are_learned_by_a_named_algorithm(tmp_path, name):
-    options = {"algorithm": name, "learning_rate": 1e-2, "iterations": 40, "seeds": 2}
+def test_filters_are_learned_by_a_named_algorithm(tmp_path):
+    options = {"algorithm": "aid", "learning_rate": 1e-2, "iterations": 40, "seeds": 2}
     numbers = filters.main(filters.Filters("vertical-bars", out=tmp_path, block=20, **options))
     assert numbers["gain_db"] > 3
     again = filters.main(filters.Filters("vertical-bars", out=tmp_path, block=20, **options))

@@ -59,16 +59,16 @@ def test_it_asks_within_the_box_and_goes_the_same_way_again(name: str) -> None:
     again, _ = built.ask(state)
     assert first is not None and again is not None
     np.testing.assert_array_equal(first.points, again.points)
-    whole = list(search.run(built, evaluate, candidates=12))
+    whole = list(search.run(built, evaluate, candidates=9))
     for record in whole:
         points = np.asarray(record["points"])
         assert points.shape[1] == 2 and points.min() >= 0 and points.max() <= 1
-    assert sum(len(record["points"]) for record in whole) <= 12
+    assert sum(len(record["points"]) for record in whole) <= 9
     known: list[dict[str, Any]] = []
-    for _ in range(10):  # killed after each record, ten times
-        going = search.run(search.SEARCHES[name](2), evaluate, candidates=12, known=known)
+    for _ in whole:  # killed after each record
+        going = search.run(search.SEARCHES[name](2), evaluate, candidates=9, known=known)
         known = [record for _, record in zip(range(len(known) + 1), going, strict=False)]
-    ended = list(search.run(search.SEARCHES[name](2), evaluate, candidates=12, known=known))
+    ended = list(search.run(search.SEARCHES[name](2), evaluate, candidates=9, known=known))
     assert [{**r, "seconds": 0} for r in ended] == [{**r, "seconds": 0} for r in whole]
     assert search.best(whole)[1] < np.median(whole[0]["losses"])
 

@@ -24,8 +24,7 @@ from deqbilevel import search
 from deqbilevel.commands import command, common, folders, options
 from deqbilevel.commands.records import Log
 from experiments.search import methods, problems, report
-
-HYPERGRADIENT = "hypergradient"
+from experiments.search.methods import HYPERGRADIENT
 
 
 @dataclass(frozen=True)

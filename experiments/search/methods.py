@@ -20,6 +20,9 @@ RECORD: dict[str, Any] = {"method": "", "parameters": "", "points": [[0.0]], "lo
 RECORD |= {"bounds": [ANY], "evaluations": [0.0], "seconds": 0.0}
 """One request of a search, or one step of `hypergradient`; what a search is told is beside it."""
 
+HYPERGRADIENT = "hypergradient"
+"""The name of Adam on the implicit gradient, beside those of `search.SEARCHES`."""
+
 SAMPLED = ("grid", "random", "sobol", "poisson_disk")
 """Whose points are laid out for the number of candidates."""
 

@@ -106,7 +106,7 @@ def _shared(posed: Posed, R: Any, count: int, source: str, config: Any) -> Case:
 
     own = search.through(posed, make, start)
     box = Box({"weights": np.full(count, -10.0)}, {"weights": np.zeros(count)})
-    about = f"the weights of 24 filters as {count} parameters; {config.images} of {source}"
+    about = f"Weights of 24 filters; {config.images} of {source}, noise {config.noise:g}"
     return Case(str(count), own, box, search.row_errors(own), about)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from deqbilevel import plots
 from deqbilevel.commands import common, folders
 from deqbilevel.commands.drawing import draw
+from experiments.search.methods import HYPERGRADIENT
 from experiments.search.problems import Case
 
 FILES = ("summary.md", "result.json")
@@ -35,7 +36,8 @@ def show(
         }
         caption = f"The least loss so far of each method. {case.about}"
         drawn = [{"method": name, **point} for name, points in courses.items() for point in points]
-        draw(out / f"courses-{case.label}.png", plots.algorithm_figure, drawn, caption)
+        path, how = out / f"courses-{case.label}.png", {"single": (HYPERGRADIENT,)}
+        draw(path, plots.algorithm_figure, drawn, caption, **how)
         for name, found in numbers[case.label].items():
             shown = [found[k] for k in ("candidates", "evaluations", "seconds")]
             cells = ["-" if x is None else f"{x:.4g}" for x in (found["loss"], *shown)]
