@@ -147,7 +147,7 @@ def test_what_a_nonnegative_model_has_not_is_refused():
         model.measure(params, truth - 0.5, jax.random.key(0))
     with pytest.raises(ValueError, match="a nonnegative model: upper-level algorithms"):
         algorithms.posed(model, params, truth, f)
-    with pytest.raises(ValueError, match="these conditions are of squares, u of any sign"):
+    with pytest.raises(ValueError, match="conditions are of a linear K, squares, u of any sign"):
         contraction.report(model, params, f, truth, jax.random.key(0))
     plain = model._replace(K=operators.identity(SHAPE), nonnegative=False)
     for D, mu in ((fidelities.squares, params["lam"]), (POISSON, None)):

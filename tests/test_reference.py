@@ -62,6 +62,8 @@ NO_EXAMPLE = {
         f"search.{name}": "what is asked, told and returned"
         for name in ("Evaluated", "Outcome", "Request", "Residuals", "Search")
     },
+    "regularizers.predicted.Network": "what `predicted.network` makes",
+    "regularizers.ridge.Ridge": "what `ridge.functions` returns",
     "search.best": "of the records of `run`: in the example of the package",
     "data.prepare": "needs tensorflow-datasets and takes half a minute",
 }

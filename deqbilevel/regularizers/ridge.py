@@ -188,7 +188,14 @@ def functions(
     potential: Callable[[Params], Profile],
     scales: Callable[[Params], Float[Array, " channels"]],
 ) -> Ridge:
-    """Those of a chain, a potential and scales. Raises: ValueError as `ridge` does."""
+    """Those of a chain, a potential and scales. Raises: ValueError as `ridge` does.
+
+    >>> psi = lambda params: regularizers.ridge.potential(params, rho=1.0)
+    >>> scales = lambda params: params["scales"]
+    >>> own = regularizers.ridge.functions((8, 8), (2, 2, 3), 3, "zero", psi, scales)
+    >>> print(own.lipschitz({"bend": jnp.log(10.0)}).round(2))
+    10.0
+    """
     checks.pixels(shape)
     checks.known("boundary", boundary, PAD)
     for name, count in (*(("channels", n) for n in channels), ("size", size)):

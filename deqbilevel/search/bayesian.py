@@ -15,8 +15,7 @@ import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
-from scipy.stats import qmc
+import scipy
 
 from deqbilevel import checks
 from deqbilevel.search.base import Outcome, Request, Search
@@ -69,7 +68,7 @@ def bayesian(
     def sequence(n: int, key: int) -> np.ndarray:
         exponent = int(np.ceil(np.log2(max(n, 2))))
         rng = np.random.default_rng([seed, key])
-        return qmc.Sobol(R, rng=rng).random_base2(exponent)[:n]
+        return scipy.stats.qmc.Sobol(R, rng=rng).random_base2(exponent)[:n]
 
     def ask(state: State) -> tuple[Request | None, State]:
         known = len(state.points)
@@ -102,7 +101,7 @@ def _next(state: State, candidates: np.ndarray, acquisition: str) -> np.ndarray:
 
     order = np.argsort(-value(candidates), kind="stable")[:IMPROVED]
     ends = [
-        optimize.minimize(
+        scipy.optimize.minimize(
             lambda x: -value(x[None])[0], start, method="L-BFGS-B", bounds=[(0, 1)] * len(start)
         ).x
         for start in candidates[order]
@@ -129,7 +128,7 @@ def fitted(points: np.ndarray, losses: np.ndarray) -> Any:
 def expected_improvement(mean: np.ndarray, deviation: np.ndarray, least: float) -> np.ndarray:
     """E max(least - loss, 0)."""
     z = (least - mean) / deviation
-    return deviation * (z * stats.norm.cdf(z) + stats.norm.pdf(z))
+    return deviation * (z * scipy.stats.norm.cdf(z) + scipy.stats.norm.pdf(z))
 
 
 def lower_bound(mean: np.ndarray, deviation: np.ndarray, least: float) -> np.ndarray:

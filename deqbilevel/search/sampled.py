@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import qmc
+import scipy
 
 from deqbilevel import checks
 from deqbilevel.search.base import Outcome, Request, Search
@@ -55,7 +55,9 @@ def sobol(R: int, *, count: int = 64, batch: int = 16, seed: int = 0) -> Search:
 
     def points() -> np.ndarray:
         exponent = int(np.ceil(np.log2(count)))
-        return qmc.Sobol(R, rng=np.random.default_rng(seed)).random_base2(exponent)[:count]
+        return scipy.stats.qmc.Sobol(R, rng=np.random.default_rng(seed)).random_base2(exponent)[
+            :count
+        ]
 
     return _listed(points, batch)
 
@@ -76,7 +78,7 @@ def poisson_disk(R: int, *, count: int = 64, batch: int = 16, seed: int = 0) -> 
         radius = 1.0
         while True:
             rng = np.random.default_rng(seed)
-            found = qmc.PoissonDisk(R, radius=radius, rng=rng).random(count)
+            found = scipy.stats.qmc.PoissonDisk(R, radius=radius, rng=rng).random(count)
             if len(found) == count:
                 return rng.permutation(found)  # they grow from one place, and any part is to fill
             radius *= 0.8

@@ -20,7 +20,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import optimize
+import scipy
 
 from deqbilevel import checks
 from deqbilevel.search.base import Outcome, Request, Search
@@ -211,7 +211,7 @@ def gauss_newton(state: State) -> tuple[np.ndarray, float]:
     J = np.linalg.lstsq(D, state.residuals[others] - r, rcond=None)[0].T
     Q, T = np.linalg.qr(J)  # the step needs J's range only, and m may be large
     low, high = region(state)
-    step = optimize.lsq_linear(T, -Q.T @ r, (low, high), method="bvls", tol=1e-15).x
+    step = scipy.optimize.lsq_linear(T, -Q.T @ r, (low, high), method="bvls", tol=1e-15).x
     change = J @ step
     return step, float(-np.sum(change * (2 * r + change)))
 
