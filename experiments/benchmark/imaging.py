@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.fft
+import scipy
 
 from deqbilevel import learning, operators
 from deqbilevel.commands import learn, running, ways
