@@ -36,8 +36,8 @@ def show(
         }
         caption = f"The least loss so far of each method. {case.about}"
         drawn = [{"method": name, **point} for name, points in courses.items() for point in points]
-        path, how = out / f"courses-{case.label}.png", {"single": (HYPERGRADIENT,)}
-        draw(path, plots.algorithm_figure, drawn, caption, **how)
+        path = out / f"courses-{case.label}.png"
+        draw(path, plots.algorithm_figure, drawn, caption, single=(HYPERGRADIENT,))
         for name, found in numbers[case.label].items():
             shown = [found[k] for k in ("candidates", "evaluations", "seconds")]
             cells = ["-" if x is None else f"{x:.4g}" for x in (found["loss"], *shown)]
