@@ -20,6 +20,7 @@ import scipy
 from deqbilevel import checks
 from deqbilevel.search.base import Outcome, Request, Search
 from deqbilevel.search.extras import needed
+from deqbilevel.search.sampled import balanced
 
 MOST = 20
 """Parameters: beyond, a Gaussian process on so few points knows nothing of most directions."""
@@ -65,16 +66,12 @@ def bayesian(
     needed("sklearn", "bayesian")
     count = 2 * (R + 1) if first is None else checks.whole("first", first)
 
-    def sequence(n: int, key: int) -> np.ndarray:
-        exponent = int(np.ceil(np.log2(max(n, 2))))
-        rng = np.random.default_rng([seed, key])
-        return scipy.stats.qmc.Sobol(R, rng=rng).random_base2(exponent)[:n]
-
     def ask(state: State) -> tuple[Request | None, State]:
         known = len(state.points)
         if known < count:
-            return Request(sequence(count, 0)[known:]), state
-        return Request(_next(state, sequence(CANDIDATES, known), acquisition)[None]), state
+            return Request(balanced(R, count, [seed, 0])[known:]), state
+        candidates = balanced(R, CANDIDATES, [seed, known])
+        return Request(_next(state, candidates, acquisition)[None]), state
 
     def tell(state: State, request: Request, outcome: Outcome) -> State:
         points = np.concatenate([state.points, request.points])
@@ -121,7 +118,7 @@ def fitted(points: np.ndarray, losses: np.ndarray) -> Any:
     model = process.GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
     with warnings.catch_warnings():
         # A length at its bound says that a parameter does not matter: nothing to warn of.
-        warnings.simplefilter("ignore", needed("sklearn.exceptions", "").ConvergenceWarning)
+        warnings.simplefilter("ignore", needed("sklearn.exceptions", "bayesian").ConvergenceWarning)
         return model.fit(points, losses)
 
 

@@ -1,6 +1,8 @@
 """Points that do not depend on what is found: grids, random ones, sequences that fill the box."""
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy
@@ -52,14 +54,18 @@ def sobol(R: int, *, count: int = 64, batch: int = 16, seed: int = 0) -> Search:
     [0 1 2 3]
     """
     _check(R, count, batch)
+    return _listed(lambda: balanced(R, count, seed), batch)
 
-    def points() -> np.ndarray:
-        exponent = int(np.ceil(np.log2(count)))
-        return scipy.stats.qmc.Sobol(R, rng=np.random.default_rng(seed)).random_base2(exponent)[
-            :count
-        ]
 
-    return _listed(points, batch)
+def balanced(R: int, count: int, seed: Any) -> np.ndarray:
+    """The first points of a scrambled Sobol sequence, [count, R]; seed: as of NumPy's generators.
+
+    >>> points = search.sampled.balanced(1, 4, seed=0)
+    >>> print(np.sort(points[:, 0] * 4).astype(int))  # one in each quarter
+    [0 1 2 3]
+    """
+    sequence = scipy.stats.qmc.Sobol(R, rng=np.random.default_rng(seed))
+    return sequence.random_base2(int(np.ceil(np.log2(count))))[:count]
 
 
 def poisson_disk(R: int, *, count: int = 64, batch: int = 16, seed: int = 0) -> Search:
@@ -92,7 +98,8 @@ def _check(R: int, count: int, batch: int) -> None:
 
 
 def _listed(points: Callable[[], np.ndarray], batch: int) -> Search:
-    """A search through all points, whose State is how many it has asked for."""
+    """A search through all points, made once, whose State is how many it has asked for."""
+    points = functools.cache(points)
 
     def ask(state: int) -> tuple[Request | None, int]:
         chosen = points()[state : state + batch]

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,24 +27,18 @@ SAMPLED = ("grid", "random", "sobol", "poisson_disk")
 """Whose points are laid out for the number of candidates."""
 
 
-class Method(NamedTuple):
-    """A search; None: the hypergradient."""
-
-    name: str
-    built: search.Search | None
-
-
-def of(config: Any, case: Case, name: str) -> Method:
-    """The method with its options. Raises: ValueError for what it cannot do, or lacks."""
+def of(config: Any, case: Case, name: str) -> search.Search | None:
+    """The search with its options; None: the hypergradient. Raises: ValueError for what it cannot
+    do, or lacks."""
     if name not in search.SEARCHES:
-        return Method(name, None)
+        return None
     how: dict[str, Any] = {"seed": config.seed}
     if name in SAMPLED:
         how["count"] = config.candidates
     if name == "trust_region" and not config.dynamic:
         how["accuracy"] = None
     try:
-        return Method(name, search.SEARCHES[name](case.box.size, **how))
+        return search.SEARCHES[name](case.box.size, **how)
     except ImportError as error:
         raise ValueError(f"--methods {name}: {error}") from error
 
@@ -56,12 +50,13 @@ def state(case: Case, name: str) -> str:
 
 def files_of(runs: Sequence[tuple[Case, str]]) -> list[str]:
     """What methods write, see `folders`."""
-    own = [f"{state(case, name)}/<checkpoint>" for case, name in runs]
-    return ["candidates.jsonl", *(x for x, (_, name) in zip(own, runs, strict=True)
-                                  if name not in search.SEARCHES)]  # fmt: skip
+    steps = [(case, name) for case, name in runs if name not in search.SEARCHES]
+    return ["candidates.jsonl", *(f"{state(case, name)}/<checkpoint>" for case, name in steps)]
 
 
-def run(config: Any, case: Case, method: Method, log: Log, states: Path) -> list[dict[str, Any]]:
+def run(
+    config: Any, case: Case, method: search.Search | None, log: Log, states: Path
+) -> list[dict[str, Any]]:
     """The records of a method; what is on disk is not made again."""
     evaluate = search.evaluator(
         case.posed,
@@ -71,10 +66,10 @@ def run(config: Any, case: Case, method: Method, log: Log, states: Path) -> list
         max_evaluations=config.lower_evaluations,
     )
     known = log.read()
-    if method.built is None:
+    if method is None:
         records = _steps(config, case, evaluate, known, log, states)
     else:
-        records = search.run(method.built, evaluate, candidates=config.candidates, known=known)
+        records = search.run(method, evaluate, candidates=config.candidates, known=known)
     rows = []
     for i, record in enumerate(records):
         rows.append({**log.part, **record})
@@ -105,8 +100,8 @@ def _steps(
     done = checkpoints.latest_step(states) or 0
     if done:
         now = checkpoints.restore(states, now)
-    del known[done:]
-    if len(log.read()) > done:
+    if len(known) > done:  # the state after them was not stored
+        del known[done:]
         log.keep(known)
     yield from known
     key, step = jax.random.key(config.seed), jax.jit(method.step)
