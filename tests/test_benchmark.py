@@ -58,8 +58,27 @@ def test_plain_jaxopt_takes_the_same_problem() -> None:
         ({"steps": 0}, "--steps 0: expected 1 or more"),
         ({"batch_size": 21, "train_size": 20}, "--batch-size 21: more than --train-size"),
         ({"peers": True, "settings": ("fast",)}, "compared with --settings paper"),
+        ({"lanes": (1,), "peers": True}, "--lanes: measured by itself"),
+        ({"lanes": (1,), "cases": ()}, "--lanes: of --cases, one or more"),
+        ({"settings": ("accurate",), "precision": "tensorfloat32"}, "take precision highest"),
     ],
 )
 def test_bad_options_end_with_a_clear_error(options: dict, message: str) -> None:
     with pytest.raises(SystemExit, match=message):
         benchmark.main(benchmark.Benchmark(**(TINY | options)))
+
+
+def test_lanes_are_measured_and_their_programs_counted(tmp_path) -> None:
+    options = {"settings": ("fast",), "models": ("bilevel",), "cases": ("denoising",)}
+    config = benchmark.Benchmark(**options, lanes=(2,), out=tmp_path, **TINY)
+    (record,) = benchmark.main(config)["lanes"]
+    assert record["width"] == 2 and 0 < record["useful_work"] <= 1
+    spent = record["forward_evaluations"] + record["adjoint_evaluations"]
+    made = 1e3 * record["step_ms"] / (2 * record["us_per_evaluation"])
+    assert spent / made == pytest.approx(record["useful_work"])
+    # Two products of each image, and XLA counts a little more for what is around them.
+    products = 2 * 2 * 10 * 784**2 / 1e6
+    assert products < record["mflop"] < 1.1 * products
+    forward, adjoint = record["kernels"]
+    listing = (tmp_path / "denoising-bilevel-fast-2.hlo.txt").read_text()
+    assert 4 < min(forward, adjoint) and max(forward, adjoint) < listing.count(" = ")

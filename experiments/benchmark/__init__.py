@@ -2,6 +2,7 @@
 
 python -m experiments.benchmark [--peers] [--settings paper fast] [--cases denoising] [--out DIR]
 python -m experiments.benchmark --cases --imaging fourier parallel_beam mri sampling ct poisson
+python -m experiments.benchmark --lanes 1 15 45 225 [--precision tensorfloat32] [--cases inpainting]
 
 An evaluation of the dense map is two matrix products, so evaluations times products is the least
 that a step can take; the fraction of this floor that is reached says what is lost around them.
@@ -10,6 +11,7 @@ the machine does meets all of them alike. Other programs should rest meanwhile.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -21,16 +23,15 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from deqbilevel import data, learning, models
+from deqbilevel import data, learning, models, settings
 from deqbilevel.commands import command, common, folders, listing, options
 from deqbilevel.learning import steps_per_epoch, trainer
 from deqbilevel.settings import SETTINGS, Budget, Setting
-from experiments.benchmark import peers
+from experiments.benchmark import many, peers
 from experiments.benchmark.imaging import IMAGING, measured
 from experiments.benchmark.peers import Evaluations, Problem, Step
-from experiments.benchmark.timing import Cost, rounds
+from experiments.benchmark.timing import PAIRS, Cost, floor, rounds
 
 CASES: dict[str, dict[str, Any]] = {
     "denoising": {"activation": "relu", "tau": 0.9, "gamma": 0.1, "noise": 0.5},
@@ -44,9 +45,6 @@ CAPS = (10, 50, 250, 1000)
 
 EPOCHS = 100
 """Length of the cosine schedule, as in [REB]: what is timed is the start of a long training."""
-
-PAIRS = 10
-"""Evaluations' worth of matrix products in one timing of the floor."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,10 @@ class Benchmark:
     """Tasks, each at one point of the grid of hyperparameters; none: --cases without a value."""
     imaging: Annotated[tuple[str, ...], options.among(IMAGING)] = ()
     """Also operators of MRI and CT against their floor, and steps of the presets of imaging."""
+    lanes: Annotated[tuple[int, ...], options.whole(1, 10_000)] = ()
+    """Instead of single runs: so many of each case at once, spread over the grid of [REB]."""
+    precision: options.Precision = None
+    """Of products on a GPU: float32 in full, or in TF32. A CPU has one."""
     steps: Annotated[int, options.whole(1, 100_000)] = 20
     """Timed steps."""
     warm_up: Annotated[int, options.whole(1, 100_000)] = 20
@@ -77,8 +79,27 @@ class Benchmark:
     """Folder for benchmark.json."""
 
 
+def settings_of(config: Benchmark) -> dict[str, Setting]:
+    """The settings that are timed, by name. Raises: ValueError for a precision that one has not."""
+    found = {name: SETTINGS[name] for name in config.settings}
+    if config.precision is not None:
+        found = {name: x._replace(precision=config.precision) for name, x in found.items()}
+    return {name: settings.check(x) for name, x in found.items()}
+
+
+def names_of(config: Benchmark) -> list[many.Name]:
+    """What is measured of runs that train at once."""
+    axes = (config.cases, config.models, config.settings, config.lanes)
+    return [many.Name(*each) for each in itertools.product(*axes)]
+
+
 def check(config: Benchmark) -> None:
     """Raises ValueError for a request that cannot be met."""
+    settings_of(config)
+    if config.lanes and (config.peers or config.imaging):
+        raise ValueError("--lanes: measured by itself; leave --peers and --imaging out")
+    if config.lanes and not config.cases:
+        raise ValueError("--lanes: of --cases, one or more")
     if config.batch_size > config.train_size:
         raise ValueError(f"--batch-size {config.batch_size}: more than --train-size")
     if config.peers and not ("paper" in config.settings and "bilevel" in config.models):
@@ -123,22 +144,6 @@ def ours(problem: Problem, setting: Setting) -> Step:
     return step
 
 
-def floor(batch: int, pixels: int) -> Step:
-    """The matrix products of `PAIRS` evaluations and nothing else: x <- (x A^T) A."""
-    A = jax.random.normal(jax.random.key(0), (pixels, pixels)) / pixels**0.5
-    start = jax.random.normal(jax.random.key(1), (batch, pixels))
-
-    @jax.jit
-    def products(x: Array, A: Array) -> Array:
-        return jax.lax.fori_loop(0, PAIRS, lambda _, x: (x @ A.T) @ A, x)
-
-    def step(i: int) -> Evaluations:
-        products(start, A).block_until_ready()
-        return PAIRS, 0
-
-    return step
-
-
 def memory(problem: Problem) -> dict[int, int]:
     """Temporary bytes of the compiled step for each cap; implicit differentiation keeps no path."""
     sizes = {}
@@ -165,8 +170,14 @@ def main(config: Benchmark) -> dict[str, Any]:
         learning.measures_compiled()
         images = data.load("sample", train_size=config.train_size, test_size=1)
         if config.out:
-            listing.will_write(config.out, ["benchmark.json"])
+            listing.will_write(config.out, ["benchmark.json", *[x.file for x in names_of(config)]])
     load = os.getloadavg()[0]
+    if config.lanes:
+        budget = {"warm_up": config.warm_up, "timed": config.steps, "batch_size": config.batch_size}
+        found = many.measured(
+            names_of(config), settings_of(config), images, **budget, out=config.out
+        )
+        return finished(config, load, {"lanes": found})
     absent = {name: peers.missing(name) for name in peers.PEERS} if config.peers else {}
     compared: dict[str, Any] = {name: text or {} for name, text in absent.items()}
     cases: dict[str, Any] = {case: {kind: {} for kind in config.models} for case in config.cases}
@@ -176,7 +187,7 @@ def main(config: Benchmark) -> dict[str, Any]:
         for kind in config.models:
             problem = pose(config, images, case, kind)
             with contextlib.ExitStack() as stack:
-                steps = {name: ours(problem, SETTINGS[name]) for name in config.settings}
+                steps = {name: ours(problem, x) for name, x in settings_of(config).items()}
                 for name in absent if kind == "bilevel" else ():
                     if not absent[name]:
                         steps[name] = stack.enter_context(peers.apart(name, problem))
@@ -204,8 +215,6 @@ def main(config: Benchmark) -> dict[str, Any]:
     table += [f"load average before the run: {load:.2f} on {os.cpu_count()} cores"]
     print("\n".join(table), file=sys.stderr)
     numbers = {
-        "device": jax.devices()[0].device_kind,
-        "load_average": load,
         "floor_ms_per_evaluation": float(np.median(floors)) if floors else None,
         "cases": cases,
         "imaging": of_imaging,
@@ -213,6 +222,12 @@ def main(config: Benchmark) -> dict[str, Any]:
         "peak_rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "peers": compared,
     }
+    return finished(config, load, numbers)
+
+
+def finished(config: Benchmark, load: float, numbers: dict[str, Any]) -> dict[str, Any]:
+    """The numbers with what they were measured on, also in the folder of results."""
+    numbers = {"device": jax.devices()[0].device_kind, "load_average": load} | numbers
     if config.out:
         folders.write(config.out / "benchmark.json", json.dumps(numbers, indent=1))
     return numbers

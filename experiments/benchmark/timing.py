@@ -1,12 +1,17 @@
-"""Steps timed in turns."""
+"""Steps timed in turns, and the floor that they are held against."""
 
 import time
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from jaxtyping import Array
 from tqdm import tqdm
 
 from experiments.benchmark.peers import Evaluations, Step
+
+PAIRS = 10
+"""Evaluations' worth of matrix products in one timing of the floor."""
 
 
 class Cost(NamedTuple):
@@ -15,6 +20,22 @@ class Cost(NamedTuple):
     step_ms: float
     forward_evaluations: float | None
     adjoint_evaluations: float | None
+
+
+def floor(batch: int, pixels: int) -> Step:
+    """The matrix products of `PAIRS` evaluations and nothing else: x <- (x A^T) A."""
+    A = jax.random.normal(jax.random.key(0), (pixels, pixels)) / pixels**0.5
+    start = jax.random.normal(jax.random.key(1), (batch, pixels))
+
+    @jax.jit
+    def products(x: Array, A: Array) -> Array:
+        return jax.lax.fori_loop(0, PAIRS, lambda _, x: (x @ A.T) @ A, x)
+
+    def step(i: int) -> Evaluations:
+        products(start, A).block_until_ready()
+        return PAIRS, 0
+
+    return step
 
 
 def rounds(steps: dict[str, Step], *, warm_up: int, timed: int, label: str) -> dict[str, Cost]:
