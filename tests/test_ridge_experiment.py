@@ -4,7 +4,9 @@ import json
 
 import imageio.v3 as iio
 import numpy as np
+import pytest
 
+from deqbilevel import recipes
 from experiments.ridge import Ridge, main
 
 
@@ -35,3 +37,33 @@ def test_it_learns_draws_and_denoises_and_goes_on(tmp_path):
     assert json.loads((tmp_path / "run" / "result.json").read_text())["epochs"] == 6
     again = main(config)
     assert again["psnr_db_learned"] == found["psnr_db_learned"]
+
+
+def test_one_spline_model_learns_further_levels_of_noise_by_their_scales(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    grey = np.add.outer(np.arange(16), 3 * np.arange(16)) % 90 + 80
+    iio.imwrite(pictures / "a.png", grey.astype(np.uint8))
+    small = {"channels": (2, 2, 3), "size": 3, "shape": (16, 16), "train_size": 2, "test_size": 2}
+    found = main(
+        Ridge(
+            **{"model": "spline", "sigma": (25.0, 9.0), "batch_size": 2, "epochs": 2, **small},
+            evaluations=10,
+            products=5,
+            test=pictures,
+            out=tmp_path / "run",
+        )
+    )
+    first, last = (recipes.load(tmp_path / "run" / name) for name in ("learned", "learned-9"))
+    assert found["test_9_psnr_measured_db"] > found["test_psnr_measured_db"] + 8
+    changed = np.any(np.asarray(first.params["levels"] != last.params["levels"]), axis=1)
+    assert list(np.flatnonzero(changed)) == [3]  # sigma = 9 is that of the fourth knot
+    for name in ("scales", "convex", "concave"):
+        np.testing.assert_array_equal(first.params[name], last.params[name])
+    # its weight follows the noise by itself
+    assert found["test_9_psnr_db"] > found["test_psnr_db"]
+
+
+def test_several_levels_of_noise_are_for_the_model_of_all():
+    with pytest.raises(SystemExit, match="--model convex --sigma 25 15: is of one level of noise"):
+        main(Ridge(model="convex", sigma=(25.0, 15.0)))

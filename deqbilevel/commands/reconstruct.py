@@ -115,7 +115,8 @@ def main(config: Any) -> dict[str, Any]:
 
 def _learned(config: Any) -> Learned:
     """What was learned, for measurements of another noise if --noise says so: D is weighted by the
-    inverse of its variance, as where u* is the most probable image."""
+    inverse of its variance, as where u* is the most probable image, unless the regulariser knows
+    the noise itself."""
     learned = recipes.load(config.by)
     if config.noise is None:
         return learned
@@ -124,8 +125,9 @@ def _learned(config: Any) -> Learned:
         raise ValueError(
             f"--noise {config.noise}: of learning it was {float(known)}; both have to be above 0"
         )
-    weight = learned.params["lam"] * (known / config.noise) ** 2
-    changed = {"noise": jnp.asarray(config.noise, float), "lam": weight}
+    changed = {"noise": jnp.asarray(config.noise, float)}
+    if not learned.model().R.of_noise:
+        changed["lam"] = learned.params["lam"] * (known / config.noise) ** 2
     return learned._replace(params=learned.params | changed)
 
 

@@ -4,13 +4,15 @@
 
 W is that of `regularizers.ridge`, and everything said there of convexity holds. psi, one for all
 filters, is a difference of two sums of Huber functions whose knots and heights are learned, the
-heights of the second adding up to at most rho. log s_c is a spline of degree 1 over the standard
-deviation sigma of the noise, with knots equally spaced from 0 to the largest.
+heights of the second adding up to at most rho. log s_c is a number, the same for all levels, plus a
+spline of degree 1 over the standard deviation sigma of the noise, with knots equally spaced from 0
+to the largest: what is learned at one level moves all of them.
 
-`params` holds `kernels`, `scales`: [levels, channels], log s_c at the knots over sigma, and of psi
-`convex`: [knots, 2] and `concave`: [knots, 2]: logarithms of where each Huber function ends, and of
-its height; those of `concave` are relative to one another and to what is left of rho. sigma is
-`params["noise"]`, unless it is given to the regulariser itself.
+`params` holds `kernels`, `scales`: [channels] and `levels`: [levels, channels], log s_c and what is
+added to it at the knots over sigma, and of psi `convex`: [knots, 2] and `concave`: [knots, 2]:
+logarithms of where each Huber function ends, and of its height; those of `concave` are relative to
+one another and to what is left of rho. sigma is `params["noise"]`, unless it is given to the
+regulariser itself.
 """
 
 from functools import partial
@@ -32,6 +34,9 @@ FIRST = 2.0
 
 ENDS = (-5.0, 0.0)
 """Logarithms of the first and last knot of psi before learning."""
+
+ROUNDING = 1e-5
+"""Of the distance between two knots."""
 
 
 def spline_ridge(
@@ -55,8 +60,8 @@ def spline_ridge(
 
     >>> R = regularizers.REGULARIZERS["spline_ridge"]((8, 8), channels=(2, 2, 3), levels=4)
     >>> params = R.init(jax.random.key(0))
-    >>> print(params["scales"].shape, params["convex"].shape)
-    (4, 3) (6, 2)
+    >>> print(params["scales"].shape, params["levels"].shape, params["convex"].shape)
+    (3,) (4, 3) (6, 2)
     """
     checks.number("rho", rho, least=0)
     checks.number("most_noise", most_noise, above=0)
@@ -67,13 +72,17 @@ def spline_ridge(
 
     def scales(params: Params) -> Float[Array, " channels"]:
         level = params.get("noise", most_noise) if noise is None else noise
-        return at_level(params["scales"], level / most_noise)
+        return params["scales"] + at_level(params["levels"], level / most_noise)
 
     own = functions(shape, channels, size, boundary, partial(potential, rho=rho), scales)
     sigma = np.linspace(0, most_noise, levels)
     first = np.log(FIRST / np.maximum(sigma, sigma[1] / 2))
-    start = {"scales": np.repeat(first[:, None], channels[-1], axis=1), **_first_potential(knots)}
-    return own.regularizer(channels, size, start)
+    start = {
+        "scales": np.zeros(channels[-1]),
+        "levels": np.repeat(first[:, None], channels[-1], axis=1),
+        **_first_potential(knots),
+    }
+    return own.regularizer(channels, size, start)._replace(of_noise=noise is None)
 
 
 def potential(params: Params, rho: float) -> Profile:
@@ -102,7 +111,9 @@ def at_level(
     """
     levels = len(values)
     place = jnp.clip(part, 0, 1) * (levels - 1)
-    return jnp.maximum(1 - jnp.abs(place - jnp.arange(levels)), 0) @ values
+    shares = jnp.maximum(1 - jnp.abs(place - jnp.arange(levels)), 0)
+    # At a knot rounding is no share: Adam takes a full step by the smallest slope.
+    return jnp.where(shares > ROUNDING, shares, 0) @ values
 
 
 def _first_potential(knots: int) -> dict[str, np.ndarray]:

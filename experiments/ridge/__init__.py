@@ -1,12 +1,14 @@
 """Ridge regularisers for denoising, convex and weakly convex, learned and judged.
 
 python -m experiments.ridge [--model weakly-convex] [--data images:DIR] [--test DIR] [--out DIR]
+python -m experiments.ridge --model spline --sigma 25 15 5 --data images:DIR --test DIR
 
 R(u) = sum_c s_c^-2 1' psi(s_c W_c u) with a chain of small convolutions for W, see
 `deqbilevel.regularizers.ridge`: of a convex psi, or of one whose concave part leaves the whole cost
 convex. It is learned on patches of photographs with lower levels that go on warm; then the pictures
-of a folder are denoised, each at its own size. Repeating the same command goes on after an
-interruption.
+of a folder are denoised, each at its own size. The model `spline` is one for all levels of noise:
+filters and psi are learned at the first of --sigma, at each further one only the scales s_c there.
+Repeating the same command goes on after an interruption.
 """
 
 import contextlib
@@ -21,10 +23,17 @@ from deqbilevel.commands.ways import Way
 from experiments.ridge import figures
 
 RUN, TESTED = "learned", "test"
-"""Folders of the run and of the denoised pictures."""
+"""Folders of the run and of the denoised pictures; of further levels of noise with the level."""
 
-MODELS = {"convex": ("ridge", 0.0), "weakly-convex": ("weakly_convex_ridge", 1.0)}
-"""Regularisers by the names that they have here, and their rho."""
+MODELS = {
+    "convex": "ridge",
+    "weakly-convex": "weakly_convex_ridge",
+    "spline": "spline_ridge",
+}
+"""Regularisers by the names that they have here."""
+
+LEVELS = ("levels",)
+"""What is learned at further levels of noise."""
 
 FULL = 255.0
 """Grey levels of an image in [0, 1]."""
@@ -34,15 +43,15 @@ FULL = 255.0
 class Ridge:
     """Learn a ridge regulariser, and denoise pictures by it."""
 
-    model: Literal["convex", "weakly-convex"] = "weakly-convex"
+    model: Literal["convex", "weakly-convex", "spline"] = "weakly-convex"
     channels: Annotated[tuple[int, int, int], options.whole(1, 1024)] = (4, 8, 16)
     """Of the three convolutions of the chain, from the first to the last."""
     size: Annotated[int, options.whole(1, 31)] = 5
     """Height and width of each; odd."""
     boundary: Literal["reflecting", "zero", "circular"] = "reflecting"
     """How images are continued beyond their border; reflecting: with the flips of all filters."""
-    sigma: Annotated[float, options.number(above=0, most=255)] = 25.0
-    """Standard deviation of the noise, of 255 grey levels."""
+    sigma: Annotated[tuple[float, ...], options.number(above=0, most=255)] = (25.0,)
+    """Standard deviation of the noise, of 255 grey levels; several with --model spline."""
     data: Annotated[str, options.data] = "photographs"
     """What is learned from: photographs, images:DIR, arrays:FILE."""
     patch: Annotated[int, options.side, options.patches] = 48
@@ -71,11 +80,23 @@ class Ridge:
     """Start anew instead of going on."""
 
 
+def check(config: Ridge) -> None:
+    """Raises: ValueError for levels of noise that the model has not."""
+    if len(config.sigma) > 1 and config.model != "spline":
+        raise ValueError(
+            f"--model {config.model} --sigma {' '.join(f'{x:g}' for x in config.sigma)}: is of one "
+            "level of noise; take --model spline, or one of them"
+        )
+    if len({*config.sigma}) < len(config.sigma):
+        raise ValueError(f"--sigma {config.sigma}: expected each level of noise once")
+
+
 @command.checked
 def main(config: Ridge) -> dict[str, Any]:
     """Learn, resuming where an earlier call stopped, draw and denoise; returns the numbers."""
     with contextlib.ExitStack() as stack:
         with common.clear_errors():
+            check(config)
             asked = common.options_of(config) | {"test": str(config.test)}
             name = f"ridge-{common.digest(asked)}"
             out = config.out or Path("runs") / name
@@ -85,17 +106,29 @@ def main(config: Ridge) -> dict[str, Any]:
             claimed = folders.claim(out, name, asked, files=files, sources=sources, fresh=fresh)
             out = stack.enter_context(claimed)
         numbers = {**learn.main(run), "out": str(out)}
-        learned = recipes.load(out / RUN)
-        caption = f"{config.model}, noise {config.sigma:g}/255"
-        figures.draw_learned(learned, MODELS[config.model][1], caption, out)
+        last = out / RUN
+        for sigma in config.sigma[1:]:
+            also = {"initial": last, "learn": LEVELS, "noise": sigma / FULL}
+            way = Way(f"{RUN}-{sigma:g}", also)
+            numbers[way.name] = learn.main(ways.configs([way], _shared(config), out)[way.name])
+            last = out / way.name
+        levels = ", ".join(f"{sigma:g}" for sigma in config.sigma)
+        figures.draw_learned(recipes.load(last), f"{config.model}, noise {levels} of 255", out)
         if config.test is not None:
-            own = {"seed": config.seed, "out": out / TESTED, "fresh": config.fresh}
-            found = reconstruct.main(
-                reconstruct.Reconstruct(config.test, by=out / RUN, simulate=True, **own)
-            )
-            numbers |= {f"test_{name}": found[name] for name in ("pictures", *reconstruct.NUMBERS)}
+            for sigma in config.sigma:
+                numbers |= _denoised(config, sigma, last, out)
         folders.write(out / "result.json", json.dumps(common.plain(numbers), indent=1))
         return numbers
+
+
+def _denoised(config: Ridge, sigma: float, by: Path, out: Path) -> dict[str, Any]:
+    """The numbers of the pictures of --test at a level of noise."""
+    name = TESTED if sigma == config.sigma[0] else f"{TESTED}-{sigma:g}"
+    own = {"seed": config.seed, "out": out / name, "fresh": config.fresh, "noise": sigma / FULL}
+    assert config.test is not None
+    found = reconstruct.main(reconstruct.Reconstruct(config.test, by=by, simulate=True, **own))
+    prefix = name.replace("-", "_")
+    return {f"{prefix}_{number}": found[number] for number in ("pictures", *reconstruct.NUMBERS)}
 
 
 def _shared(config: Ridge) -> dict[str, Any]:
@@ -103,11 +136,11 @@ def _shared(config: Ridge) -> dict[str, Any]:
     pictures = options.pictures(config)
     return {
         "operator": "identity",
-        "regularizer": MODELS[config.model][0],
+        "regularizer": MODELS[config.model],
         "regularizer__channels": config.channels,
         "regularizer__size": config.size,
         "regularizer__boundary": config.boundary,
-        "noise": config.sigma / FULL,
+        "noise": config.sigma[0] / FULL,
         "loss": ("mean_squared_error",),
         "lower_evaluations": config.evaluations,
         "adjoint_evaluations": config.products,
