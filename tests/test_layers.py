@@ -68,6 +68,7 @@ SHARED = {
     "algorithms": ["oracles"],
     "losses": ["scores"],
     "operators": ["blurs", "given", "patterns"],
+    "solvers": ["mixing"],
     "regularizers": ["bases", "weighted", "ridge", "predicted"],
 }
 """What the modules of a package may import of it beside its `base` and `checked`."""
