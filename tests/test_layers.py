@@ -21,7 +21,7 @@ LAYERS = [
     ],
     ["linearised", "adjoints", "simulation", "losses"],
     ["maps", "regularizers", "layers", "hypergradients", "data", "plots"],
-    ["jacobians"],
+    ["jacobians", "variational"],
     ["settings", "models", "pretrained"],
     ["learning", "algorithms", "conditions", "baselines"],
     ["contraction", "studies", "courses", "recipes", "upper", "search"],
@@ -61,6 +61,7 @@ INSIDE = {
         *("base", "extras", "sampled", "evolution", "bayesian", "trust_region", "evaluating"),
         *("running", "posing"),
     ],
+    "variational": ["cosines", "base", "variations", "problems", "saddle"],
     "studies": ["logs", "cubes", "storage", "grids", "study", "keeping", "running", "plans"],
 }
 """The modules of a package whose imports run downwards among themselves, from the bottom up."""
