@@ -11,7 +11,7 @@ from helpers import default_precision, float64, normal
 
 from deqbilevel import data, learning
 from deqbilevel.settings import Budget
-from experiments.sampling import Sampling, main, masks, training
+from experiments.sampling import Sampling, main, masks, pricing, training
 
 
 @float64
@@ -80,6 +80,7 @@ def test_a_run_ends_goes_on_and_is_shown_again(tmp_path, capsys):
         "train_size": 2,
         "test_size": 1,
         "steps": training.BLOCK,
+        "learning_rate": 0.05,
         "tuning": 1,
         "curve": (),
         "final_evaluations": 3,
@@ -95,3 +96,35 @@ def test_a_run_ends_goes_on_and_is_shown_again(tmp_path, capsys):
     assert np.ptp(stored["s"]) > 0.1  # ten steps of 0.05
     assert main(Sampling(**options)) == numbers
     assert json.loads((tmp_path / "result.json").read_text())["low"] == numbers["low"]
+
+
+def test_as_many_weights_rise_as_are_asked_for_however_small_the_gains():
+    """Also where all gains shrink to a millionth meanwhile, and of the part that changes."""
+    values = np.random.default_rng(0).permutation(100).reshape(10, 10) + 1.0
+    part, risen = [0.3, 0.3, 0.6], [0.1, 0.1, 0.7]  # the mean of s is 0.5
+    transformation = pricing.priced(lambda step: jnp.asarray(part)[step], 0.0)
+    K = masks.Sampled(jnp.full((10, 10), 0.5), (10, 10), False)
+    state = transformation.init({"K": K})
+    for step, size in enumerate((1.0, 1e-6, 1e-6)):
+        slopes = {"K": masks.Sampled(-size * jnp.asarray(values), (10, 10), False)}
+        updates, state = transformation.update(slopes, state, {"K": K})
+        rising = np.asarray(updates["K"].weights) < 0
+        np.testing.assert_array_equal(rising, values > 100 * (1 - risen[step]))
+        assert state.price > 0
+
+
+def test_filters_that_are_learned_beside_a_sampling_keep_their_part(tmp_path):
+    """They have a rate of their own: at that of the samples they are lost in a step, and s is the
+    same everywhere from then on."""
+    options = {
+        "data": "faces",
+        "shape": (12, 12),
+        "train_size": 4,
+        "test_size": 1,
+        "filters": (4, 2),
+    }
+    config = Sampling(**options, part=0.25, steps=30, learning_rate=0.05, tuning=0, curve=())
+    images = data.load("faces", value_range=(0.0, 1.0), shape=(12, 12), train_size=4, test_size=1)
+    found = training.train(config, training.posed(config, images), tmp_path)
+    assert 0.2 < found.s.mean() < 0.3
+    assert np.ptp(found.s) > 0.5

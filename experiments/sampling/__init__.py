@@ -8,8 +8,8 @@ python -m experiments.sampling [--part 0.25] [--by lines] [--data images:DIR] [-
 with the mean over images and noise n, fresh in each step; c_k are finite differences (or filters
 that are learned too) and phi is the corner-rounded 1-norm. f depends on s, and so does the
 gradient. The noise is that of a device: it does not shrink with s, so that a sample with s < 1 is a
-worse one, and both parts of f have it. s starts at 1/2 everywhere, and lambda follows so that its
-mean goes to the part, as the multiplier of that constraint, unless it is given.
+worse one, and both parts of f have it. s starts at 1/2 everywhere, and unless lambda is given it is
+in each step the price at which the part of the samples gains more than it costs, see `pricing`.
 
 At the end s is thresholded, see `masks.Grid.thresholded`, and judged against fixed masks of as many
 samples: at the learned weights, and at weights learned for each mask. Repeating the same command
@@ -48,6 +48,10 @@ class Sampling:
     ] = None
     """Number of filters that are learned too, and their height and width; of finite differences the
     weights are."""
+    filters_rate: Annotated[
+        float, options.rate, options.only("with --filters", lambda c: c.filters is not None)
+    ] = 2e-3
+    """Learning rate of the filters."""
     beta_0: Annotated[float, options.number(-50, 50)] = -6.0
     """Logarithm of the regulariser's weight at the start."""
     eps: Annotated[float, options.number(1e-6, 1e3)] = 0.01
@@ -64,7 +68,7 @@ class Sampling:
         options.only("with --tuning above 0", lambda config: config.tuning > 0),
     ] = 30
     """Of the adjoint in each of them, at most; masks that are not learned are the harder ones."""
-    learning_rate: Annotated[float, options.rate] = 0.05
+    learning_rate: Annotated[float, options.rate] = 0.02
     """Adam's, of s and the weights."""
     lower_evaluations: Annotated[int, options.whole(1, 100_000)] = 10
     """Of the lower level in each step, from where the last left it."""

@@ -1,6 +1,7 @@
 """The learning of a sampling, in blocks of steps: each is on disk before the next begins."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from deqbilevel import algorithms, learning, losses, models, operators, regularizers
@@ -21,15 +22,13 @@ from deqbilevel.models import Model
 from deqbilevel.settings import MINIMISER, SETTINGS, Budget, Setting
 from deqbilevel.types import Params
 from experiments.sampling.masks import Grid, Sampled
+from experiments.sampling.pricing import priced
 
 FILES = ("metrics.jsonl", "latest/<checkpoint>")
 """What `train` writes, see `folders`."""
 
 BLOCK = 10
-"""Steps between two checkpoints, after each of which lambda follows the mean of s."""
-
-PULL = 8.0
-"""By how much: lambda is multiplied by exp(PULL (mean - what it is to be))."""
+"""Steps between two checkpoints."""
 
 START = 0.5
 """s everywhere, as far from 0 as from 1."""
@@ -85,10 +84,15 @@ def posed(config: Any, images: Images) -> Problem:
     model = models.assemble(K, R)
     weights = weights_of(config)
     box = algorithms.steps.box(*({"K": end} | dict.fromkeys(weights, far) for end, far in BOX))
+    rates = dict.fromkeys(("K", *weights), config.learning_rate)
+    rates |= {"filters": config.filters_rate} if config.filters else {}
+    labels = {name: name for name in rates}
+    adam = optax.partition({name: optax.adam(rate, b1=B1) for name, rate in rates.items()}, labels)
+    chain = [adam, box] if config.strength else [priced(partial(wanted, config), B1), adam, box]
     learner = Learner(
         (model,),
         setting_of(config),
-        learning.fixed(optax.chain(optax.adam(config.learning_rate, b1=B1), box)),
+        learning.fixed(optax.chain(*chain)),
         ("K", *weights),
         losses.Penalised(losses.mean_squared_error, penalty),
         sampling=True,
@@ -138,8 +142,6 @@ def train(config: Any, problem: Problem, out: Path) -> Found:
     step = jax.jit(lambda state, key: learning.step(learner, state, truth, key=key))
     if done:
         state = checkpoints.restore(out / "latest", state)
-    elif config.strength is None and config.steps:
-        state = with_strength(state, first_strength(config, step, state, key))
     log = Log.of(out / "metrics.jsonl", RECORD)
     records = log.course("step", [*range(BLOCK, done, BLOCK), done] if done else [])
     with tqdm(total=config.steps, initial=done, unit="step") as bar:
@@ -153,11 +155,8 @@ def train(config: Any, problem: Problem, out: Path) -> Found:
                 bar.set_postfix_str(f"loss {measured[-1][0]:.3g}")
                 bar.update(1)
             part = float(jnp.mean(state.params["K"].weights))
-            if config.strength is None:
-                pull = np.exp(PULL * (part - wanted(config, done)))
-                state = with_strength(state, state.params["strength"] * pull)
             record = {"step": done, "seconds": time.perf_counter() - begin, "part": part}
-            record |= {"strength": float(state.params["strength"])}
+            record |= {"strength": price(state)}
             record |= dict(zip(MEASURED, np.transpose(measured).tolist(), strict=True))
             records.append(record)
             log.keep(records)
@@ -165,10 +164,16 @@ def train(config: Any, problem: Problem, out: Path) -> Found:
     return Found(state.params, np.asarray(state.params["K"].weights), records)
 
 
-def wanted(config: Any, done: int) -> float:
-    """The mean of s after so many steps: along a line to the part at a third of them, before s is
-    decided, as what is 1 stays there."""
-    return START + (config.part - START) * min(1.0, 3 * done / config.steps)
+def wanted(config: Any, done: Int[Array, ""] | int) -> Array:
+    """The mean of s after so many steps: from one half along a line to the part at a third of them,
+    before s is decided, as what is 1 stays there."""
+    return START + (config.part - START) * jnp.minimum(1.0, 3 * done / config.steps)
+
+
+def price(state: State) -> float:
+    """lambda: that of the last step, or the one that is given."""
+    found = optax.tree.get(state.optimiser, "price", state.params["strength"])
+    return float(found)
 
 
 def start(problem: Problem, key: Array, *, evaluations: int) -> State:
@@ -176,23 +181,3 @@ def start(problem: Problem, key: Array, *, evaluations: int) -> State:
     model, params = problem.learner.models[0], problem.params
     f = model.measure(params, problem.truth, jax.random.fold_in(key, 2**31))
     return learning.start(problem.learner, params, f, evaluations=evaluations)
-
-
-def with_strength(state: State, strength: Any) -> State:
-    """The state with another lambda."""
-    value = jnp.asarray(strength, state.params["strength"].dtype)
-    return state._replace(params=state.params | {"strength": value})
-
-
-def first_strength(config: Any, step: Any, state: State, key: Array) -> float:
-    """lambda at which the part of the weights gains more than it costs, at the start.
-
-    The first mean of Adam is (1 - b1) times the gradient: without the penalty minus what the
-    weights gain, and they cost lambda (2 - 2 s) over their number.
-    """
-    budget = jax.tree.map(jnp.int32, Budget(START_EVALUATIONS, START_EVALUATIONS))
-    following, _ = step(with_strength(state._replace(budget=budget), 0.0), key)
-    mean: Any = optax.tree.get(following.optimiser, "mu")
-    s = np.asarray(state.params["K"].weights)
-    gains = np.asarray(-mean["K"].weights) / (1 - B1) * s.size / (2 - 2 * s)
-    return max(float(np.quantile(gains, 1 - config.part)), 1e-12)
