@@ -30,7 +30,8 @@ class Kill:
     kills: int = 20
     options: str = (
         "--tasks denoising --taus 0.01 0.1 0.9 1.1 2.1 --gammas 0.5 1 --noises 0.1 "
-        "--train-size 200 --test-size 50 --batch-size 20 --epochs 2 --keep-parameters all"
+        "--train-size 200 --test-size 50 --batch-size 20 --epochs 2 --keep-parameters all "
+        "--saving 0.02"
     )
     """Of `experiments.compare`; 60 lanes as it stands."""
     longest: float = 30.0

@@ -62,7 +62,9 @@ INSIDE = {
         *("running", "posing"),
     ],
     "variational": ["cosines", "base", "variations", "problems", "saddle"],
-    "studies": ["logs", "cubes", "storage", "grids", "study", "keeping", "running", "plans"],
+    "studies": [
+        *("logs", "cubes", "storage", "states", "grids", "study", "keeping", "running", "plans"),
+    ],
 }
 """The modules of a package whose imports run downwards among themselves, from the bottom up."""
 SHARED = {

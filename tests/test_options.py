@@ -256,13 +256,17 @@ print("begun", flush=True)
 """
 
 
-@pytest.mark.parametrize("work", ["import time; time.sleep(60)", "while True: pass"])
-def test_ctrl_c_ends_at_once_with_one_line_and_its_status(work):
-    process = started(WORKING + work)
+@pytest.mark.parametrize(
+    ("work", "sent"),
+    [("import time; time.sleep(60)", signal.SIGINT), ("while True: pass", signal.SIGTERM)],
+)
+def test_a_signal_ends_at_once_with_one_line_and_its_status(work, sent):
+    saved = "with interrupts.first(lambda: print('saved', flush=True)):\n    "
+    process = started(WORKING + saved + work)
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
-    assert process.returncode == 130
+    process.send_signal(sent)
+    told, said = process.communicate(timeout=20)
+    assert process.returncode == 128 + sent and told == "saved\n"
     assert said.splitlines()[-1].startswith("interrupted; ") and "Traceback" not in said
 
 

@@ -21,6 +21,8 @@ from deqbilevel.disk import archives
 from deqbilevel.learning import epochs
 from deqbilevel.settings import SETTINGS, Budget
 from deqbilevel.studies import grids, keeping, plans, running
+from deqbilevel.studies import states as states_module
+from deqbilevel.studies.states import States
 from deqbilevel.studies.storage import Progress, Storage
 from deqbilevel.studies.study import Study
 from experiments.compare import processes
@@ -111,7 +113,7 @@ def test_two_devices_and_an_interruption_change_no_bit(
     progress = run(study, store)
     assert set(progress.done.values()) == {2}
     assert_same(results.read(store.folder).load(), alone)
-    assert not list((store.folder / "states").iterdir())
+    assert not list((store.folder / "states").glob("*"))
     keeping.prune(study, grids.grid(AXES), store, progress)
     assert len(list((store.folder / "parameters").iterdir())) == 1
 
@@ -213,9 +215,11 @@ def test_stored_parameters_give_the_stored_reconstructions(tmp_path: Path) -> No
         studies.parameters(store.folder, colour=1)
 
 
-def test_a_full_disk_names_the_chunk_and_costs_it_alone(
+def test_a_full_disk_names_the_run_and_costs_it_alone(
     alone: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Twelve runs are at epoch 1 when the study is interrupted, and what they go on from is
+    written."""
     study, store = study_in(tmp_path / "s", lanes.lanes(each=2, width=1))
     write, calls = archives.write_state, 0
 
@@ -229,9 +233,42 @@ def test_a_full_disk_names_the_chunk_and_costs_it_alone(
     with monkeypatch.context() as patched:
         patched.setattr(archives, "write_state", full)
         with pytest.raises(ValueError, match=r"epoch 1 of denoising-deq.*No space left.*make room"):
-            run(study, store)
+            run(study, store, 6)
     progress, _ = store.recover(grids.grid(AXES))
-    assert sum(done == 1 for done in progress.done.values()) == 5
+    assert sorted(progress.done.values()) == [0] + 11 * [1]
+    assert all(set(records) == {0, 1} for records in progress.records.values())
+    run(study, store)
+    assert_same(results.read(store.folder).load(), alone)
+
+
+def test_what_runs_go_on_from_is_saved_while_others_train(
+    alone: xr.Dataset, tmp_path: Path
+) -> None:
+    """A flush in the middle, as of a signal, leaves every run that has trained on disk."""
+    study, store = study_in(tmp_path / "s", lanes.lanes(each=2, width=1))
+    grid = grids.grid(AXES)
+    states, seen = States(every=0.0), []
+
+    def on_chunk(chunk: Any, record: Any) -> None:
+        states.flush()
+        seen.append(len(list((store.folder / "states").glob("*.npz"))))
+
+    progress, _ = store.recover(grid)
+    options = {"states": states, "on_chunk": on_chunk}
+    running.run_group(MODEL, grid, study, TRAIN, TEST, store, progress, **options)
+    assert seen == [0, 0, 0, 4, 8, 12, 8, 4, 0]
+    assert_same(results.read(store.folder).load(), alone)
+    each = 4 * 3 * (2 * 64 * 64 + 64)
+    assert 12 * each < states.written < 12.1 * each
+
+
+def test_states_that_do_not_fit_are_on_disk_after_every_chunk(
+    alone: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(states_module, "free_memory", lambda: 1000)
+    study, store = study_in(tmp_path / "s", lanes.lanes(each=2, width=1))
+    run(study, store, 5)
+    assert len(list((store.folder / "states").glob("*.npz"))) == 8
     run(study, store)
     assert_same(results.read(store.folder).load(), alone)
 
@@ -286,7 +323,7 @@ def test_lanes_that_fit_fill_the_memory_that_there_is(tmp_path: Path) -> None:
     for each in (1, 4):
         # At 8x8 pixels what is common to all lanes is as large as a lane.
         assert abs(fits(planned(each) + 1) - each) <= 1
-    assert fits(10**9) == 25 and fits(10**9, most=7) == 7
+    assert fits(10**9) == 45 and fits(10**9, most=7) == 7
     with pytest.raises(ValueError, match=r"denoising/deq needs 0 MB, and 0 MB are free: take"):
         fits(1000)
     assert plans.free_memory() > 10**7
@@ -302,7 +339,7 @@ def test_lanes_are_checked() -> None:
 
 TINY = (
     "--tasks denoising --models bilevel --taus 0.1 0.9 --gammas 1 --noises 0.1 --train-size 40 "
-    "--test-size 20 --batch-size 10 --epochs 2 --keep-parameters all"
+    "--test-size 20 --batch-size 10 --epochs 2 --keep-parameters all --saving 0.005"
 )
 
 

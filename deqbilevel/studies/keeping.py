@@ -1,4 +1,4 @@
-"""What a study keeps of its runs: the states that they go on from, and their final parameters."""
+"""What a study keeps of its runs: the records of an epoch, and the final parameters."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,22 +13,16 @@ from deqbilevel.disk import archives, arrays
 from deqbilevel.lanes import mine
 from deqbilevel.studies import grids
 from deqbilevel.studies.cubes import CELL
+from deqbilevel.studies.states import States
 from deqbilevel.studies.storage import Lane, Progress, Storage
 from deqbilevel.studies.study import Study
 from deqbilevel.types import Params
 
 
-def stored_leaves(store: Storage, own: Sequence[Lane], like: Sequence[Any]) -> list[np.ndarray]:
-    """The leaves of the state that these lanes stopped in, each file read once and each like those
-    that one lane starts with. Raises: FileError."""
-    paths = [store.path("states", lane) for lane in own]
-    leaves = {path: archives.read_state(path, like)[1] for path in dict.fromkeys(paths)}
-    return [np.stack(x) for x in zip(*(leaves[path] for path in paths), strict=True)]
-
-
 def store_epoch(
     study: Study,
     store: Storage,
+    states: States,
     progress: Progress,
     chunk: list[Lane],
     epoch: int,
@@ -38,7 +32,7 @@ def store_epoch(
     ends: Sequence[bool],
 ) -> None:
     """Put an epoch of a chunk on disk, in the order that `storage` promises; those that end have
-    pictures."""
+    pictures. The states are then for `states` to keep, or to forget."""
     first = jax.process_index() == 0
     own = list(enumerate(chunk[study.lanes.local]))
     start = study.lanes.local.start
@@ -49,17 +43,14 @@ def store_epoch(
         _keep(study, store, progress, ending, mine(state.params), record)
     if first:
         store.append(chunk, epoch, record)
-    if 0 < epoch < study.epochs:
-        leaves = mine(jax.tree.leaves(state))
-        for i, lane in own:
-            archives.write_state(store.path("states", lane), epoch, [x[i, ...] for x in leaves])
     for i, lane in enumerate(chunk):
         key = store.key(lane)
         progress.done[key] = epoch
         progress.records[key][epoch] = {name: record[name][i].item() for name in store.records}
+    if 0 < epoch < study.epochs:
+        states.put(chunk, epoch, jax.tree.leaves(state))
     if epoch == study.epochs:
-        for _, lane in own:
-            store.path("states", lane).unlink(missing_ok=True)
+        states.forget([lane for _, lane in own])
 
 
 def _keep(

@@ -11,15 +11,21 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import psutil
 
 from deqbilevel import checks, learning
 from deqbilevel.lanes import everything
 from deqbilevel.models import Model
 from deqbilevel.studies import running
+from deqbilevel.studies.states import free_memory
 from deqbilevel.studies.storage import Lane, Progress, Storage
 from deqbilevel.studies.study import Study
 from deqbilevel.types import TestImages, TrainImages
+
+MOST = 45
+"""Lanes under one vmap on a GPU unless asked for others: more are hardly faster together, and wait
+for each other. A task and model of [REB] has five times as many runs."""
+
+__all__ = ["MOST", "Plan", "free_memory", "lanes_that_fit", "plan", "step_memory", "total"]
 
 
 class Plan(NamedTuple):
@@ -115,16 +121,8 @@ def step_memory(trainer: learning.Trainer) -> int:
     return sizes.argument_size_in_bytes + new + sizes.temp_size_in_bytes
 
 
-def free_memory() -> int:
-    """Bytes that are free on each device; a CPU's devices share those of the machine."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats["bytes_in_use"]
-    return psutil.virtual_memory().available // jax.local_device_count()
-
-
 def lanes_that_fit(
-    model: Model, lane: Lane, study: Study, train: TrainImages, memory: int, *, most: int = 25
+    model: Model, lane: Lane, study: Study, train: TrainImages, memory: int, *, most: int = MOST
 ) -> int:
     """Lanes of a group that a device can train under one vmap in `memory` bytes, at most `most`.
 

@@ -5,8 +5,8 @@ group holds the lanes of one task and model, and is one compiled program: all ot
 solver's window are traced leaves. A group trains epoch by epoch. For each epoch its lanes are put
 in order of the evaluations that they needed in the epoch before and cut into chunks, which train at
 once (`lanes.Lanes`), so that no lane waits long for a slower one. A lane's result does not depend
-on its chunk, and after every chunk everything that it needs to go on is on disk
-(`storage.Storage`).
+on its chunk. After every chunk its records are on disk (`storage.Storage`); what it goes on from
+stays on the devices, and is on disk every few minutes (`states.States`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,8 @@ from jax.experimental import multihost_utils
 from deqbilevel import learning, models, results
 from deqbilevel.lanes import everything
 from deqbilevel.models import Model
-from deqbilevel.studies.keeping import store_epoch, stored_leaves
+from deqbilevel.studies.keeping import store_epoch
+from deqbilevel.studies.states import States
 from deqbilevel.studies.storage import Lane, Progress, Storage
 from deqbilevel.studies.study import Study
 from deqbilevel.types import Images, Params, TestImages, TrainImages
@@ -52,14 +53,17 @@ def run_group(
     store: Storage,
     progress: Progress,
     *,
+    states: States | None = None,
     on_chunk: Callable[[list[Lane], Mapping[str, Any]], None] = lambda lanes, record: None,
 ) -> None:
     """Train the lanes of a task and model from where `progress` says they are to the last epoch.
 
     `progress` is kept up to date. `on_chunk(lanes, record)` is called after every epoch of a chunk,
-    with one entry a lane in each value of the record, when it is on disk.
+    with one entry a lane in each value of the record, when it is on disk. However it ends, so are
+    the states of all lanes.
     Raises: ValueError that names a chunk that could not be stored; all others are on disk.
     """
+    states = States() if states is None else states
     study = study.of(lanes)
     trainer = group_trainer(model, study, len(train))
     train, test = study.lanes.share(train), study.lanes.share(test)
@@ -69,14 +73,13 @@ def run_group(
     first, structure = jax.tree.flatten(initial_state(trainer, study, weights, some))
     like = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in first]
     prepared = False
-    for epoch in range(study.epochs + 1):
-        left = [x for x in lanes if not study.over(progress.records[store.key(x)])]
-        for chunk in chunks(left, progress, store, study.lanes.count, epoch):
+    with states.of(store, study.lanes, lanes, like):
+        for epoch, chunk in _waiting(study, lanes, progress, store):
             own = filled(chunk, study)[study.lanes.local]
             state = (
                 initial_state(trainer, study, weights, own)
                 if epoch <= 1
-                else jax.tree.unflatten(structure, study.lanes.put(stored_leaves(store, own, like)))
+                else jax.tree.unflatten(structure, states.take(own))
             )
             keys = study.lanes.keys([study.keys(lane)[1] for lane in own])
             if epoch and not prepared:
@@ -101,7 +104,9 @@ def run_group(
                 keys = study.lanes.keys([study.keys({})[2] for _ in own])
                 pictures = everything(draw(state.params, keys, test))
             try:
-                store_epoch(study, store, progress, chunk, epoch, state, record, pictures, ends)
+                store_epoch(
+                    study, store, states, progress, chunk, epoch, state, record, pictures, ends
+                )
             except OSError as error:
                 names = ", ".join(store.path("states", lane).stem for lane in chunk)
                 raise ValueError(
@@ -111,6 +116,16 @@ def run_group(
             # Another process may go on with a state that this one has just written.
             multihost_utils.sync_global_devices("stored")
             on_chunk(chunk, record)
+
+
+def _waiting(
+    study: Study, lanes: Sequence[Lane], progress: Progress, store: Storage
+) -> Iterator[tuple[int, list[Lane]]]:
+    """The epochs that are left, and for each the chunks that are to train in it."""
+    for epoch in range(study.epochs + 1):
+        left = [x for x in lanes if not study.over(progress.records[store.key(x)])]
+        for chunk in chunks(left, progress, store, study.lanes.count, epoch):
+            yield epoch, chunk
 
 
 def group_trainer(model: Model, study: Study, images: int) -> learning.Trainer:

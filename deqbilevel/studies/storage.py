@@ -7,12 +7,13 @@
     parameters/       the final parameters that were asked for
 
 The line in `metrics.jsonl` is what counts: it is written after the pictures and parameters of a
-run, and before the state that the next epoch starts from. `results.zarr` is made from it again at
+run, and before the state that the next epoch starts from, which may be some epochs behind: those
+are made again. `results.zarr` is made from it again at
 every start, and made anew where it is damaged: what no line holds, the pictures of a finished run,
 is kept where it can be read, and else that run starts again.
 
-One process writes the records; each process writes the states of its own lanes. The log is in
-`logs`, `results.zarr` in `cubes`, the files of the two folders in `archives`.
+One process writes the records; each process writes the states of its own lanes (`states`). The log
+is in `logs`, `results.zarr` in `cubes`, the files of the two folders in `archives`.
 """
 
 from __future__ import annotations
@@ -118,11 +119,11 @@ class Storage(NamedTuple):
             records = {} if key[:CELL] in lost else logged.get(key, {})
             # Records without a gap, from epoch 0 on.
             last = next(e for e in itertools.count(-1) if e + 1 not in records)
+            logged[key] = {e: r for e, r in records.items() if e <= last}
             if 0 < last < self.epochs:
                 last, problem = self._stored_epoch(lane, last)
                 problems += problem
             done[key] = last
-            logged[key] = {e: r for e, r in records.items() if e <= last}
         return Progress(done, logged), problems, list(lost)
 
     def recover(self, lanes: Iterable[Lane]) -> tuple[Progress, list[str]]:
@@ -161,7 +162,7 @@ class Progress(NamedTuple):
     done: dict[Key, int]
     """lane -> its last epoch that is stored and that it can go on from; -1 for none."""
     records: dict[Key, dict[int, dict[str, Any]]]
-    """lane -> epoch -> what was recorded."""
+    """lane -> epoch -> what was recorded, also of epochs that have to be made again."""
 
 
 def nothing(store: Storage, lanes: Iterable[Lane]) -> Progress:

@@ -18,8 +18,9 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from deqbilevel import results
-from deqbilevel.commands import command, common
+from deqbilevel.commands import command, common, interrupts
 from deqbilevel.studies import grids, keeping, plans, running, storage
+from deqbilevel.studies.states import States
 from deqbilevel.studies.storage import Lane, Storage
 from deqbilevel.studies.study import Study
 from experiments import report
@@ -36,7 +37,7 @@ def main(config: Compare) -> dict[str, Any]:
             work = prepare(config, stack)
         if config.dry_run:
             return _plan(work, config.fresh)
-        numbers = _execute(work)
+        numbers = _execute(work, States(60 * config.saving))
         out = work.store.folder
         dataset = results.read(out)
         rows = results.summary(dataset)
@@ -92,7 +93,7 @@ def _said(plan: plans.Plan, study: Study) -> str:
     )
 
 
-def _execute(work: Work) -> dict[str, Any]:
+def _execute(work: Work, states: States) -> dict[str, Any]:
     """Train what is not on disk yet, group by group, with a line of progress."""
     study, store, images, grid = work.study, work.store, work.images, work.grid
     progress = _recover(store, grid)
@@ -107,7 +108,8 @@ def _execute(work: Work) -> dict[str, Any]:
     begin, spent = time.perf_counter(), 0.0
     total = len(grid) * (study.epochs + 1)
     silent = jax.process_index() > 0
-    with tqdm(total=total, unit="epoch", initial=done, disable=silent) as bar:
+    bar = tqdm(total=total, unit="epoch", initial=done, disable=silent)
+    with bar, interrupts.first(states.flush):
 
         def on_chunk(chunk: Sequence[Lane], record: Mapping[str, Any]) -> None:
             nonlocal spent
@@ -123,11 +125,9 @@ def _execute(work: Work) -> dict[str, Any]:
 
         for name, model, group in work.groups():
             bar.set_description(name)
-            train, test = images.train, images.test
+            given = (images.train, images.test, store, progress)
             try:
-                running.run_group(
-                    model, group, study, train, test, store, progress, on_chunk=on_chunk
-                )
+                running.run_group(model, group, study, *given, states=states, on_chunk=on_chunk)
             except ValueError as error:
                 sys.exit(f"error: {error}")
     if jax.process_index() == 0:
@@ -136,6 +136,7 @@ def _execute(work: Work) -> dict[str, Any]:
     return {
         "evaluations": sum(r["needed_evaluations"] for r in records),
         "useful_work": running.useful_work(progress),
+        "state_bytes": states.written,
         "training_seconds": sum(r["seconds"] + r["evaluation_seconds"] for r in records),
     }
 

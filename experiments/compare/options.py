@@ -119,13 +119,16 @@ class Compare:
     """Of training for each run, which then ends with the epoch that it is in and counts as
     finished. The same command goes on where more hours are given."""
     lanes_at_once: Annotated[
-        int | None, options.whole(1, 10_000), options.default("1 on a CPU, else 25 or what fits")
+        int | None, options.whole(1, 10_000), options.default("1 on a CPU, else 45 or what fits")
     ] = None
     """Runs that train together on each device."""
     width: Annotated[
         int | None, options.whole(1, 10_000), options.default("1 on a CPU, else all")
     ] = None
     """Of those, how many under one vmap; more are slower on a CPU."""
+    saving: Annotated[float, options.number(0, 1440)] = 3.0
+    """Minutes between two savings of what runs go on from: what a process that is killed may cost.
+    A signal saves first."""
     cpu_devices: Annotated[int, options.whole(1, 256)] = 1
     """Devices to make of a CPU; lanes train side by side on them."""
     distributed: bool = False
@@ -147,7 +150,15 @@ class Compare:
         """Every option that decides the numbers, with the preset's value where it is unset."""
         apart = (
             *("out", "fresh", "dry_run", "axis", "keep_parameters", "hours", "lanes_at_once"),
-            *("width", "cpu_devices", "distributed", "coordinator", "processes", "process"),
+            *(
+                "saving",
+                "width",
+                "cpu_devices",
+                "distributed",
+                "coordinator",
+                "processes",
+                "process",
+            ),
         )
         options = common.options_of(self, without=apart)
         ours = all(getattr(self, name) == getattr(Compare, name) for name in OWN_GRID)
