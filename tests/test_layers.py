@@ -61,7 +61,7 @@ INSIDE = {
         *("base", "extras", "sampled", "evolution", "bayesian", "trust_region", "evaluating"),
         *("running", "posing"),
     ],
-    "variational": ["cosines", "base", "variations", "problems", "saddle"],
+    "variational": ["cosines", "base", "variations", "problems", "saddle", "active"],
     "studies": [
         *("logs", "cubes", "storage", "states", "grids", "study", "keeping", "running", "plans"),
     ],

@@ -62,7 +62,10 @@ NO_EXAMPLE = {
         f"search.{name}": "what is asked, told and returned"
         for name in ("Evaluated", "Outcome", "Request", "Residuals", "Search")
     },
-    **{f"variational.{name}": "what a solver returns" for name in ("Certificate", "Saddle")},
+    **{
+        f"variational.{name}": "what a solver returns"
+        for name in ("Certificate", "Pattern", "Saddle")
+    },
     "regularizers.predicted.Network": "what `predicted.network` makes",
     "regularizers.ridge.Ridge": "what `ridge.functions` returns",
     "search.best": "of the records of `run`: in the example of the package",

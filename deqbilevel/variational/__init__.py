@@ -5,9 +5,10 @@ $$ \min_x \tfrac12 \|K u - f\|^2 + \sum_t \sum_p w_t[p]\, |(\Omega_t x)[p]| $$
 The unknowns x are the image u and whatever else is minimised over; see `Analysis`.
 """
 
+from deqbilevel.variational.active import Pattern, differentiable, pattern
 from deqbilevel.variational.base import Analysis, Terms, Unknowns, Weights
 from deqbilevel.variational.problems import Certificate, Problem, Saddle
-from deqbilevel.variational.saddle import chambolle_pock
+from deqbilevel.variational.saddle import chambolle_pock, primal_dual_map
 from deqbilevel.variational.variations import (
     generalised_variation,
     infimal_convolution,
@@ -17,13 +18,17 @@ from deqbilevel.variational.variations import (
 __all__ = [
     "Analysis",
     "Certificate",
+    "Pattern",
     "Problem",
     "Saddle",
     "Terms",
     "Unknowns",
     "Weights",
     "chambolle_pock",
+    "differentiable",
     "generalised_variation",
     "infimal_convolution",
+    "pattern",
+    "primal_dual_map",
     "total_variation",
 ]

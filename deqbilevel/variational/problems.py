@@ -4,8 +4,8 @@ Let |d_t| <= w_t at each place, and let res be Omega^T d plus the gradient of 1/
 which is 0 in unknowns other than u. As the squares are convex, by mu strongly, and as
 $R(x') \ge \langle d, \Omega x' \rangle$, every x' costs
 
-$$ P(x') \ge P(x) - \big(R(x) - \langle d, \Omega x \rangle\big) + \langle res, x' - x \rangle
-   + \tfrac{\mu}{2} \|u' - u\|^2. $$
+$$ P(x') \ge P(x) - \big(R(x) - \langle d, \Omega x \rangle\big) + \langle res, x' - x \rangle +
+   \tfrac{\mu}{2} \|u' - u\|^2. $$
 
 So P(x) is above the least cost of all x' that differ from x by at most `radius` in every unknown by
 no more than

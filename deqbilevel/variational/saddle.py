@@ -34,6 +34,7 @@ from jaxtyping import Array, Float
 from deqbilevel import checks, operators
 from deqbilevel.operators import Operator
 from deqbilevel.solvers.base import any_lane, floor_tolerance
+from deqbilevel.types import FixedPointMap, Params
 from deqbilevel.variational import cosines
 from deqbilevel.variational.base import Unknowns, Weights
 from deqbilevel.variational.problems import Certificate, Data, Problem, Saddle, certify
@@ -101,6 +102,51 @@ def step(
     z = problem.omega.apply(x + theta * (x - at.x))
     d = tuple(d + s / theta * y for d, s, y in zip(at.d, of.sigma, z, strict=True))
     return Saddle(x, problem.omega.project(d, weights))
+
+
+def primal_dual_map(
+    problem: Problem, *, radius: Any = 1.0, balance: Any = 0.03, preconditioned: bool = False
+) -> FixedPointMap:
+    """G([x, d], params, f), a step whose fixed points are the saddle points, side by side in a row
+    of each image, for `hypergradients`: implicit through any adjoint solver for a Jacobian that is
+    not symmetric, unrolled, or `hypergradients.piggyback`, where the adjoint saddle point is found
+    beside the primal one. params: "weights". The steps have no derivative; that of the projection
+    is a generalised one.
+
+    >>> problem = variational.Problem(
+    ...     operators.identity((1, 2)), variational.total_variation((1, 2))
+    ... )
+    >>> G, f = variational.primal_dual_map(problem, balance=1.0), jnp.array([[0.0, 1.0]])
+    >>> solve = hypergradients.METHODS["gmres"](
+    ...     G, solvers.picard(max_evaluations=500), tolerance=1e-6, max_evaluations=50
+    ... )
+    >>> first = lambda w: solve({"weights": (w,)}, f, jnp.zeros((1, 6)))[0][0, 0]
+    >>> print(jax.grad(first)(0.25).round(4))  # x = (w, 1 - w)
+    1.0
+    """
+
+    def G(u: Array, params: Params, f: Data) -> Array:
+        omega, weights = problem.omega, tuple(params["weights"])
+        x, rest, d = u[:, : omega.unknowns], u[:, omega.unknowns :], []
+        for z in jax.eval_shape(omega.apply, x):
+            size = z.shape[1] * z.shape[2]
+            d.append(rest[:, :size].reshape(z.shape))
+            rest = rest[:, size:]
+        of = steps(problem, weights, radius, balance, preconditioned, u.dtype)
+        moved = step(problem, weights, f, Saddle(x, tuple(d)), jax.lax.stop_gradient(of))
+        return flat(moved)
+
+    return G
+
+
+def flat(at: Saddle) -> Float[Array, "batch unknowns_and_duals"]:
+    """[x, d] of each image, side by side.
+
+    >>> at = variational.Saddle(jnp.ones((1, 2)), (jnp.zeros((1, 2, 2)),))
+    >>> print(variational.saddle.flat(at))
+    [[1. 1. 0. 0. 0. 0.]]
+    """
+    return jnp.concatenate((at.x, *(d.reshape(len(at.x), -1) for d in at.d)), axis=1)
 
 
 def origin(problem: Problem, f: Data) -> Saddle:
