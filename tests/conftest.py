@@ -3,6 +3,7 @@
 On a GPU the tests run on it; `JAX_PLATFORMS=cpu` keeps them off.
 """
 
+import functools
 import os
 import warnings
 from pathlib import Path
@@ -12,6 +13,8 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import pytest
+from jax._src.interpreters import mlir
+from jaxlib.mlir import ir
 from jaxtyping import install_import_hook
 
 from deqbilevel.commands import programs
@@ -48,6 +51,20 @@ def _compile_quickly() -> None:
     jax.config.update("jax_disable_most_optimizations", True)
 
 
+def _lower_in_one_context() -> None:
+    """JAX makes an MLIR context for every program that it lowers, of 5 ms and a megabyte that stays
+    as long as the program. One serves all, but what is lowered inside of another lowering."""
+    make = getattr(mlir, "make_ir_context", None)
+    if make is None:  # it is no part of JAX's interface
+        return
+    shared = functools.cache(make)
+
+    def context() -> ir.Context:
+        return shared() if ir.Context.current is None else make()
+
+    mlir.make_ir_context = context
+
+
 def _start() -> None:
     """Start JAX's devices. What plugins of other hardware warn of while they are looked for is
     theirs: here it is no error, and nowhere else is it ignored."""
@@ -57,6 +74,7 @@ def _start() -> None:
 
 
 _keep_programs()
+_lower_in_one_context()
 _compile_quickly()
 _start()
 
