@@ -49,7 +49,7 @@ def priced(
         weights = params["K"].weights
         return Priced(jnp.int32(0), jnp.zeros_like(weights), jnp.zeros((), weights.dtype))
 
-    def update(updates: Any, state: Priced, params: Any = None, **_: Any) -> tuple[Any, Priced]:
+    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Priced]:
         s = params["K"].weights
         count = state.count + 1
         mean = decay * state.gains - (1 - decay) * updates["K"].weights

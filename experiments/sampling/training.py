@@ -84,10 +84,10 @@ def posed(config: Any, images: Images) -> Problem:
     model = models.assemble(K, R)
     weights = weights_of(config)
     box = algorithms.steps.box(*({"K": end} | dict.fromkeys(weights, far) for end, far in BOX))
-    rates = dict.fromkeys(("K", *weights), config.learning_rate)
+    rates: dict[str, Any] = dict.fromkeys(("K", *weights), config.learning_rate)
     rates |= {"filters": config.filters_rate} if config.filters else {}
-    labels = {name: name for name in rates}
-    adam = optax.partition({name: optax.adam(rate, b1=B1) for name, rate in rates.items()}, labels)
+    each: Any = {name: optax.adam(rate, b1=B1) for name, rate in rates.items()}
+    adam = optax.partition(each, {name: name for name in rates})
     chain = [adam, box] if config.strength else [priced(partial(wanted, config), B1), adam, box]
     learner = Learner(
         (model,),
