@@ -42,6 +42,7 @@ def config(*words: str, **options: Any) -> Any:
 
 
 COUNTS = ("--fidelity", "poisson")
+SOBOL = {"search": "sobol"}
 FILTERS = ("--regularizer.filters", "3", "3", "3", "--regularizer.eps", "0.05")
 
 
@@ -238,6 +239,29 @@ def test_filters_of_one_task_start_another(
     assert numbers["psnr_db_learned"] == numbers["psnr_db_start"]
 
 
+def test_scalars_are_searched_for_and_a_search_goes_on(
+    run: tuple[Any, dict[str, Any]], small: str, tmp_path: Path
+) -> None:
+    """Instead of learning: records that are there are not made again, and end in the same."""
+    over = ("gamma=1e-3..10:log", "beta_0=-8..1")
+    words = ("--operator", "row_mask", *FILTERS)
+    options = {**SOBOL, "search_over": over, "candidates": 5, "epochs": 0, "data": small}
+    numbers = main(config(*words, **options, out=tmp_path / "run"))
+    assert numbers["search_candidates"] == 5
+    assert numbers["search_loss"] < numbers["search_loss_before"]
+    params = recipes.load(tmp_path / "run").params
+    for name in ("gamma", "beta_0"):
+        np.testing.assert_allclose(params[name], numbers[f"searched_{name}"], rtol=1e-6)
+    log = tmp_path / "run" / "search.jsonl"
+    records = log.read_text()
+    log.write_text(records[: len(records) // 2])  # killed in the middle of a record
+    again = main(config(*words, **options, out=tmp_path / "run"))
+    assert again["search_loss"] == numbers["search_loss"]
+    assert [json.loads(x)["losses"] for x in log.read_text().splitlines()] == [
+        json.loads(x)["losses"] for x in records.splitlines()
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "options", "said"),
     [
@@ -263,6 +287,11 @@ def test_filters_of_one_task_start_another(
         ((), {"clean": 4, "fresh_noise": True}, "--clean 4: has no effect here, only with meas"),
         ((), {"noisy_loss": ("whiteness",)}, "--noisy-loss whiteness: has no effect here, only"),
         ((), {"clean": 4, "noise": 0.0}, "--loss monte_carlo_sure --noise 0: the loss is of the"),
+        ((), {"search": "sobol"}, "--search sobol: over what"),
+        ((), SOBOL | {"search_over": ("depth=1..2",)}, "--search-over 'depth'"),
+        ((), SOBOL | {"search_over": ("gamma=2..1",)}, "gamma=2..1: expected each name once"),
+        ((), SOBOL | {"search_over": ("gamma=1-2",)}, "expected gamma=LOW..HIGH or"),
+        ((), {"candidates": 3}, "--candidates 3: has no effect here, only with --search"),
         ((), {"measured": True}, "--measured True: has no effect here, only with --apply"),
     ],
 )

@@ -46,7 +46,7 @@ from deqbilevel.learning.rates import (
     lbfgs,
     linear,
 )
-from deqbilevel.learning.searching import BETA_0, Search, search
+from deqbilevel.learning.searching import BETA_0, Search, search, upper_level
 from deqbilevel.learning.starting import start
 from deqbilevel.learning.stepping import step, steps
 from deqbilevel.learning.training import Trainer, steps_per_epoch, trainer
@@ -92,4 +92,5 @@ __all__ = [
     "steps",
     "steps_per_epoch",
     "trainer",
+    "upper_level",
 ]

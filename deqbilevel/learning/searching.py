@@ -1,5 +1,6 @@
-"""A value of a scalar of `params` to start from, by trying a grid of them."""
+"""The upper level as a function of `params`, and the best of a grid of values of a scalar."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Inexact
 from deqbilevel import checks, precision
 from deqbilevel.learning import knowing
 from deqbilevel.learning.base import Learner
-from deqbilevel.types import At, Images, Params
+from deqbilevel.types import At, Images, Params, Solver
 
 BETA_0 = tuple(-6 + 0.1 * i for i in range(21))
 """The values of beta_0 among which [CF] D searches first."""
@@ -61,20 +62,47 @@ def search(
         grid = np.asarray(checks.number("values", values), float)
         if grid.ndim != 1 or not len(grid) or not (grid[1:] > grid[:-1]).all():
             raise ValueError(f"values={values}: expected one or more, each above the last")
-    setting, model = learner.setting, learner.models[0]
-    params, truth, f = precision.as_weights(params, truth, f)
+    budget = learner.setting.budget
+    solver = learner.setting.forward(budget._replace(forward=4 * budget.forward))
+    params, truth = precision.as_weights(params, truth)
     values = jnp.asarray(values, truth.dtype)
-    solver = setting.forward(setting.budget._replace(forward=4 * setting.budget.forward))
-
-    def loss(value: Array) -> Array:
-        at = model.completed(params | {name: value})
-        known = knowing.known(model, at, truth, f)
-        rows = knowing.rows(learner.loss, known)
-        u, _ = solver(At(model.G, at, rows), model.start(rows))
-        return knowing.value(learner.loss, u, known)
-
-    losses = precision.at(setting.precision, lambda: jax.lax.map(loss, values))()
+    judged = _upper_level(learner, truth, f, solver)
+    losses = jax.lax.map(lambda value: judged(params | {name: value})[0], values)
     return Search(values[jnp.argmin(_comparable(losses))], losses)
+
+
+def upper_level(
+    learner: Learner, truth: Images, f: Inexact[Array, "batch data"]
+) -> Callable[[Params], tuple[Float[Array, ""], Float[Array, ""]]]:
+    """params -> the upper-level loss of images of the learner's first model, whose lower level is
+    solved as one that is judged, from its start, and the evaluations that this took.
+
+    >>> model, u = models.build("denoising", "bilevel", (1, 2)), jnp.array([[0.5, -0.5]])
+    >>> setting = settings.SETTINGS["paper"]
+    >>> learner = learning.Learner((model,), setting, learning.adam(10), ("A", "b"))
+    >>> judged = learning.upper_level(learner, u, u + 1)
+    >>> scalars = models.hyperparameters(tau=0.5, gamma=0.0, activation="identity")
+    >>> print(judged(model.init(jax.random.key(0)) | scalars)[0])  # u* = f
+    1.0
+    """
+    return _upper_level(learner, truth, f, learner.setting.evaluation())
+
+
+def _upper_level(
+    learner: Learner, truth: Images, f: Any, solver: Solver
+) -> Callable[[Params], tuple[Array, Array]]:
+    model = learner.models[0]
+
+    def judged(params: Params) -> tuple[Array, Array]:
+        params, *images = precision.as_weights(params, truth, f)
+        at = model.completed(params)
+        known = knowing.known(model, at, *images)
+        rows = knowing.rows(learner.loss, known)
+        at = model.told(at, rows)
+        u, info = solver(At(model.G, at, rows), model.start(rows))
+        return knowing.value(learner.loss, u, known), jnp.max(info.evaluations)
+
+    return precision.at(learner.setting.precision, judged)
 
 
 def _comparable(losses: Array) -> Array:
