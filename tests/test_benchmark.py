@@ -1,6 +1,8 @@
 """The benchmark at its smallest budget: what it says must be consistent."""
 
 import importlib.util
+import sys
+import types
 
 import pytest
 
@@ -42,6 +44,16 @@ def test_a_peer_that_is_not_installed_is_said_to_be(monkeypatch: pytest.MonkeyPa
     )
     assert peers.missing("torchdeq") == "not installed; pip install 'deqbilevel[bench]'"
     assert peers.missing("jaxopt") is None
+
+
+def test_a_peer_that_finds_no_gpu_where_there_is_one_is_said_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: False))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(peers.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert peers.missing("torchdeq") == "torch finds no GPU; install a build of it with CUDA"
 
 
 def test_plain_jaxopt_takes_the_same_problem() -> None:

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -366,23 +367,30 @@ def test_a_study_that_is_killed_again_and_again_ends_in_the_same_bits(
     assert kill_study.compare(quiet, killed) == 6
 
 
-def test_two_processes_of_two_devices_land_in_one_place(quiet: Path, tmp_path: Path) -> None:
+def two_processes(out: Path) -> list[subprocess.Popen]:
+    """Of two devices each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [*COMMAND, "--cpu-devices", "2", "--out", str(tmp_path), "--processes", "2"]
+    command = [*COMMAND, "--cpu-devices", "2", "--out", str(out), "--processes", "2"]
     command += ["--coordinator", f"localhost:{port}", "--process"]
-    started = [
-        subprocess.Popen(
-            [*command, str(i)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=ROOT,
-            env=ON_CPU,
-            text=True,
-        )
-        for i in range(2)
-    ]
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [subprocess.Popen([*command, str(i)], cwd=ROOT, env=ON_CPU, **piped) for i in range(2)]
+
+
+def test_two_processes_land_in_one_place_and_go_on_when_one_has_died(
+    quiet: Path, tmp_path: Path
+) -> None:
+    first, second = two_processes(tmp_path)
+    while not (tmp_path / "metrics.jsonl").exists() and first.poll() is None:
+        time.sleep(0.1)
+    second.kill()
+    died = time.monotonic()
+    _, said = first.communicate(timeout=90)
+    second.communicate()
+    assert first.returncode != 0 and time.monotonic() - died < 60
+    assert "another task died" in said or "Connection closed by peer" in said
+    started = two_processes(tmp_path)
     outputs = [process.communicate(timeout=300) for process in started]
     assert [process.returncode for process in started] == [0, 0], outputs
     assert '"runs": 6' in outputs[0][0] and '"runs": 6' not in outputs[1][0]

@@ -1,8 +1,9 @@
 """What a study will take, before it starts: lanes, chunks, memory, evaluations and time.
 
 Memory is what the compiled step says of itself. Evaluations and time come from a pilot: a few
-lanes, spread over the group, are evaluated and take a few steps. A grid whose solves grow harder
-while it trains takes longer than its pilot says.
+lanes, spread over the group, are evaluated and take a few steps. Their time for an evaluation,
+which is the machine's, and their numbers of evaluations, sorted as a study sorts its lanes, say
+what the group takes. A grid whose solves grow harder while it trains takes longer than that.
 """
 
 import time
@@ -11,9 +12,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from deqbilevel import checks, learning
-from deqbilevel.lanes import everything
+from deqbilevel.lanes import Lanes, everything
 from deqbilevel.models import Model
 from deqbilevel.studies import running
 from deqbilevel.studies.states import free_memory
@@ -74,37 +76,78 @@ def plan(
             trainer = learning.compiled(trainer, state, train, keys)
             memory = step_memory(trainer)
             jax.block_until_ready(trainer.evaluate(state.params, test, keys))
-        costs.append(_cost(trainer, study, state, train, test, keys))
-    evaluation, training_ = np.mean(costs, axis=0)
+        costs.append(_cost(trainer, study, state, train, test, keys, len(chunk)))
+    evaluation, training_ = (Part.joined(parts) for parts in zip(*costs, strict=True))
     ahead = [
         sum(progress.done[store.key(lane)] < epoch for lane in waiting)
         for epoch in range(study.epochs + 1)
     ]
-    chunks = [-(-lanes // count) for lanes in ahead]
     return Plan(
         lanes=len(waiting),
-        chunks=sum(chunks),
-        evaluations=sum(ahead) * evaluation[0] + sum(ahead[1:]) * training_[0],
+        chunks=sum(-(-lanes // count) for lanes in ahead),
+        evaluations=sum(ahead) * evaluation.needed.mean()
+        + sum(ahead[1:]) * training_.needed.mean(),
         memory=memory,
-        seconds=sum(chunks) * evaluation[1] + sum(chunks[1:]) * training_[1],
+        seconds=sum(evaluation.seconds_of(lanes, study.lanes) for lanes in ahead)
+        + sum(training_.seconds_of(lanes, study.lanes) for lanes in ahead[1:]),
     )
 
 
+class Part(NamedTuple):
+    """What the pilots spent in an epoch's evaluation, or in its steps."""
+
+    needed: Float[np.ndarray, " lanes"]
+    """Evaluations of each pilot."""
+    made: float
+    """Evaluations for which its device worked: those of the slowest of each `vmap`, for all."""
+    seconds: float
+
+    @classmethod
+    def joined(cls, parts: Sequence["Part"]) -> "Part":
+        """Those of several chunks."""
+        needed, made, seconds = zip(*parts, strict=True)
+        return cls(np.concatenate(needed), sum(made), sum(seconds))
+
+    def seconds_of(self, lanes: int, over: Lanes) -> float:
+        """Of so many lanes, which need as many evaluations as the pilots, from few to many, and
+        train beside lanes like them."""
+        if not lanes:
+            return 0.0
+        ranks = (np.arange(lanes) + 0.5) / lanes
+        sorted_lanes = np.quantile(self.needed, ranks)[::-1]
+        slowest = sorted_lanes[:: over.width]
+        share = -(-len(slowest) // over.mesh.size) / len(slowest)
+        return self.seconds / self.made * over.width * float(slowest.sum()) * share
+
+
 def _cost(
-    trainer: learning.Trainer, study: Study, state: learning.State, train: Any, test: Any, keys: Any
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Of a chunk: evaluations of a lane and seconds, for the evaluation and the steps of an epoch;
-    the steps are those of a few, multiplied."""
+    trainer: learning.Trainer,
+    study: Study,
+    state: learning.State,
+    train: Any,
+    test: Any,
+    keys: Any,
+    own: int,
+) -> tuple[Part, Part]:
+    """Of a chunk with so many lanes of its own: the evaluation and the steps of an epoch; the steps
+    are those of a few, multiplied."""
     begin = time.perf_counter()
     tested = everything(trainer.evaluate(state.params, test, keys))
-    evaluated = float(tested["spent"].sum(axis=-1).mean()), time.perf_counter() - begin
+    evaluated = _part(tested["spent"], time.perf_counter() - begin, study.lanes, own)
     order, noise, _, _ = trainer.draw(keys, 1, train)
     begin = time.perf_counter()
     _, metrics = trainer.steps(state, train, *learning.block(trainer, order, noise, 0))
-    spent = everything(metrics.forward_evaluations + metrics.adjoint_evaluations)
-    blocks = order.shape[-3]
-    seconds = (time.perf_counter() - begin) * blocks
-    return evaluated, (float(spent.sum(axis=-1).mean()) * blocks, seconds)
+    spent = everything([metrics.forward_evaluations, metrics.adjoint_evaluations])
+    seconds = (time.perf_counter() - begin) * order.shape[-3]
+    spent = np.concatenate(spent, axis=-1)
+    steps = _part(spent, seconds, study.lanes, own)
+    return evaluated, Part(steps.needed * order.shape[-3], steps.made * order.shape[-3], seconds)
+
+
+def _part(spent: Float[np.ndarray, "lanes solves"], seconds: float, over: Lanes, own: int) -> Part:
+    together = spent.reshape(-1, over.width, spent.shape[-1])
+    made = over.width * together.max(axis=1).sum() / over.mesh.size
+    return Part(spent[:own].sum(axis=-1), float(made), seconds)
 
 
 def total(plans: Sequence[Plan]) -> Plan:

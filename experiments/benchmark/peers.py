@@ -50,6 +50,8 @@ class Problem(NamedTuple):
     """The images of each step."""
     seed: int
     """Of the noise."""
+    gpu: bool = False
+    """Whether a GPU takes the steps."""
 
     @property
     def model(self) -> models.Model:
@@ -70,6 +72,7 @@ def torchdeq(problem: Problem) -> Step:
     torch, library = importlib.import_module("torch"), importlib.import_module("torchdeq")
     solvers, functional = importlib.import_module("torchdeq.solver"), torch.nn.functional
     torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_default_device("cuda" if problem.gpu else "cpu")
     torch.manual_seed(problem.seed)
     counts = {"counted_forward": 0, "counted_adjoint": 0}
 
@@ -124,6 +127,8 @@ def torchdeq(problem: Problem) -> Step:
         optimiser.zero_grad()
         functional.mse_loss(solutions[-1], truth).backward()
         optimiser.step()
+        if problem.gpu:
+            torch.cuda.synchronize()
         return counts["counted_forward"], counts["counted_adjoint"]
 
     return step
@@ -203,10 +208,13 @@ PEERS: dict[str, Peer] = {
 
 
 def missing(name: str) -> str | None:
-    """What to say of a peer that is not installed; None if it is."""
-    if all(importlib.util.find_spec(module) for module in PEERS[name].modules):
-        return None
-    return "not installed; pip install 'deqbilevel[bench]'"
+    """What to say of a peer that is not installed, or cannot use the GPU; None if it can."""
+    if not all(importlib.util.find_spec(module) for module in PEERS[name].modules):
+        return "not installed; pip install 'deqbilevel[bench]'"
+    if name == "torchdeq" and jax.default_backend() == "gpu":
+        if not importlib.import_module("torch").cuda.is_available():
+            return "torch finds no GPU; install a build of it with CUDA"
+    return None
 
 
 @contextlib.contextmanager
@@ -219,6 +227,8 @@ def apart(name: str, problem: Problem) -> Iterator[Step]:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(name, problem, there), daemon=True)
+    # JAX would take most of the GPU's memory there, which torch needs, as it has taken it here.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     process.start()
     there.close()
 

@@ -89,7 +89,7 @@ def _said(plan: plans.Plan, study: Study) -> str:
     return (
         f"{plan.lanes} lanes in {plan.chunks} chunks of at most {study.lanes.count} (an epoch "
         f"each), {plan.evaluations:.3g} evaluations, {plan.memory / 1e6:.0f} MB on each device, "
-        f"about {plan.seconds:.0f} s"
+        f"about {plan.seconds:.0f} s ({plan.seconds / 3600:.2g} h)"
     )
 
 

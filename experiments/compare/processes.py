@@ -11,6 +11,9 @@ from experiments.compare.options import Compare
 PATIENCE = 45.0
 """Seconds that a process waits for process 0."""
 
+SILENCE = 30
+"""Seconds without a sign of life after which a process counts as dead, and the others end."""
+
 
 def join(config: Compare) -> None:
     """Make the devices that the options ask for; only before jax is used for the first time."""
@@ -20,9 +23,9 @@ def join(config: Compare) -> None:
         host, port = _check_coordinator(config)
         if config.process:
             wait_for(host, port)
-        jax.distributed.initialize(*by_hand)
+        jax.distributed.initialize(*by_hand, heartbeat_timeout_seconds=SILENCE)
     elif config.distributed:
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=SILENCE)
 
 
 def wait_for(host: str, port: int) -> None:
