@@ -45,6 +45,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ridge": {"channels": (2, 2, 3), "size": 3, "boundary": "zero"},
     "weakly_convex_ridge": {"channels": (2, 2, 3), "size": 3, "boundary": "zero"},
     "spline_ridge": {"channels": (2, 2, 3), "size": 3, "boundary": "zero", "levels": 2},
+    "total_variation": {"eps": 1.0, "beta_0": -1.0, "ridge": 0.0},
 }
 """Options of the regularisers; a second word makes a second case of one."""
 

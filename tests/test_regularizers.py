@@ -35,6 +35,10 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "convolutional, zero": ("convolutional", {"filters": (3, 3, 2), "boundary": "zero"}),
     "normalised, untied": ("normalised", {"tied": False, "kernels": (3, 3)}),
     "normalised, circular": ("normalised", {"kernels": (3, 2), "boundary": "circular"}),
+    "total_variation, elastic": (
+        "total_variation",
+        {"isotropic": False, "field": (2, 2), "ridge": 0.0},
+    ),
     "denoiser, not normalised": ("denoiser", {"channels": 2, "layers": 2, "normalised": False}),
 }
 SMALL = {name: {"channels": (2, 2, 3), "size": 3} for name in REGULARIZERS if "ridge" in name}

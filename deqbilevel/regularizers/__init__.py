@@ -24,6 +24,7 @@ from deqbilevel.regularizers import (
     predicted,
     ridge,
     spline_ridge,
+    variation,
 )
 from deqbilevel.regularizers.base import Regularizer
 from deqbilevel.regularizers.own import equinox_module, flax_module, function
@@ -41,6 +42,7 @@ __all__ = [
     "predicted",
     "ridge",
     "spline_ridge",
+    "variation",
 ]
 
 REGULARIZERS: Registry[Callable[..., Regularizer]] = Registry(
@@ -53,6 +55,7 @@ REGULARIZERS: Registry[Callable[..., Regularizer]] = Registry(
         "ridge": ridge.ridge,
         "weakly_convex_ridge": ridge.weakly_convex_ridge,
         "spline_ridge": spline_ridge.spline_ridge,
+        "total_variation": variation.total_variation,
     },
 )
 """Every regulariser, built for an image shape and with options of its own. The shared property
