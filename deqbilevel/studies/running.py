@@ -9,6 +9,7 @@ on its chunk. After every chunk its records are on disk (`storage.Storage`); wha
 stays on the devices, and is on disk every few minutes (`states.States`).
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -54,13 +55,15 @@ def run_group(
     progress: Progress,
     *,
     states: States | None = None,
+    on_compiled: Callable[[float], None] = lambda seconds: None,
     on_chunk: Callable[[list[Lane], Mapping[str, Any]], None] = lambda lanes, record: None,
 ) -> None:
     """Train the lanes of a task and model from where `progress` says they are to the last epoch.
 
-    `progress` is kept up to date. `on_chunk(lanes, record)` is called after every epoch of a chunk,
-    with one entry a lane in each value of the record, when it is on disk. However it ends, so are
-    the states of all lanes.
+    `progress` is kept up to date. `on_compiled(seconds)` is called when the group's steps have been
+    compiled, or found in the cache of programs; `on_chunk(lanes, record)` after every epoch of a
+    chunk, with one entry a lane in each value of the record, when it is on disk. However it ends,
+    so are the states of all lanes.
     Raises: ValueError that names a chunk that could not be stored; all others are on disk.
     """
     states = States() if states is None else states
@@ -83,7 +86,9 @@ def run_group(
             )
             keys = study.lanes.keys([study.keys(lane)[1] for lane in own])
             if epoch and not prepared:
+                begin = time.perf_counter()
                 trainer, prepared = learning.compiled(trainer, state, train, keys), True
+                on_compiled(time.perf_counter() - begin)
             state, record = learning.epoch(
                 trainer,
                 study.setting,

@@ -105,7 +105,7 @@ def _execute(work: Work, states: States) -> dict[str, Any]:
             file=sys.stderr,
         )
     done = sum(last + 1 for last in progress.done.values())
-    begin, spent = time.perf_counter(), 0.0
+    begin, spent, compiling = time.perf_counter(), 0.0, []
     total = len(grid) * (study.epochs + 1)
     silent = jax.process_index() > 0
     bar = tqdm(total=total, unit="epoch", initial=done, disable=silent)
@@ -127,7 +127,12 @@ def _execute(work: Work, states: States) -> dict[str, Any]:
             bar.set_description(name)
             given = (images.train, images.test, store, progress)
             try:
-                running.run_group(model, group, study, *given, states=states, on_chunk=on_chunk)
+                running.run_group(
+                    *(model, group, study, *given),
+                    states=states,
+                    on_compiled=compiling.append,
+                    on_chunk=on_chunk,
+                )
             except ValueError as error:
                 sys.exit(f"error: {error}")
     if jax.process_index() == 0:
@@ -136,6 +141,7 @@ def _execute(work: Work, states: States) -> dict[str, Any]:
     return {
         "evaluations": sum(r["needed_evaluations"] for r in records),
         "useful_work": running.useful_work(progress),
+        "compile_seconds": sum(compiling),
         "state_bytes": states.written,
         "training_seconds": sum(r["seconds"] + r["evaluation_seconds"] for r in records),
     }
