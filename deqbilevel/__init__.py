@@ -62,6 +62,7 @@ The layers, from the bottom up; imports only ever run downwards:
 - `learning`, `algorithms`, `conditions`, `baselines`: one learner, and upper-level algorithms
 - `contraction`, `studies`, `courses`, `recipes`, `upper`, `search`: grids of runs, trained models
   as files, searches without gradients
+- `crossover`: what was learned for denoising, for other operators
 - `commands`: `deqbilevel learn` and `deqbilevel reconstruct`
 """
 

@@ -185,7 +185,7 @@ def save(path: Path, learned: Learned) -> None:
 
 def load(path: str | Path, name: str | None = None) -> Learned:
     """What a command of ours learned: of the folder of a run, or of its file, or what ships, see
-    `pretrained.SHIPPED`.
+    `pretrained.SHIPPED` and `pretrained.MODELS`.
 
     name: of the model, where a run has several.
     Raises: ValueError for a folder without such a file, and for a file that holds anything else,
@@ -196,8 +196,11 @@ def load(path: str | Path, name: str | None = None) -> Learned:
     (0.0, 1.0) (16, 16)
     """
     path = Path(path)
+    shipped = {**pretrained.SHIPPED, **pretrained.MODELS}
     if str(path) in pretrained.SHIPPED and not path.exists():
         return _shipped(str(path))
+    if str(path) in pretrained.MODELS and not path.exists():
+        path = pretrained.model_file(str(path))
     if path.is_dir():
         there = sorted(x.stem.removeprefix("learned-") for x in path.glob(file("*")))
         if name is None and there and not (path / file()).exists():
@@ -206,7 +209,7 @@ def load(path: str | Path, name: str | None = None) -> Learned:
     if not path.is_file():
         raise ValueError(
             f"{path}: not there; expected the folder of a run that has ended, or one of "
-            f"{', '.join(pretrained.SHIPPED)}, which ship"
+            f"{', '.join(shipped)}, which ship"
         )
     try:
         found = arrays.headers(path)

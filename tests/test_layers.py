@@ -25,6 +25,7 @@ LAYERS = [
     ["settings", "models", "pretrained"],
     ["learning", "algorithms", "conditions", "baselines"],
     ["contraction", "studies", "courses", "recipes", "upper", "search"],
+    ["crossover"],
     ["commands"],
     ["__main__"],
 ]
@@ -57,6 +58,7 @@ INSIDE = {
         *("records", "drawing", "running", "sizes", "algorithm_options", "algorithm_choice"),
         *("command", "adapting", "reconstruct", "learn", "ways", "console"),
     ],
+    "commands.learn": ["parts", "searching", "asked", "report"],
     "search": [
         *("base", "extras", "sampled", "evolution", "bayesian", "trust_region", "evaluating"),
         *("running", "posing"),
@@ -114,6 +116,9 @@ def violations(module, source, *, is_package=False):
 
 def inside(own, target):
     """Whether a module of a package may import what stands in the same package."""
+    order = INSIDE.get(".".join(own[:2]))
+    if order and target[:2] == own[:2]:
+        return target[2:3] and order.index(target[2]) < order.index(own[2])
     order = INSIDE.get(own[0])
     if order is None:
         return target[1:2] and target[1] in ["base", "checked", *SHARED.get(own[0], [])]

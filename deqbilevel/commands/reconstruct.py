@@ -22,7 +22,17 @@ import tyro
 from jaxtyping import Float
 from tqdm import tqdm
 
-from deqbilevel import baselines, checks, data, losses, models, pictures, recipes, solvers
+from deqbilevel import (
+    baselines,
+    checks,
+    crossover,
+    data,
+    losses,
+    models,
+    pictures,
+    recipes,
+    solvers,
+)
 from deqbilevel.commands import adapting, command, common, folders, options
 from deqbilevel.commands.records import Log
 from deqbilevel.commands.schema import ANY
@@ -48,7 +58,8 @@ class Reconstruct:
     pictures: Annotated[tyro.conf.Positional[Path], options.folder("pictures")]
     """Folder whose pictures are reconstructed, each at its own size."""
     by: Path = Path("natural")
-    """Folder of a run that has ended, or filters that ship: natural, for denoising."""
+    """Folder of a run that has ended, or what ships for denoising: natural, ridge,
+    weakly-convex-ridge, or spline-ridge, which is for every --noise up to 30/255."""
     simulate: bool = False
     """The pictures are true ones: measure them first, and judge what comes out."""
     noise: Annotated[float | None, options.noise, options.default("that of learning")] = None
@@ -114,21 +125,9 @@ def main(config: Any) -> dict[str, Any]:
 
 
 def _learned(config: Any) -> Learned:
-    """What was learned, for measurements of another noise if --noise says so: D is weighted by the
-    inverse of its variance, as where u* is the most probable image, unless the regulariser knows
-    the noise itself."""
+    """What was learned, for measurements of another noise if --noise says so."""
     learned = recipes.load(config.by)
-    if config.noise is None:
-        return learned
-    known = learned.params.get("noise", 0.0)
-    if not (known > 0 and config.noise > 0):
-        raise ValueError(
-            f"--noise {config.noise}: of learning it was {float(known)}; both have to be above 0"
-        )
-    changed = {"noise": jnp.asarray(config.noise, float)}
-    if not learned.model().R.of_noise:
-        changed["lam"] = learned.params["lam"] * (known / config.noise) ** 2
-    return learned._replace(params=learned.params | changed)
+    return learned if config.noise is None else crossover.at_noise(learned, config.noise)
 
 
 def _claimed(config: Any, learned: Learned, names: Sequence[str]) -> Any:

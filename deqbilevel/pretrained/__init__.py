@@ -30,6 +30,25 @@ SHIPPED = {
 }
 """What `load` knows by name."""
 
+MODELS = {
+    "ridge": "64 filters 13x13, a convex cost, for noise of 25.5/255 on natural images in [0, 1]",
+    "weakly-convex-ridge": "128 filters 13x13, R weakly convex and a convex cost, for 25/255",
+    "spline-ridge": "64 filters 13x13, the same for every noise up to 30/255",
+}
+"""What ships beside, and `recipes.load` knows by name: whole models."""
+
+
+def model_file(name: str) -> Path:
+    """Where one of `MODELS` is. Raises: ValueError for another name.
+
+    >>> print(pretrained.model_file("ridge").name)
+    ridge.npz
+    """
+    known("model", name, MODELS)
+    with as_file(files(__name__) / f"{name}.npz") as path:
+        return path
+
+
 KINDS: Registry[Any] = Registry(
     "potential", {kind.__name__: kind for kind in (type(phi()) for phi in POTENTIALS.values())}
 )
@@ -84,6 +103,8 @@ def load(name: str | Path = "natural") -> Learned:
     if name in SHIPPED:
         with as_file(files(__name__) / f"{name}.npz") as path:
             return _read(path)
+    if name in MODELS:
+        raise ValueError(f"{name}: a whole model, and no bank of filters; recipes.load has it")
     if not Path(name).is_file():
         raise ValueError(f"{name}: neither a file nor one of {', '.join(SHIPPED)}, which ship")
     return _read(Path(name))

@@ -1,0 +1,83 @@
+"""What was learned for one problem, used for another: a regulariser of denoising for any operator.
+
+    u, info = crossover.reconstruct("weakly-convex-ridge", K, f, (64, 64), noise=0.05)
+
+u* is the minimiser of
+
+    (sigma / noise)^2 lam D(K u; f) + weight gamma R(u)
+
+with R, lam and gamma as they were learned for noise of the standard deviation sigma, so that u*
+stays the most probable image; a regulariser that knows the noise follows it by itself. weight is
+the one number that is left to tune for another K.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Inexact
+
+from deqbilevel import checks, models, recipes, solvers
+from deqbilevel.operators import Operator
+from deqbilevel.recipes import Learned
+from deqbilevel.types import Images, Info
+
+
+def at_noise(learned: Learned, noise: float) -> Learned:
+    """What was learned, for measurements of another noise, see the module.
+
+    Raises: ValueError where either noise is not above zero.
+
+    >>> learned = crossover.at_noise(recipes.load("natural"), 50 / 255)  # of 25 / 255
+    >>> print(round(float(learned.params["lam"]), 4))
+    0.25
+    """
+    known = float(learned.params.get("noise", 0.0))
+    if not (known > 0 and noise > 0):
+        raise ValueError(f"noise={noise}: of learning it was {known}; both have to be above 0")
+    changed = {"noise": jnp.asarray(noise, float)}
+    if not learned.model().R.of_noise:
+        changed["lam"] = learned.params["lam"] * (known / noise) ** 2
+    return learned._replace(params=learned.params | changed)
+
+
+def reconstruct(
+    by: str | Path | Learned,
+    K: Operator,
+    f: Inexact[Array, "batch data"],
+    shape: tuple[int, int],
+    *,
+    noise: float,
+    weight: float = 1.0,
+    tolerance: float = 1e-5,
+    max_evaluations: int = 1000,
+) -> tuple[Images, Info]:
+    """u* of measurements f = K u + noise, and how its lower level was solved.
+
+    by: what `recipes.load` takes, learned for a cost; shape: of the images, whose values are in the
+    range of what was learned; noise: its standard deviation; weight: of the regulariser, beside
+    what follows from the noise.
+    Raises: ValueError for a model without a cost, and for measurements that are not K's.
+
+    >>> u = jnp.linspace(0.2, 0.8, 64)[None]
+    >>> K = operators.row_mask((8, 8), part=0.5)
+    >>> found, info = crossover.reconstruct("natural", K, K.apply(u), (8, 8), noise=0.01)
+    >>> print(bool(jnp.mean((found - u) ** 2) < 0.1 * jnp.mean((K.apply(u) - u) ** 2)))
+    True
+    """
+    learned = at_noise(by if isinstance(by, Learned) else recipes.load(by), noise)
+    checks.one("weight", weight, above=0)
+    R = learned.model(shape).R
+    if not R.tied:
+        raise ValueError(
+            f"{learned.recipe.regularizer}: of no cost, so that it is of the operator that it was "
+            "learned for; take what was learned for a cost"
+        )
+    model = models.assemble(K, R, start=K.adjoint)
+    params: dict[str, Any] = dict(learned.params)
+    params |= {"gamma": params["gamma"] * weight}
+    params.pop("tau", None)  # 1/L of this K
+    descent = solvers.DESCENTS[model.descent]
+    return model.reconstruct(
+        descent(tolerance=tolerance, max_evaluations=max_evaluations), params, f
+    )
