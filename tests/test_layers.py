@@ -63,7 +63,9 @@ INSIDE = {
         *("base", "extras", "sampled", "evolution", "bayesian", "trust_region", "evaluating"),
         *("running", "posing"),
     ],
-    "variational": ["cosines", "base", "variations", "problems", "saddle", "active"],
+    "variational": [
+        *("cosines", "base", "variations", "transforms", "problems", "saddle", "dual", "active"),
+    ],
     "studies": [
         *("logs", "cubes", "storage", "states", "grids", "study", "keeping", "running", "plans"),
     ],

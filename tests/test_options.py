@@ -106,6 +106,7 @@ COMMANDS = {
     "smooth_proximal": "SmoothProximal",
     "throughput": "Throughput",
     "train": "Train",
+    "variational": "Variational",
     "watch": "Watch",
 }
 

@@ -13,9 +13,12 @@ from deqbilevel.variational import (
     Problem,
     chambolle_pock,
     cosines,
+    fista,
+    fourier,
     generalised_variation,
     infimal_convolution,
     total_variation,
+    wavelets,
 )
 
 SHAPE = (5, 6)
@@ -202,3 +205,56 @@ def test_it_compiles_with_the_problem_as_an_argument():
     problem, f = identity(total_variation(SHAPE)), normal(0, 1, PIXELS)
     at, _ = jax.jit(chambolle_pock)(problem, (0.4,), f)
     np.testing.assert_allclose(at.x, chambolle_pock(problem, (0.4,), f)[0].x, atol=1e-5)
+
+
+# ---- the dual problem, and orthonormal transforms
+
+
+@float64
+def test_projected_dual_gradients_end_at_the_same_image_and_signs():
+    problem, f = identity(total_variation(SHAPE, together=False)), normal(0, 2, PIXELS)
+    at, info = fista(problem, (0.4,), f, tolerance=1e-12, max_iterations=20_000)
+    assert info.converged.all()
+    saddle, _ = chambolle_pock(problem, (0.4,), f, tolerance=1e-12, max_iterations=20_000)
+    np.testing.assert_allclose(at.x, saddle.x, atol=1e-5)
+    (z,) = problem.omega.apply(at.x)
+    moved = np.abs(z) > 1e-4
+    np.testing.assert_allclose(at.d[0][moved], 0.4 * np.sign(z[moved]), atol=1e-4)  # (A.13)
+    plain = fista(problem, (0.4,), f, tolerance=1e-6, restart=False)[1]
+    assert plain.converged.all()
+    with pytest.raises(ValueError, match="take chambolle_pock"):
+        fista(identity(generalised_variation(SHAPE)), (0.4, 0.4), f)
+
+
+@float64
+@pytest.mark.parametrize(
+    "omega", [wavelets((8, 4), "haar", 2), wavelets((4, 8), "daubechies_4"), fourier((4, 5))]
+)
+def test_of_an_orthonormal_transform_the_minimiser_is_a_soft_threshold(omega):
+    """So that analysis is synthesis with D = Omega^-1."""
+    problem = Problem(operators.identity(omega.shape), omega)
+    f = normal(0, 2, omega.pixels)
+    z = omega.apply(f)
+    np.testing.assert_allclose(omega.adjoint(z), f, atol=1e-12)
+    weights = (0.7, 0.0)[: len(z)]
+    kept = []
+    for w, a in zip(weights, z, strict=True):
+        size = np.maximum(omega.size(a), 1e-30)
+        kept.append(a * jnp.maximum(1 - w / size, 0))
+    at, info = chambolle_pock(problem, weights, f, tolerance=1e-12, balance=0.5)
+    assert info.converged.all()
+    np.testing.assert_allclose(at.x, omega.adjoint(tuple(kept)), atol=1e-5)
+
+
+def test_wavelets_annul_what_they_should():
+    """Daubechies's second moment too: a ramp, away from where it is continued periodically."""
+    ramp = jnp.arange(16.0).reshape(1, -1)
+    with pytest.raises(ValueError, match="cannot be halved"):
+        wavelets((1, 16))
+    rows = jnp.tile(ramp, (1, 2))
+    fine, _ = wavelets((2, 16), "daubechies_4").apply(rows)
+    np.testing.assert_allclose(fine[0, 0, :7], 0, atol=1e-5)
+    fine, _ = wavelets((2, 16)).apply(rows)
+    assert np.abs(fine[0, 0, :7]).min() > 0.5
+    with pytest.raises(ValueError, match="expected one of haar"):
+        wavelets((2, 16), "coiflet")

@@ -7,8 +7,10 @@ The unknowns x are the image u and whatever else is minimised over; see `Analysi
 
 from deqbilevel.variational.active import Pattern, differentiable, pattern
 from deqbilevel.variational.base import Analysis, Terms, Unknowns, Weights
+from deqbilevel.variational.dual import fista
 from deqbilevel.variational.problems import Certificate, Problem, Saddle
 from deqbilevel.variational.saddle import chambolle_pock, primal_dual_map
+from deqbilevel.variational.transforms import fourier, wavelets
 from deqbilevel.variational.variations import (
     generalised_variation,
     infimal_convolution,
@@ -26,9 +28,12 @@ __all__ = [
     "Weights",
     "chambolle_pock",
     "differentiable",
+    "fista",
+    "fourier",
     "generalised_variation",
     "infimal_convolution",
     "pattern",
     "primal_dual_map",
     "total_variation",
+    "wavelets",
 ]

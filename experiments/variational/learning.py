@@ -1,0 +1,190 @@
+"""The weights of a model on a set of images, by every way."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from deqbilevel import data, fidelities, losses, operators, variational
+from deqbilevel.disk import archives
+from deqbilevel.variational import Problem, Saddle
+from experiments.variational import report
+
+MODELS = {
+    "tv": variational.total_variation,
+    "tgv": variational.generalised_variation,
+    "ictv": variational.infimal_convolution,
+}
+WAYS = ("grid", "learned", "field")
+
+BALANCE = 0.02
+"""Of the preconditioned algorithm: about a difference of neighbours."""
+
+PRODUCTS = 400
+"""Of MINRES, at most, and its tolerance."""
+ACCURACY = 1e-4
+
+
+class Images(NamedTuple):
+    """In [0, 1], and measured with noise."""
+
+    shape: tuple[int, int]
+    train: Float[Array, "train pixels"]
+    f_train: Float[Array, "train pixels"]
+    test: Float[Array, "test pixels"]
+    f_test: Float[Array, "test pixels"]
+
+
+def sets_of(config: Any) -> dict[str, Images]:
+    """The images by the name of their set. Raises: ValueError for pictures that are too few."""
+    specs = {
+        name: "photographs" if name == "photographs" else f"phantoms:{name}" for name in config.sets
+    }
+    specs |= {} if config.pictures is None else {"pictures": f"images:{config.pictures}"}
+    shape, found = (config.side, config.side), {}
+    for name, spec in specs.items():
+        loaded = data.load(
+            spec,
+            train_size=config.train_size,
+            test_size=config.test_size,
+            shape=shape,
+            whole=name == "pictures",
+            seed=config.seed,
+            value_range=(0.0, 1.0),
+        )
+        train, test = (jnp.asarray(x) for x in (loaded.train, loaded.test))
+        keys = jax.random.split(jax.random.key(config.seed))
+        f_train, f_test = (
+            fidelities.normal(x, config.noise, key)
+            for x, key in zip((train, test), keys, strict=True)
+        )
+        found[name] = Images(shape, train, f_train, test, f_test)
+    return found
+
+
+def problem_of(model: str, shape: tuple[int, int]) -> Problem:
+    """Denoising by an isotropic model."""
+    return Problem(operators.identity(shape), MODELS[model](shape))
+
+
+def spread(logs: Array, shape: tuple[int, int]) -> tuple[Array, ...]:
+    """The weights of each term from their logarithms [batch, terms, rows, columns] at points."""
+    full = jnp.exp(jax.image.resize(logs, (*logs.shape[:2], *shape), "linear"))
+    return tuple(full[:, t].reshape(len(logs), -1) for t in range(logs.shape[1]))
+
+
+def found(
+    config: Any, images: Images, name: str, model: str, out: Path
+) -> Iterator[dict[str, Any]]:
+    """A record for each of `WAYS`, the first reconstructions of which are kept."""
+    problem = problem_of(model, images.shape)
+    solver = partial(
+        variational.chambolle_pock,
+        tolerance=config.tolerance,
+        max_iterations=config.max_iterations,
+        preconditioned=True,
+        balance=BALANCE,
+    )
+    solve = variational.differentiable(solver, tolerance=ACCURACY, max_evaluations=PRODUCTS)
+
+    points = [max(2, -(-n // config.spacing)) for n in images.shape]
+
+    @jax.jit
+    def error(logs: Array, f: Array, truth: Array, start: Saddle) -> Any:
+        weights = spread(logs, images.shape)
+        x, (at, info) = solve(problem, weights, f, start)
+        zeros = variational.pattern(problem, at, weights).cosparsity
+        return losses.mean_squared_error(problem.image(x), truth), (at, info, zeros)
+
+    derivative = jax.jit(jax.value_and_grad(error, has_aux=True))
+
+    def at_points(logs: Array, f: Array) -> Array:
+        """Logarithms of each term as those of a field."""
+        if logs.ndim > 1:
+            return logs
+        return jnp.broadcast_to(logs[:, None, None], (len(f), len(logs), *points))
+
+    def learn(logs: Array, f: Array, truth: Array) -> Array:
+        """The best logarithms that Adam comes past."""
+        optimiser, start, best = optax.adam(config.learning_rate), begin(problem, f), (np.inf, logs)
+        state = optimiser.init(logs)
+        for _ in range(config.steps):
+            (value, (start, _, _)), gradient = derivative(at_points(logs, f), f, truth, start)
+            best = min(best, (float(value), logs), key=lambda pair: pair[0])
+            if logs.ndim == 1:
+                gradient = jnp.sum(gradient, axis=(0, 2, 3))
+            updates, state = optimiser.update(gradient, state)
+            logs = jnp.asarray(optax.apply_updates(logs, updates))
+        value = error(at_points(logs, f), f, truth, start)[0]
+        return min(best, (float(value), logs), key=lambda pair: pair[0])[1]
+
+    def judged(way: str, logs: Array) -> dict[str, Any]:
+        f, truth = images.f_test, images.test
+        logs = at_points(logs, f)
+        _, (at, info, zeros) = error(logs, f, truth, begin(problem, f))
+        u = problem.image(at.x)
+        kept = {"u": np.asarray(u[: report.PICTURES])}
+        archives.write_arrays(out / report.file(name, model, way), kept)
+        scores = losses.mean_scores(u, truth, images.shape, 1.0)
+        return {
+            "set": name,
+            "model": model,
+            "way": way,
+            "weights": [float(x) for x in jnp.exp(jnp.mean(logs, axis=(0, 2, 3)))],
+            "psnr_db": float(scores["psnr_db"]),
+            "ssim": float(scores["ssim"]),
+            "relative_gap": float(info.relative_gap.max()),
+            "iterations": int(info.iterations.max()),
+            "zeros": float(jnp.mean(zeros)) / (len(at.d) * f.shape[1]),
+        }
+
+    f, truth = images.f_train, images.train
+    values, start = [], begin(problem, f)
+    for ratio in (1.0,) if model == "tv" else config.ratios:
+        for weight in config.weights:
+            logs = jnp.log(jnp.array([weight] if model == "tv" else [weight, ratio * weight]))
+            value, (start, _, _) = error(at_points(logs, f), f, truth, start)
+            values.append((float(value), logs))
+    best = min(values, key=lambda pair: pair[0])[1]
+    yield judged("grid", best)
+    learned = learn(best, f, truth)
+    yield judged("learned", learned)
+    yield judged("field", learn(at_points(learned, images.f_test), images.f_test, images.test))
+
+
+def begin(problem: Problem, f: Array) -> Saddle:
+    """From the measurements."""
+    x = problem.omega.start(f)
+    return Saddle(x, tuple(jnp.zeros_like(z) for z in problem.omega.apply(x)))
+
+
+def ramp(noise: float, seed: int) -> dict[str, Float[np.ndarray, " points"]]:
+    """A ramp between two plateaus, with noise, and by TV and TGV of the best of some weights."""
+    points = 100
+    truth = np.clip((np.arange(points) - 20) / 60, 0, 1)
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    f = jnp.asarray(truth)[None] + noise * jax.random.normal(key, (1, points))
+    curves = {"measured": np.asarray(f[0]), "true": truth}
+    for model in ("tv", "tgv"):
+        problem = problem_of(model, (1, points))
+        solve = jax.jit(
+            partial(
+                variational.chambolle_pock,
+                max_iterations=5000,
+                preconditioned=True,
+                balance=BALANCE,
+            )
+        )
+        tried = []
+        for weight in (0.1, 0.2, 0.3, 0.5, 0.8):
+            weights = (weight,) if model == "tv" else (weight, 4 * weight)
+            u = np.asarray(problem.image(solve(problem, weights, f)[0].x))[0]
+            tried.append((float(np.mean((u - truth) ** 2)), u))
+        curves[model.upper()] = min(tried, key=lambda pair: pair[0])[1]
+    return curves
