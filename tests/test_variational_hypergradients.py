@@ -111,7 +111,9 @@ def test_every_way_through_the_saddle_point_is_the_same():
     run = hypergradients.piggyback(G, error, **limits)
     _, (beside, _, info) = run(params, f, u0, jnp.zeros_like(u0), truth)
     found.append(beside)
-    solve = differentiable(lambda *of: chambolle_pock(*of, tolerance=1e-13, balance=0.1))
+    solve = differentiable(
+        lambda *of: chambolle_pock(*of, tolerance=1e-13, balance=0.1), tolerance=1e-10
+    )
     found.append(
         jax.grad(
             lambda p: error(solve(problem, p["weights"], f)[0], truth),

@@ -11,10 +11,10 @@ linear constraints, and an upper-level loss with gradient g = dl/dx has
 
 where n is taken as constant. T is the identity where Omega x = 0, which q keeps, and where it is
 not the projection I - n n^T along which n changes: 0 for anisotropic norms. The system is symmetric
-and may be singular in p: it is solved by MINRES, without a matrix, for any linear K. It is [CF] 4.3
-for K other than I, and a generalised derivative: on the border of a change of the pattern the
-minimiser has one-sided derivatives only, and a wrong pattern gives a wrong gradient, of which
-`Pattern.margin` warns.
+and may be singular in p: it is solved by MINRES, without a matrix, for any linear K, scaled by a
+root of `Analysis.symbol` where that is known. It is [CF] 4.3 for K other than I, and a generalised
+derivative: on the border of a change of the pattern the minimiser has one-sided derivatives only,
+and a wrong pattern gives a wrong gradient, of which `Pattern.margin` warns.
 """
 
 from collections.abc import Callable
@@ -25,9 +25,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from deqbilevel import operators
 from deqbilevel.hypergradients.base import as_cotangent, no_info
 from deqbilevel.solvers import minres
 from deqbilevel.types import Info
+from deqbilevel.variational import cosines
 from deqbilevel.variational.base import Terms, Unknowns, Weights, ratio
 from deqbilevel.variational.problems import Certificate, Data, Problem, Saddle
 
@@ -86,7 +88,7 @@ def pattern(
 def adjoint_state(
     problem: Problem, found: Pattern, g: Unknowns, *, tolerance: Any, max_evaluations: Any
 ) -> tuple[Unknowns, Info]:
-    """q of the system above, and the residual norm(A y - b) / norm(y) of both parts.
+    """q of the system above, and the residual norm(A y - b) / norm(y + A y - b) of both parts.
 
     Raises: ValueError for limits that are none.
     """
@@ -102,25 +104,43 @@ def adjoint_state(
             p.reshape(-1, *shape) for p, shape in zip(pieces, shapes, strict=True)
         )
 
+    S = _scaling(problem, g.dtype)
+
     def A(y: Array) -> Array:
         q, multipliers = parts(y)
+        q = S(q)
         inner, below = [], []
-        scales = (1 / norm for norm in omega.norms)  # both rows of about one size
+        # Scaled so that all parts of A are of about one size.
+        scales = (1.0 if omega.symbol else 1 / norm for norm in omega.norms)
         for on, n, length, p, z, s in zip(
             *found[:3], multipliers, omega.apply(q), scales, strict=True
         ):
             p, z = (_tangent(on, n, x, omega.together) for x in (p, z))
+            s = s / jnp.sqrt(1 + s**2 * length)
             inner.append(s * p)
             below.append((s * z - s**2 * length * p).reshape(len(y), -1))
         u = problem.K.adjoint(problem.K.apply(problem.image(q)))
-        return jnp.concatenate((omega.start(u) + omega.adjoint(tuple(inner)), *below), axis=1)
+        above = S(omega.start(u) + omega.adjoint(tuple(inner)))
+        return jnp.concatenate((above, *below), axis=1)
 
+    g = S(g)
     size = jnp.linalg.norm(g, axis=1, keepdims=True)
     size = jnp.where(size > 0, size, 1)
     b = jnp.pad(g / size, ((0, 0), (0, ends[-1] - unknowns)))
     solve = minres(tolerance=tolerance, max_evaluations=max_evaluations)
     y, info = solve(lambda y: y - A(y), b)
-    return size * y[:, :unknowns], info
+    return S(size * y[:, :unknowns]), info
+
+
+def _scaling(problem: Problem, dtype: Any) -> Callable[[Unknowns], Unknowns]:
+    """About (K^T K + sum_t Omega_t^T Omega_t)^(-1/2), so that q = S y is well conditioned in y."""
+    omega = problem.omega
+    if omega.symbol is None:
+        return lambda x: x
+    norm = operators.norm(problem.K, omega.pixels)
+    symbol = omega.symbol((1.0,) * len(omega.norms)).at[0].add(norm**2)
+    root = jnp.sqrt(cosines.inverse(symbol)).astype(dtype)
+    return lambda x: cosines.multiplied(root, x)
 
 
 def _tangent(on: Array, n: Array, x: Array, together: bool) -> Array:
