@@ -590,11 +590,11 @@ def test_lanes_at_once_fill_an_accelerator_that_has_room(
         **TINY,
     )
     with contextlib.ExitStack() as stack:
-        assert compare.prepare(config, stack).study.lanes[1:] == (25, 25)
+        assert compare.prepare(config, stack).study.lanes[1:] == (45, 45)
     monkeypatch.setattr(compare.plans, "free_memory", lambda: 250_000_000)
     with contextlib.ExitStack() as stack:
         few = compare.prepare(config, stack).study.lanes
-    assert 2 <= few.each == few.width < 25
+    assert 2 <= few.each == few.width < 45
     monkeypatch.setattr(compare.plans, "free_memory", lambda: 10**6)
     with pytest.raises(SystemExit, match=r"a run of denoising/deq needs \d+ MB, and 1 MB are free"):
         compare.main(config)
