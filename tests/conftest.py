@@ -43,12 +43,14 @@ def _compile_quickly() -> None:
     if "XLA_FLAGS" in os.environ:
         return
     flags = "--xla_backend_optimization_level=1"  # where a test asks for more than none
+    flags += " --xla_cpu_parallel_codegen_split_count=1"  # pieces cost, and other workers wait
     if jax.__version_info__ < (0, 11):  # a newer XLA has no other emitters, and stops at the flag
         flags += " --xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = flags
     _start()  # reads the flags, once and for all
     del os.environ["XLA_FLAGS"]
     jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_traceback_in_locations_limit", 0)  # lines of Python of every operation
 
 
 def _lower_in_one_context() -> None:
