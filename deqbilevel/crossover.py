@@ -49,14 +49,15 @@ def reconstruct(
     *,
     noise: float,
     weight: float = 1.0,
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-6,
     max_evaluations: int = 1000,
 ) -> tuple[Images, Info]:
     """u* of measurements f = K u + noise, and how its lower level was solved.
 
     by: what `recipes.load` takes, learned for a cost; shape: of the images, whose values are in the
     range of what was learned; noise: its standard deviation; weight: of the regulariser, beside
-    what follows from the noise.
+    what follows from the noise; tolerance: of the relative residual, a small one: where K sees
+    nothing a step is short.
     Raises: ValueError for a model without a cost, and for measurements that are not K's.
 
     >>> u = jnp.linspace(0.2, 0.8, 64)[None]
