@@ -82,7 +82,7 @@ def upper_level(
     >>> learner = learning.Learner((model,), setting, learning.adam(10), ("A", "b"))
     >>> judged = learning.upper_level(learner, u, u + 1)
     >>> scalars = models.hyperparameters(tau=0.5, gamma=0.0, activation="identity")
-    >>> print(judged(model.init(jax.random.key(0)) | scalars)[0])  # u* = f
+    >>> print(judged(model.init(jax.random.key(0)) | scalars)[0].round(1))  # u* = f
     1.0
     """
     return _upper_level(learner, truth, f, learner.setting.evaluation())
