@@ -33,7 +33,7 @@ def test_it_learns_draws_and_denoises_and_goes_on(tmp_path):
     assert found["psnr_db_learned"] > found["psnr_db_measured"]
     assert found["test_psnr_db"] > found["test_psnr_measured_db"]
     there = {path.name for path in (tmp_path / "run").iterdir()}
-    assert there >= {"filters.png", "potential.png", "learned", "test", "result.json"}
+    assert there >= {"filters.png", "potential.png", "learned", "model", "test", "result.json"}
     assert json.loads((tmp_path / "run" / "result.json").read_text())["epochs"] == 6
     again = main(config)
     assert again["psnr_db_learned"] == found["psnr_db_learned"]
@@ -56,6 +56,9 @@ def test_one_spline_model_learns_further_levels_of_noise_by_their_scales(tmp_pat
     )
     first, last = (recipes.load(tmp_path / "run" / name) for name in ("learned", "learned-9"))
     assert found["test_9_psnr_measured_db"] > found["test_psnr_measured_db"] + 8
+    whole = recipes.load(tmp_path / "run" / "model")
+    np.testing.assert_allclose(whole.params["levels"][3], last.params["levels"][3], rtol=1e-6)
+    assert np.all(np.asarray(whole.params["levels"] != last.params["levels"])[[0, 1, 2]])
     changed = np.any(np.asarray(first.params["levels"] != last.params["levels"]), axis=1)
     assert list(np.flatnonzero(changed)) == [3]  # sigma = 9 is that of the fourth knot
     for name in ("scales", "convex", "concave"):

@@ -15,6 +15,7 @@ one another and to what is left of rho. sigma is `params["noise"]`, unless it is
 regulariser itself.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -75,11 +76,9 @@ def spline_ridge(
         return params["scales"] + at_level(params["levels"], level / most_noise)
 
     own = functions(shape, channels, size, boundary, partial(potential, rho=rho), scales)
-    sigma = np.linspace(0, most_noise, levels)
-    first = np.log(FIRST / np.maximum(sigma, sigma[1] / 2))
     start = {
         "scales": np.zeros(channels[-1]),
-        "levels": np.repeat(first[:, None], channels[-1], axis=1),
+        "levels": np.repeat(_first_levels(levels, most_noise)[:, None], channels[-1], axis=1),
         **_first_potential(knots),
     }
     return own.regularizer(channels, size, start)._replace(of_noise=noise is None)
@@ -114,6 +113,31 @@ def at_level(
     shares = jnp.maximum(1 - jnp.abs(place - jnp.arange(levels)), 0)
     # At a knot rounding is no share: Adam takes a full step by the smallest slope.
     return jnp.where(shares > ROUNDING, shares, 0) @ values
+
+
+def filled(params: Params, noises: Sequence[float], most_noise: float) -> Params:
+    """`params` learned at some levels of noise, for all: what the knots beside these levels have
+    moved is interpolated at the others.
+
+    >>> R = regularizers.REGULARIZERS["spline_ridge"]((8, 8), channels=(2, 2, 1), levels=4)
+    >>> params = R.init(jax.random.key(0))
+    >>> learned = params | {"levels": params["levels"] + jnp.array([[0.0], [1.0], [0.0], [3.0]])}
+    >>> found = regularizers.spline_ridge.filled(learned, [10 / 255, 30 / 255], 30 / 255)
+    >>> print((found["levels"] - params["levels"]).ravel())
+    [1. 1. 2. 3.]
+    """
+    levels = params["levels"]
+    knots = np.arange(len(levels))
+    places = np.asarray(noises)[:, None] / most_noise * knots[-1]
+    learned = np.flatnonzero(np.any(np.abs(places - knots) < 1 - ROUNDING, axis=0))
+    first = _first_levels(len(levels), most_noise)[:, None]
+    moved = jax.vmap(lambda x: jnp.interp(knots, learned, x[learned]), 1, 1)(levels - first)
+    return {**params, "levels": first + moved}
+
+
+def _first_levels(levels: int, most_noise: float) -> np.ndarray:
+    sigma = np.linspace(0, most_noise, levels)
+    return np.log(FIRST / np.maximum(sigma, sigma[1] / 2))
 
 
 def _first_potential(knots: int) -> dict[str, np.ndarray]:

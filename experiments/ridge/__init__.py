@@ -7,12 +7,14 @@ R(u) = sum_c s_c^-2 1' psi(s_c W_c u) with a chain of small convolutions for W, 
 `deqbilevel.regularizers.ridge`: of a convex psi, or of one whose concave part leaves the whole cost
 convex. It is learned on patches of photographs with lower levels that go on warm; then the pictures
 of a folder are denoised, each at its own size. The model `spline` is one for all levels of noise:
-filters and psi are learned at the first of --sigma, at each further one only the scales s_c there.
+filters and psi are learned at the first of --sigma, at each further one only the scales s_c there,
+and between them these are interpolated. `deqbilevel reconstruct --by` takes `model` there.
 Repeating the same command goes on after an interruption.
 """
 
 import contextlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,10 +22,17 @@ from typing import Annotated, Any, Literal
 from deqbilevel import data, recipes
 from deqbilevel.commands import command, common, folders, learn, options, reconstruct, ways
 from deqbilevel.commands.ways import Way
+from deqbilevel.regularizers import spline_ridge
 from experiments.ridge import figures
 
 RUN, TESTED = "learned", "test"
 """Folders of the run and of the denoised pictures; of further levels of noise with the level."""
+
+MODEL = "model"
+"""Folder of what was learned in all."""
+
+FILES = ("filters.png", "potential.png", f"{MODEL}/{recipes.file()}", "result.json")
+"""What the command writes beside, see `folders`."""
 
 MODELS = {
     "convex": "ridge",
@@ -102,8 +111,8 @@ def main(config: Ridge) -> dict[str, Any]:
             out = config.out or Path("runs") / name
             run = ways.configs([Way(RUN, {})], _shared(config), out)[RUN]
             sources = {"--data": data.place(config.data), "--test": config.test}
-            files, fresh = ("filters.png", "potential.png", "result.json"), config.fresh
-            claimed = folders.claim(out, name, asked, files=files, sources=sources, fresh=fresh)
+            fresh = config.fresh
+            claimed = folders.claim(out, name, asked, files=FILES, sources=sources, fresh=fresh)
             out = stack.enter_context(claimed)
         numbers = {**learn.main(run), "out": str(out)}
         last = out / RUN
@@ -112,21 +121,34 @@ def main(config: Ridge) -> dict[str, Any]:
             way = Way(f"{RUN}-{sigma:g}", also)
             numbers[way.name] = learn.main(ways.configs([way], _shared(config), out)[way.name])
             last = out / way.name
+        learned = recipes.load(last)
+        if len(config.sigma) > 1:
+            learned = learned._replace(params=_of_all_levels(learned, config.sigma))
+        (out / MODEL).mkdir(exist_ok=True)
+        recipes.save(out / MODEL / recipes.file(), learned)
         levels = ", ".join(f"{sigma:g}" for sigma in config.sigma)
-        figures.draw_learned(recipes.load(last), f"{config.model}, noise {levels} of 255", out)
+        figures.draw_learned(learned, f"{config.model}, noise {levels} of 255", out)
         if config.test is not None:
             for sigma in config.sigma:
-                numbers |= _denoised(config, sigma, last, out)
+                numbers |= _denoised(config, sigma, out)
         folders.write(out / "result.json", json.dumps(common.plain(numbers), indent=1))
         return numbers
 
 
-def _denoised(config: Ridge, sigma: float, by: Path, out: Path) -> dict[str, Any]:
+def _of_all_levels(learned: recipes.Learned, sigma: Sequence[float]) -> Any:
+    """The params at the levels between those that were learned, too."""
+    most = learned.recipe.regularizer_options["most_noise"]
+    return spline_ridge.filled(learned.params, [x / FULL for x in sigma], most)
+
+
+def _denoised(config: Ridge, sigma: float, out: Path) -> dict[str, Any]:
     """The numbers of the pictures of --test at a level of noise."""
     name = TESTED if sigma == config.sigma[0] else f"{TESTED}-{sigma:g}"
     own = {"seed": config.seed, "out": out / name, "fresh": config.fresh, "noise": sigma / FULL}
     assert config.test is not None
-    found = reconstruct.main(reconstruct.Reconstruct(config.test, by=by, simulate=True, **own))
+    found = reconstruct.main(
+        reconstruct.Reconstruct(config.test, by=out / MODEL, simulate=True, **own)
+    )
     prefix = name.replace("-", "_")
     return {f"{prefix}_{number}": found[number] for number in ("pictures", *reconstruct.NUMBERS)}
 
