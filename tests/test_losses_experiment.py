@@ -84,6 +84,15 @@ def test_tables_are_of_problems_that_learn_takes(tmp_path):
     assert len(runs) == len(tables.COUNTS) + len(tables.MRI) + len(asked.tolerances)
 
 
+def test_a_lower_level_that_is_solved_better_ends_at_a_smaller_gradient(tmp_path):
+    small = {"shape": (16, 16), "train_size": 2, "test_size": 1, "epochs": 1}
+    found = main(
+        Losses(losses=(), tables=("accuracy",), tolerances=(1e-4, 1e-2), **small, out=tmp_path)
+    )
+    rows = found["accuracy"]
+    assert 0 < 20 * rows["0.0001"]["lower_gradient"] < rows["0.01"]["lower_gradient"]
+
+
 def test_words_that_are_no_loss_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(SystemExit, match=r"loss 'mse': expected one of"):
         main(Losses(losses=("mse",), out=tmp_path / "run"))

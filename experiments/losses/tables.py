@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from deqbilevel import data, losses
+from deqbilevel import data, learning, losses, recipes
 from deqbilevel.commands import common, learn, ways
-from deqbilevel.commands.learn import report
+from deqbilevel.commands.learn import parts, report
 from deqbilevel.commands.ways import Way
 from deqbilevel.data import Images
 
@@ -45,6 +46,7 @@ COLUMNS = {
     "ms_ssim": "MS-SSIM",
     "train_loss": "training loss",
     "evaluations": "evaluations in a step",
+    "lower_gradient": "norm(grad) / sqrt(N) there",
     "step_ms": "ms a step",
 }
 
@@ -147,9 +149,28 @@ def compared(
         row["lost_db"] = 10 * math.log10(row["error"] / rows[next(iter(configs))]["error"])
         row["step_ms"] = found[name]["step_ms"]
         row["evaluations"] = found[name]["forward_evaluations"]
+        if table == "accuracy":
+            row["lower_gradient"] = lower_gradient(config, learn.images_of(config))
         last = (config.out / "metrics.jsonl").read_text().splitlines()[-1]
         row["train_loss"] = json.loads(last)["train_loss"]
     return rows, markdown(rows)
+
+
+def lower_gradient(config: Any, images: Images) -> float:
+    """||grad Phi|| / sqrt(N) of the training images where the lower level of a step ends, at what
+    was learned."""
+    learned = recipes.load(config.out)
+    model, params = learned.model(), learned.params
+    setting = parts.setting_of(config, model, params)
+    f = model.measure(params, jnp.asarray(images.train), learning.keys(config.seed)[1])
+
+    @jax.jit
+    def solved(params: Any, f: Array) -> Array:
+        u, _ = model.reconstruct(setting.forward(setting.budget), params, f)
+        gradient = model.stationarity()(u, model.completed(params), f)
+        return jnp.linalg.norm(gradient) / gradient.size**0.5
+
+    return float(solved(params, f))
 
 
 def judges(folder: Path, count: int) -> Images:
