@@ -26,7 +26,8 @@ from deqbilevel.types import Images, Info
 def at_noise(learned: Learned, noise: float) -> Learned:
     """What was learned, for measurements of another noise, see the module.
 
-    Raises: ValueError where either noise is not above zero.
+    Raises: ValueError where either noise is not above zero, and for more than a regulariser that
+    follows the noise knows.
 
     >>> learned = crossover.at_noise(recipes.load("natural"), 50 / 255)  # of 25 / 255
     >>> print(round(float(learned.params["lam"]), 4))
@@ -36,8 +37,14 @@ def at_noise(learned: Learned, noise: float) -> Learned:
     if not (known > 0 and noise > 0):
         raise ValueError(f"noise={noise}: of learning it was {known}; both have to be above 0")
     changed = {"noise": jnp.asarray(noise, float)}
-    if not learned.model().R.of_noise:
+    most = learned.model().R.most_noise
+    if most is None:
         changed["lam"] = learned.params["lam"] * (known / noise) ** 2
+    elif noise > most * (1 + 1e-6):
+        raise ValueError(
+            f"noise={noise}: {learned.recipe.regularizer} was learned for noise up to {most:.4g}; "
+            "take a model of one level, whose weight is changed"
+        )
     return learned._replace(params=learned.params | changed)
 
 

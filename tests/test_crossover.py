@@ -80,3 +80,5 @@ def test_what_has_no_cost_or_noise_is_refused():
         crossover.reconstruct(learned, operators.Identity(), photographs(), SHAPE, noise=0.1)
     with pytest.raises(ValueError, match=r"noise=0\.0: of learning it was"):
         crossover.at_noise(learned, 0.0)
+    with pytest.raises(ValueError, match="spline_ridge was learned for noise up to"):
+        crossover.at_noise(recipes.load("spline-ridge"), 0.2)

@@ -48,8 +48,9 @@ class Regularizer(NamedTuple):
     told: Callable[[Params, Images], Params] | None = None
     """(params, K^T f) -> params for each measurement, where the regulariser depends on it; `energy`
     and `gradient` are told what comes back. None: it is the same for all."""
-    of_noise: bool = False
-    """Whether N depends on `params["noise"]`, so that its weight follows the noise by itself."""
+    most_noise: float | None = None
+    """N depends on `params["noise"]`, up to this, so that its weight follows the noise by itself;
+    None: it does not."""
     firm: bool = False
     """Whether N is firmly nonexpansive with weights as `init` and `refresh` leave them:
     ||N(u) - N(v)||^2 <= <N(u) - N(v), u - v>. N and I - N are then both nonexpansive."""

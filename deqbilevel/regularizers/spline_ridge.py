@@ -81,7 +81,8 @@ def spline_ridge(
         "levels": np.repeat(_first_levels(levels, most_noise)[:, None], channels[-1], axis=1),
         **_first_potential(knots),
     }
-    return own.regularizer(channels, size, start)._replace(of_noise=noise is None)
+    of_noise = most_noise if noise is None else None
+    return own.regularizer(channels, size, start)._replace(most_noise=of_noise)
 
 
 def potential(params: Params, rho: float) -> Profile:
