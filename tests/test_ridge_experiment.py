@@ -70,3 +70,5 @@ def test_one_spline_model_learns_further_levels_of_noise_by_their_scales(tmp_pat
 def test_several_levels_of_noise_are_for_the_model_of_all():
     with pytest.raises(SystemExit, match="--model convex --sigma 25 15: is of one level of noise"):
         main(Ridge(model="convex", sigma=(25.0, 15.0)))
+    with pytest.raises(SystemExit, match="--sigma 40: its levels end at 30"):
+        main(Ridge(model="spline", sigma=(25.0, 40.0)))

@@ -44,6 +44,9 @@ MODELS = {
 LEVELS = ("levels",)
 """What is learned at further levels of noise."""
 
+MOST = 30.0
+"""Grey levels of noise up to which a spline model goes."""
+
 FULL = 255.0
 """Grey levels of an image in [0, 1]."""
 
@@ -95,6 +98,11 @@ def check(config: Ridge) -> None:
         raise ValueError(
             f"--model {config.model} --sigma {' '.join(f'{x:g}' for x in config.sigma)}: is of one "
             "level of noise; take --model spline, or one of them"
+        )
+    if config.model == "spline" and max(config.sigma) > MOST:
+        raise ValueError(
+            f"--model spline --sigma {max(config.sigma):g}: its levels end at {MOST:g}; take less, "
+            "or another model"
         )
     if len({*config.sigma}) < len(config.sigma):
         raise ValueError(f"--sigma {config.sigma}: expected each level of noise once")
