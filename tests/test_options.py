@@ -253,7 +253,6 @@ from deqbilevel.commands import interrupts
 interrupts.end_at_once()
 from tqdm import tqdm
 bar = tqdm(total=3)
-print("begun", flush=True)
 """
 
 
@@ -263,7 +262,7 @@ print("begun", flush=True)
 )
 def test_a_signal_ends_at_once_with_one_line_and_its_status(work, sent):
     saved = "with interrupts.first(lambda: print('saved', flush=True)):\n    "
-    process = started(WORKING + saved + work)
+    process = started(WORKING + saved + "print('begun', flush=True)\n    " + work)
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     process.send_signal(sent)
     told, said = process.communicate(timeout=20)
