@@ -128,3 +128,13 @@ def test_filters_that_are_learned_beside_a_sampling_keep_their_part(tmp_path):
     found = training.train(config, training.posed(config, images), tmp_path)
     assert 0.2 < found.s.mean() < 0.3
     assert np.ptp(found.s) > 0.5
+
+
+def test_a_lambda_of_zero_is_one_that_is_given():
+    images = data.load("faces", value_range=(0.0, 1.0), shape=(8, 8), train_size=2, test_size=1)
+    for strength in (None, 0.0):
+        problem = training.posed(Sampling(shape=(8, 8), strength=strength), images)
+        weights = {name: problem.params[name] for name in problem.learner.learned}
+        optimiser = problem.learner.optimiser(problem.params, 0)
+        found = optax.tree.get(optimiser.init(weights), "price")
+        assert (found is None) == (strength is not None)

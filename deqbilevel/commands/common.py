@@ -56,3 +56,19 @@ def line(cells: Iterable[str]) -> str:
 def last_line(numbers: dict[str, Any]) -> None:
     """The headline numbers: one JSON object, the last line of standard output."""
     print(json.dumps(plain(numbers)), flush=True)
+
+
+def span(text: str) -> tuple[float, float, bool]:
+    """LOW..HIGH, or LOW..HIGH:log: both ends, and whether it is even in its logarithm.
+
+    Raises: ValueError for other words.
+
+    >>> from deqbilevel.commands import common
+    >>> print(common.span("0.1..10:log"))
+    (0.1, 10.0, True)
+    """
+    values, _, scale = text.partition(":")
+    if scale not in ("", "log"):
+        raise ValueError(f"after the colon {scale!r}, not log")
+    low, high = (float(value) for value in values.split(".."))
+    return low, high, scale == "log"

@@ -22,8 +22,9 @@ docstring says up to which a that holds. A width `eps` that is not in [1e-9, 1e9
 """
 
 from collections.abc import Callable
+from typing import Any
 
-from deqbilevel.checks import Registry
+from deqbilevel.checks import Registry, number
 from deqbilevel.potentials.base import LEAST_WIDTH, MOST_WIDTH, Potential, modulus
 from deqbilevel.potentials.power_sum import PowerSum
 from deqbilevel.potentials.profiles import Hubers, Profile
@@ -56,6 +57,7 @@ __all__ = [
     "Quadratic",
     "RoundedPower",
     "Welsch",
+    "bending",
     "clipping",
     "identity",
     "modulus",
@@ -83,3 +85,22 @@ POTENTIALS: Registry[Callable[[], Potential]] = Registry(
     },
 )
 """Every potential, at example parameters. The shared property tests walk this table."""
+
+
+def bending(name: str, eps: float) -> Potential:
+    """One of `POTENTIALS` that bends at `eps`.
+
+    Raises: ValueError for an eps that is not above 0, an unknown name, and a potential without one.
+
+    >>> print(potentials.bending("log_sum", 0.5))
+    LogSum(eps=0.5)
+    """
+    number("eps", eps, above=0)
+    kind: Any = POTENTIALS[name]
+    try:
+        return kind(eps=eps)
+    except TypeError as error:
+        raise ValueError(
+            f"potential {name!r}: has no eps to bend at; take a smooth one, such as "
+            "corner_rounded or log_sum"
+        ) from error

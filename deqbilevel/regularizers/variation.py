@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import checks, operators
-from deqbilevel.potentials import POTENTIALS
+from deqbilevel.potentials import bending
 from deqbilevel.regularizers.base import Regularizer
 from deqbilevel.types import Images, Params
 
@@ -49,18 +49,10 @@ def total_variation(
     [2.]
     """
     checks.pixels(shape)
-    checks.number("eps", eps, above=0)
     for n, most in zip(field or (), shape, strict=field is not None):
         checks.whole("field", n, most=most)
     gradient_of = operators.difference(shape)
-    kind: Any = POTENTIALS[potential]
-    try:
-        phi = kind(eps=eps)
-    except TypeError as error:
-        raise ValueError(
-            f"potential {potential!r}: has no eps to bend at; take a smooth one, such as "
-            "corner_rounded or log_sum"
-        ) from error
+    phi = bending(potential, eps)
 
     def differences(u: Images) -> Float[Array, "batch 2 pixels"]:
         return gradient_of.apply(u).reshape(len(u), 2, -1)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import checks
-from deqbilevel.potentials import POTENTIALS, Potential
+from deqbilevel.potentials import Potential, bending
 from deqbilevel.regularizers.bases import BASES, cosines, random
 from deqbilevel.types import Params
 
@@ -42,15 +42,7 @@ def drawn(
     count, rows, columns = (checks.whole("filters", n) for n in filters)
     if rows * columns < 2:
         raise ValueError(f"filters {filters}: numbers and no filters; take a larger size")
-    checks.number("eps", eps, above=0)
-    kind: Any = POTENTIALS[potential]
-    try:
-        phi = kind(eps=eps)
-    except TypeError as error:
-        raise ValueError(
-            f"potential {potential!r}: has no eps to bend at; take a smooth one, such as "
-            "corner_rounded or log_sum"
-        ) from error
+    phi = bending(potential, eps)
     if basis is None:
         plain = cosines(rows, columns) / rows
         c = plain if count == len(plain) else random(key, count, rows, columns)

@@ -12,6 +12,7 @@ asks for and with the bound that they have.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from deqbilevel.checks import Registry
 from deqbilevel.search.base import Box, Outcome, Request, Search
@@ -24,6 +25,7 @@ from deqbilevel.search.sampled import grid, poisson_disk, random, sobol
 from deqbilevel.search.trust_region import trust_region
 
 __all__ = [
+    "LISTED",
     "SEARCHES",
     "Box",
     "Evaluated",
@@ -40,6 +42,7 @@ __all__ = [
     "random",
     "row_errors",
     "run",
+    "sized",
     "sobol",
     "through",
     "trust_region",
@@ -59,3 +62,22 @@ SEARCHES: Registry[Callable[..., Search]] = Registry(
     },
 )
 """Every search, built for a number of parameters and with options of its own."""
+
+LISTED = ("grid", "random", "sobol", "poisson_disk")
+"""Those whose points are laid out for the number of candidates."""
+
+
+def sized(name: str, R: int, *, candidates: int, seed: int, **options: Any) -> Search:
+    """A search over R parameters with at most so many candidates.
+
+    Raises: ValueError for an unknown one, and for one that needs a package that is not there.
+
+    >>> first, _ = search.sized("sobol", 2, candidates=4, seed=0).ask(0)
+    >>> print(first.points.shape)
+    (4, 2)
+    """
+    listed = {"count": candidates} if name in LISTED else {}
+    try:
+        return SEARCHES[name](R, seed=seed, **listed, **options)
+    except ImportError as error:
+        raise ValueError(f"{name}: {error}") from error

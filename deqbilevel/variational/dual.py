@@ -8,15 +8,14 @@ that is not zero, [CF] (A.13). Its cost less the dual one is the gap of `problem
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from deqbilevel import checks
-from deqbilevel.solvers.base import any_lane, floor_tolerance
+from deqbilevel.solvers.base import floor_tolerance
 from deqbilevel.variational.base import Terms, Weights
 from deqbilevel.variational.problems import Certificate, Data, Problem, Saddle, certify
-from deqbilevel.variational.saddle import keep, unfinished
+from deqbilevel.variational.saddle import certified
 
 
 def fista(
@@ -56,8 +55,8 @@ def fista(
     def image(d: Terms) -> Array:
         return f - omega.adjoint(d)
 
-    def advance(_: Any, carry: tuple[Terms, Terms, Array]) -> tuple[Terms, Terms, Array]:
-        d, ahead, k = carry
+    def advance(_: Any, carry: tuple[tuple[Terms, Terms, Array], tuple[()]]) -> Any:
+        d, ahead, k = carry[0]
         z = omega.apply(image(ahead))
         new = omega.project(tuple(a + y / L for a, y in zip(ahead, z, strict=True)), weights)
         if restart:
@@ -71,21 +70,15 @@ def fista(
             k = jnp.where(uphill > 0, 0, k)
         momentum = (k / (k + 3)).reshape(-1, 1, 1).astype(f.dtype)
         ahead = tuple(n + momentum * (n - b) for n, b in zip(new, d, strict=True))
-        return new, ahead, k + 1
+        return (new, ahead, k + 1), ()
 
-    def judged(d: Terms, iterations: Any) -> Certificate:
+    def judged(own: tuple[Terms, Terms, Array], iterations: Any) -> Certificate:
+        d = own[0]
         gap, relative, cost = certify(problem, Saddle(image(d), d), weights, f, radius=1.0)
         return Certificate(iterations, gap, relative, cost, relative <= tolerance)
 
-    def body(carry: tuple[Any, Certificate]) -> tuple[Any, Certificate]:
-        state, info = carry
-        active = unfinished(info, max_iterations)
-        state = keep(active, jax.lax.fori_loop(0, every, advance, state), state)
-        return state, keep(active, judged(state[0], info.iterations + every), info)
-
-    def goes_on(carry: tuple[Any, Certificate]) -> Array:
-        return any_lane(jnp.any(unfinished(carry[1], max_iterations)))
-
-    none = jnp.zeros(len(f), int)
-    (d, *_), info = jax.lax.while_loop(goes_on, body, ((d, d, none), judged(d, none)))
+    own = d, d, jnp.zeros(len(f), int)
+    (d, *_), info = certified(
+        advance, judged, own, (), count=len(f), every=every, max_iterations=max_iterations
+    )
     return Saddle(image(d), d), info

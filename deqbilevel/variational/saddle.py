@@ -25,6 +25,7 @@ J. Optim. Theory Appl. 158, 2013), for which M is more by ||K||^2, and sigma wit
 less by a factor of 1 - tau ||K||^2 / 2.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -220,19 +221,48 @@ def chambolle_pock(
         gap, relative, cost = certify(problem, at, weights, f, radius=radius)
         return Certificate(iterations, gap, relative, cost, relative <= tolerance)
 
-    def body(carry: tuple[Saddle, Steps, Certificate]) -> tuple[Saddle, Steps, Certificate]:
-        at, of, info = carry
-        moved, of = jax.lax.fori_loop(0, every, advance, (at, of))
-        active = unfinished(info, max_iterations)
-        at = keep(active, moved, at)
-        return at, of, keep(active, judged(at, info.iterations + every), info)
+    at, info = certified(
+        advance, judged, at, first, count=len(f), every=every, max_iterations=max_iterations
+    )
+    return at._replace(d=problem.omega.project(at.d, weights)), info
 
-    def goes_on(carry: tuple[Saddle, Steps, Certificate]) -> Array:
+
+def certified(
+    advance: Callable[[Any, Any], Any],
+    judged: Callable[[Any, Any], Certificate],
+    own: Any,
+    common: Any,
+    *,
+    count: int,
+    every: int,
+    max_iterations: Any,
+) -> tuple[Any, Certificate]:
+    """`advance(_, (own, common))` until each of `count` images is certified, which is looked at
+    after `every` so many iterations; what is its own stays from then on, what is common goes on.
+
+    >>> def judged(x, iterations):
+    ...     return variational.Certificate(iterations, x, x, x, x < 1)
+    >>> halved = lambda _, carry: (carry[0] / 2, carry[1])
+    >>> x, info = variational.saddle.certified(
+    ...     halved, judged, jnp.array([8.0, 3.0]), (), count=2, every=1, max_iterations=9
+    ... )
+    >>> print(x, info.iterations)
+    [0.5  0.75] [4 2]
+    """
+
+    def body(carry: tuple[Any, Any, Certificate]) -> tuple[Any, Any, Certificate]:
+        own, common, info = carry
+        moved, common = jax.lax.fori_loop(0, every, advance, (own, common))
+        active = unfinished(info, max_iterations)
+        own = keep(active, moved, own)
+        return own, common, keep(active, judged(own, info.iterations + every), info)
+
+    def goes_on(carry: tuple[Any, Any, Certificate]) -> Array:
         return any_lane(jnp.any(unfinished(carry[2], max_iterations)))
 
-    info = judged(at, jnp.zeros(len(f), int))
-    at, _, info = jax.lax.while_loop(goes_on, body, (at, first, info))
-    return at._replace(d=problem.omega.project(at.d, weights)), info
+    info = judged(own, jnp.zeros(count, int))
+    own, _, info = jax.lax.while_loop(goes_on, body, (own, common, info))
+    return own, info
 
 
 def unfinished(info: Certificate, max_iterations: Any) -> Array:

@@ -196,11 +196,7 @@ def _axes(texts: Sequence[str]) -> dict[str, list[Any] | grids.Range]:
             raise ValueError(f"--axis {text}: {name} was given before; join its values")
         try:
             if ".." in values:
-                values, _, scale = values.partition(":")
-                if scale not in ("", "log"):
-                    raise ValueError(f"after the colon {scale!r}, not log")
-                low, high = (float(value) for value in values.split(".."))
-                found[name] = grids.Range(low, high, scale == "log")
+                found[name] = grids.Range(*common.span(values))
             else:
                 found[name] = [grids.OWN_AXES[name].kind(value) for value in values.split(",")]
         except ValueError as error:

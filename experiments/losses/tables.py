@@ -150,7 +150,7 @@ def compared(
         row["step_ms"] = found[name]["step_ms"]
         row["evaluations"] = found[name]["forward_evaluations"]
         if table == "accuracy":
-            row["lower_gradient"] = lower_gradient(config, learn.images_of(config))
+            row["lower_gradient"] = lower_gradient(config, images)
         last = (config.out / "metrics.jsonl").read_text().splitlines()[-1]
         row["train_loss"] = json.loads(last)["train_loss"]
     return rows, markdown(rows)

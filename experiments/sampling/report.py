@@ -81,7 +81,7 @@ def show(config: Any, problem: Problem, found: Found, images: Images, out: Path)
         **named,
         "part": config.part,
         "mean_of_s": float(found.s.mean()),
-        "strength": found.records[-1]["strength"] if found.records else 0.0,
+        "strength": float((found.records or [found.params])[-1]["strength"]),
         "between_0_and_1": float(np.mean((found.s > 0.01) & (found.s < 0.99))),
         "seconds": sum(record["seconds"] for record in found.records),
     }

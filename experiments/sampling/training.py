@@ -88,11 +88,11 @@ def posed(config: Any, images: Images) -> Problem:
     rates |= {"filters": config.filters_rate} if config.filters else {}
     each: Any = {name: optax.adam(rate, b1=B1) for name, rate in rates.items()}
     adam = optax.partition(each, {name: name for name in rates})
-    chain = [adam, box] if config.strength else [priced(partial(wanted, config), B1), adam, box]
+    priced_first = [priced(partial(wanted, config), B1)] if config.strength is None else []
     learner = Learner(
         (model,),
         setting_of(config),
-        learning.fixed(optax.chain(*chain)),
+        learning.fixed(optax.chain(*priced_first, adam, box)),
         ("K", *weights),
         losses.Penalised(losses.mean_squared_error, penalty),
         sampling=True,

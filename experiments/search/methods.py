@@ -23,24 +23,19 @@ RECORD |= {"bounds": [ANY], "evaluations": [0.0], "seconds": 0.0}
 HYPERGRADIENT = "hypergradient"
 """The name of Adam on the implicit gradient, beside those of `search.SEARCHES`."""
 
-SAMPLED = ("grid", "random", "sobol", "poisson_disk")
-"""Whose points are laid out for the number of candidates."""
-
 
 def of(config: Any, case: Case, name: str) -> search.Search | None:
     """The search with its options; None: the hypergradient. Raises: ValueError for what it cannot
     do, or lacks."""
     if name not in search.SEARCHES:
         return None
-    how: dict[str, Any] = {"seed": config.seed}
-    if name in SAMPLED:
-        how["count"] = config.candidates
-    if name == "trust_region" and not config.dynamic:
-        how["accuracy"] = None
+    how = {"accuracy": None} if name == "trust_region" and not config.dynamic else {}
     try:
-        return search.SEARCHES[name](case.box.size, **how)
-    except ImportError as error:
-        raise ValueError(f"--methods {name}: {error}") from error
+        return search.sized(
+            name, case.box.size, candidates=config.candidates, seed=config.seed, **how
+        )
+    except ValueError as error:
+        raise ValueError(f"--methods {error}") from error
 
 
 def state(case: Case, name: str) -> str:

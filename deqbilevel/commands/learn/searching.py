@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from deqbilevel import checks, search
+from deqbilevel.commands import common
 from deqbilevel.commands.records import Log
 from deqbilevel.commands.schema import ANY
 from deqbilevel.learning import BATCH, Learner, upper_level
@@ -21,9 +22,6 @@ from deqbilevel.search import Box, Evaluated, Outcome, Request
 from deqbilevel.types import Params
 
 FILE = "search.jsonl"
-
-LOG = "log"
-"""After a colon: evenly spread logarithms."""
 
 NAMES = tuple(name for name in search.SEARCHES if name != "trust_region")
 """The searches that go by losses alone: that one models the residuals of single images."""
@@ -45,21 +43,17 @@ def box_of(words: Sequence[str], params: Params) -> Box:
     scalars = sorted(name for name, x in params.items() if _scalar(x))
     for text in words:
         name, _, values = text.partition("=")
-        values, _, scale = values.partition(":")
         checks.known("--search-over", name, dict.fromkeys(scalars))
         try:
-            first, last = (float(value) for value in values.split(".."))
+            first, last, even = common.span(values)
         except ValueError as error:
             raise ValueError(
-                f"--search-over {text}: expected {name}=LOW..HIGH or {name}=LOW..HIGH:{LOG}"
+                f"--search-over {text}: expected {name}=LOW..HIGH or {name}=LOW..HIGH:log: {error}"
             ) from error
-        if name in low or scale not in ("", LOG) or not first < last:
-            raise ValueError(
-                f"--search-over {text}: expected each name once, LOW below HIGH, and nothing but "
-                f":{LOG} behind"
-            )
+        if name in low or not first < last:
+            raise ValueError(f"--search-over {text}: expected each name once, and LOW below HIGH")
         low[name], high[name] = first, last
-        logarithmic += [name] if scale else []
+        logarithmic += [name] if even else []
     return Box(low, high, tuple(logarithmic)).check()
 
 
@@ -73,11 +67,18 @@ def check(config: Any, params: Params) -> None:
         return
     if not config.search_over:
         raise ValueError(
-            f"--search {config.search}: over what? give --search-over NAME=LOW..HIGH[:{LOG}], one "
+            f"--search {config.search}: over what? give --search-over NAME=LOW..HIGH[:log], one "
             "or more"
         )
-    box = box_of(config.search_over, params)
-    search.SEARCHES[config.search](box.size)
+    _search(config, box_of(config.search_over, params))
+
+
+def _search(config: Any, box: Box) -> search.Search:
+    """Raises: ValueError for one that cannot be, or lacks a package."""
+    try:
+        return search.sized(config.search, box.size, candidates=config.candidates, seed=config.seed)
+    except ValueError as error:
+        raise ValueError(f"--search {error}") from error
 
 
 def searched(
@@ -91,16 +92,13 @@ def searched(
     box = box_of(config.search_over, params)
     truth, f = truth[:BATCH], f[:BATCH]
     judged = jax.jit(upper_level(learner, truth, f))
-    listed = {"count": config.candidates} if config.search in LISTED else {}
-    chosen = search.SEARCHES[config.search](box.size, seed=config.seed, **listed)
     log = Log.of(out / FILE, RECORD)
     known = log.read()
     log.keep(known)
     records = []
     evaluate = _evaluator(judged, box, params)
-    for i, record in enumerate(
-        search.run(chosen, evaluate, candidates=config.candidates, known=known)
-    ):
+    run = search.run(_search(config, box), evaluate, candidates=config.candidates, known=known)
+    for i, record in enumerate(run):
         records.append(record)
         if i >= len(known):
             log.append(record)
@@ -116,10 +114,6 @@ def searched(
         **{f"searched_{name}": float((value if better else params)[name]) for name in box.low},
     }
     return (params | value if better else params), found
-
-
-LISTED = ("grid", "random", "sobol", "poisson_disk")
-"""The searches whose points are known beforehand."""
 
 
 def _evaluator(judged: Any, box: Box, params: Params) -> Callable[[Request], Evaluated]:
