@@ -21,7 +21,7 @@ LAYERS = [
     ],
     ["linearised", "adjoints", "simulation", "losses"],
     ["maps", "regularizers", "layers", "hypergradients", "data", "plots"],
-    ["jacobians", "variational"],
+    ["jacobians", "variational", "single_level"],
     ["settings", "models", "pretrained"],
     ["learning", "algorithms", "conditions", "baselines"],
     ["contraction", "studies", "courses", "recipes", "upper", "search"],
@@ -63,6 +63,7 @@ INSIDE = {
         *("base", "extras", "sampled", "evolution", "bayesian", "trust_region", "evaluating"),
         *("running", "posing"),
     ],
+    "single_level": ["base", "constraints", "analysis", "convolutional", "filters"],
     "variational": [
         *("cosines", "base", "variations", "transforms", "problems", "saddle", "dual", "active"),
     ],
