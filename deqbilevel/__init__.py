@@ -61,8 +61,8 @@ The layers, from the bottom up; imports only ever run downwards:
 - `single_level`: filters that make images sparse, learned without a task
 - `settings`, `models`, `pretrained`: a problem as one record, and how it is solved
 - `learning`, `algorithms`, `conditions`, `baselines`: one learner, and upper-level algorithms
-- `contraction`, `studies`, `courses`, `recipes`, `upper`, `search`: grids of runs, trained models
-  as files, searches without gradients
+- `contraction`, `studies`, `courses`, `recipes`, `unrolled`, `upper`, `search`: grids of runs,
+  trained models as files, learned iterations and flows, searches without gradients
 - `crossover`: what was learned for denoising, for other operators
 - `commands`: `deqbilevel learn` and `deqbilevel reconstruct`
 """

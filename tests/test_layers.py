@@ -24,7 +24,7 @@ LAYERS = [
     ["jacobians", "variational", "single_level"],
     ["settings", "models", "pretrained"],
     ["learning", "algorithms", "conditions", "baselines"],
-    ["contraction", "studies", "courses", "recipes", "upper", "search"],
+    ["contraction", "studies", "courses", "recipes", "unrolled", "upper", "search"],
     ["crossover"],
     ["commands"],
     ["__main__"],
@@ -64,6 +64,10 @@ INSIDE = {
         *("running", "posing"),
     ],
     "single_level": ["base", "constraints", "analysis", "convolutional", "filters"],
+    "unrolled": [
+        *("base", "gradient", "shrinking", "networks", "primal_dual", "analysis", "flows"),
+        *("reversal", "greedy"),
+    ],
     "variational": [
         *("cosines", "base", "variations", "transforms", "problems", "saddle", "dual", "active"),
     ],
@@ -76,6 +80,7 @@ SHARED = {
     "algorithms": ["oracles"],
     "losses": ["scores"],
     "operators": ["blurs", "given", "patterns"],
+    "potentials": ["profiles"],
     "solvers": ["mixing"],
     "regularizers": ["bases", "weighted", "ridge", "predicted"],
 }

@@ -1,6 +1,7 @@
 """What several ways to a hypergradient share: the probe, and where they write their Info."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,6 +27,32 @@ def no_info(dtype: Any = jnp.float32) -> Info:
 def as_cotangent(info: Info, probe: Info) -> Info:
     """The Info as a cotangent of the probe."""
     return jax.tree.map(lambda x, slot: jnp.asarray(x, slot.dtype), info, probe)
+
+
+def scanned(body: Callable[[Any, Any], Any], carry: Any, xs: Any, segment: int) -> Any:
+    """The last carry of body(carry, x) over the leading axis of xs, in order.
+
+    Reverse mode keeps what it needs of `segment` of them at once: of the others it keeps one carry
+    for each segment, and computes them again.
+
+    >>> total = hypergradients.base.scanned(lambda s, x: s * x, 1.0, jnp.array([2.0, 3.0]), 1)
+    >>> print(total)
+    6.0
+    """
+
+    def run(carry: Any, xs: Any) -> tuple[Any, None]:
+        return jax.lax.scan(lambda carry, x: (body(carry, x), None), carry, xs)[0], None
+
+    count = len(jax.tree.leaves(xs)[0])
+    if segment >= count:
+        return run(carry, xs)[0]
+    checkpointed = partial(jax.checkpoint, prevent_cse=False)(run)
+    whole = count - count % segment
+    parts = jax.tree.map(lambda x: x[:whole].reshape(-1, segment, *x.shape[1:]), xs)
+    carry, _ = jax.lax.scan(checkpointed, carry, parts)
+    return (
+        carry if whole == count else checkpointed(carry, jax.tree.map(lambda x: x[whole:], xs))[0]
+    )
 
 
 # ---- what is given to a solve

@@ -15,7 +15,6 @@ would leave one. The tolerance only says whether Info calls the solve, or the de
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -32,6 +31,7 @@ from deqbilevel.hypergradients.base import (
     end,
     explicit,
     no_info,
+    scanned,
     unit,
 )
 from deqbilevel.solvers import as_solver
@@ -268,21 +268,12 @@ def _carry(state: Any, u0: Array) -> Carry:
 def _advance(step: Step, carry: Carry, first: Any, count: int, segment: int) -> Carry:
     """`count` evaluations, the first of them the `first`-th, kept in segments for reverse mode."""
 
-    def body(carry: Carry, k: Array) -> tuple[Carry, None]:
+    def body(carry: Carry, k: Array) -> Carry:
         state, u, residual = step(k, carry[0])
         # Nobody differentiates the residual, and at 0 its norm has no derivative.
-        return (state, u, jax.lax.stop_gradient(residual)), None
+        return state, u, jax.lax.stop_gradient(residual)
 
-    def run(carry: Carry, index: Array) -> tuple[Carry, None]:
-        return jax.lax.scan(body, carry, index)[0], None
-
-    index = first + jnp.arange(count)
-    if segment >= count:
-        return run(carry, index)[0]
-    checkpointed = partial(jax.checkpoint, prevent_cse=False)(run)
-    whole = count - count % segment
-    carry, _ = jax.lax.scan(checkpointed, carry, index[:whole].reshape(-1, segment))
-    return carry if whole == count else checkpointed(carry, index[whole:])[0]
+    return scanned(body, carry, first + jnp.arange(count), segment)
 
 
 def _result(carry: Carry, evaluations: Any, tolerance: Any) -> tuple[Array, Info]:

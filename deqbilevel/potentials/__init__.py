@@ -38,6 +38,7 @@ from deqbilevel.potentials.quadratic import (
 )
 from deqbilevel.potentials.robust import Fair, GemanMcClure, LogCosh, Welsch
 from deqbilevel.potentials.rounded import CornerRounded, LogRoot, LogSum, RoundedPower
+from deqbilevel.potentials.splines import Splines, splines
 
 __all__ = [
     "LEAST_WIDTH",
@@ -56,6 +57,7 @@ __all__ = [
     "Profile",
     "Quadratic",
     "RoundedPower",
+    "Splines",
     "Welsch",
     "bending",
     "clipping",
@@ -63,6 +65,7 @@ __all__ = [
     "modulus",
     "relu",
     "softshrink",
+    "splines",
 ]
 
 POTENTIALS: Registry[Callable[[], Potential]] = Registry(
