@@ -59,6 +59,7 @@ The layers, from the bottom up; imports only ever run downwards:
   every way to differentiate through its fixed point
 - `variational`: exact problems with a 1-norm, such as total variation
 - `single_level`: filters that make images sparse, learned without a task
+- `langevin`: samples of what a learned cost leaves open
 - `settings`, `models`, `pretrained`: a problem as one record, and how it is solved
 - `learning`, `algorithms`, `conditions`, `baselines`: one learner, and upper-level algorithms
 - `contraction`, `studies`, `courses`, `recipes`, `unrolled`, `upper`, `search`: grids of runs,

@@ -21,7 +21,7 @@ LAYERS = [
     ],
     ["linearised", "adjoints", "simulation", "losses"],
     ["maps", "regularizers", "layers", "hypergradients", "data", "plots"],
-    ["jacobians", "variational", "single_level"],
+    ["jacobians", "variational", "single_level", "langevin"],
     ["settings", "models", "pretrained"],
     ["learning", "algorithms", "conditions", "baselines"],
     ["contraction", "studies", "courses", "recipes", "unrolled", "upper", "search"],
@@ -63,10 +63,13 @@ INSIDE = {
         *("base", "extras", "sampled", "evolution", "bayesian", "trust_region", "evaluating"),
         *("running", "posing"),
     ],
-    "single_level": ["base", "constraints", "analysis", "convolutional", "filters"],
     "unrolled": [
         *("base", "gradient", "shrinking", "networks", "primal_dual", "analysis", "flows"),
         *("reversal", "greedy"),
+    ],
+    "single_level": [
+        *("base", "constraints", "analysis", "transform", "convolutional", "ksvd", "experts"),
+        *("random_fields", "filters"),
     ],
     "variational": [
         *("cosines", "base", "variations", "transforms", "problems", "saddle", "dual", "active"),

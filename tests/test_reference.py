@@ -68,6 +68,7 @@ NO_EXAMPLE = {
     },
     "regularizers.predicted.Network": "what `predicted.network` makes",
     "regularizers.ridge.Ridge": "what `ridge.functions` returns",
+    "langevin.Samples": "what `sample` returns",
     "search.best": "of the records of `run`: in the example of the package",
     "data.prepare": "needs tensorflow-datasets and takes half a minute",
 }

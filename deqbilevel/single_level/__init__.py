@@ -17,22 +17,37 @@ from deqbilevel.single_level.constraints import (
     mutual_coherence,
 )
 from deqbilevel.single_level.convolutional import convolutional_analysis, frame
+from deqbilevel.single_level.experts import score_matching
 from deqbilevel.single_level.filters import filters_of, params_of
+from deqbilevel.single_level.ksvd import analysis_ksvd, cosparse
+from deqbilevel.single_level.random_fields import (
+    GaussianField,
+    conditional_field,
+    gaussian_field,
+)
+from deqbilevel.single_level.transform import transform
 
 __all__ = [
     "CONSTRAINTS",
+    "GaussianField",
     "Method",
     "analysis",
+    "analysis_ksvd",
     "coherence",
     "coherences",
+    "conditional_field",
     "constraint",
     "convolutional_analysis",
+    "cosparse",
     "filters_of",
     "frame",
+    "gaussian_field",
     "mutual_coherence",
     "params_of",
     "patches",
     "run",
+    "score_matching",
     "thresholded",
     "tightness",
+    "transform",
 ]

@@ -26,17 +26,15 @@ class Method(NamedTuple):
     [[1. 0.]] True
     """
 
-    init: Callable[[Any, Array], Any]
+    init: Callable[[Any, Any], Any]
     """(operator, data) -> State."""
-    step: Callable[[Any, Array], tuple[Any, Float[Array, ""]]]
+    step: Callable[[Any, Any], tuple[Any, Float[Array, ""]]]
     """(state, data) -> (State, the objective there)."""
     monotone: bool = True
     """Whether no step increases the objective."""
 
 
-def run(
-    method: Method, operator: Any, data: Array, steps: int
-) -> tuple[Any, Float[Array, " steps"]]:
+def run(method: Method, operator: Any, data: Any, steps: int) -> tuple[Any, Float[Array, " steps"]]:
     """What is learned after so many steps from an operator, and the objective after each.
 
     Raises: ValueError for fewer than one step.
