@@ -73,6 +73,7 @@ INSIDE = {
     ],
     "variational": [
         *("cosines", "base", "variations", "transforms", "problems", "saddle", "dual", "active"),
+        *("newton", "proximal", "splitting"),
     ],
     "studies": [
         *("logs", "cubes", "storage", "states", "grids", "study", "keeping", "running", "plans"),

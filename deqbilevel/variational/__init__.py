@@ -5,11 +5,18 @@ $$ \min_x \tfrac12 \|K u - f\|^2 + \sum_t \sum_p w_t[p]\, |(\Omega_t x)[p]| $$
 The unknowns x are the image u and whatever else is minimised over; see `Analysis`.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+from deqbilevel.checks import Registry
 from deqbilevel.variational.active import Pattern, differentiable, pattern
 from deqbilevel.variational.base import Analysis, Terms, Unknowns, Weights
 from deqbilevel.variational.dual import fista
+from deqbilevel.variational.newton import semismooth_newton
 from deqbilevel.variational.problems import Certificate, Problem, Saddle
+from deqbilevel.variational.proximal import proximal_gradient
 from deqbilevel.variational.saddle import chambolle_pock, primal_dual_map
+from deqbilevel.variational.splitting import admm
 from deqbilevel.variational.transforms import fourier, wavelets
 from deqbilevel.variational.variations import (
     generalised_variation,
@@ -18,6 +25,7 @@ from deqbilevel.variational.variations import (
 )
 
 __all__ = [
+    "SOLVERS",
     "Analysis",
     "Certificate",
     "Pattern",
@@ -26,6 +34,7 @@ __all__ = [
     "Terms",
     "Unknowns",
     "Weights",
+    "admm",
     "chambolle_pock",
     "differentiable",
     "fista",
@@ -34,6 +43,22 @@ __all__ = [
     "infimal_convolution",
     "pattern",
     "primal_dual_map",
+    "proximal_gradient",
+    "semismooth_newton",
     "total_variation",
     "wavelets",
 ]
+
+SOLVERS: Registry[Callable[..., Any]] = Registry(
+    "solver",
+    {
+        "chambolle_pock": chambolle_pock,
+        "admm": admm,
+        "fista": fista,
+        "proximal_gradient": proximal_gradient,
+        "semismooth_newton": semismooth_newton,
+    },
+)
+"""Every solver of a `Problem`, `solve(problem, weights, f, start) -> (saddle, certificate)`.
+
+`fista` asks for K = I and no unknowns but u; the others solve any. The property tests walk it."""
