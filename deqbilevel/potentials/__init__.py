@@ -26,6 +26,7 @@ from typing import Any
 
 from deqbilevel.checks import Registry, number
 from deqbilevel.potentials.base import LEAST_WIDTH, MOST_WIDTH, Potential, modulus
+from deqbilevel.potentials.envelope import MoreauEnvelope
 from deqbilevel.potentials.power_sum import PowerSum
 from deqbilevel.potentials.profiles import Hubers, Profile
 from deqbilevel.potentials.quadratic import (
@@ -51,6 +52,7 @@ __all__ = [
     "LogCosh",
     "LogRoot",
     "LogSum",
+    "MoreauEnvelope",
     "PiecewiseQuadratic",
     "Potential",
     "PowerSum",

@@ -12,11 +12,13 @@ from deqbilevel.checks import Registry
 from deqbilevel.variational.active import Pattern, differentiable, pattern
 from deqbilevel.variational.base import Analysis, Terms, Unknowns, Weights
 from deqbilevel.variational.dual import fista
+from deqbilevel.variational.duality import conjugate, dual_gradient
 from deqbilevel.variational.newton import semismooth_newton
 from deqbilevel.variational.problems import Certificate, Problem, Saddle
 from deqbilevel.variational.proximal import proximal_gradient
 from deqbilevel.variational.saddle import chambolle_pock, primal_dual_map
 from deqbilevel.variational.splitting import admm
+from deqbilevel.variational.synthesising import coefficients, synthesis
 from deqbilevel.variational.transforms import fourier, wavelets
 from deqbilevel.variational.variations import (
     generalised_variation,
@@ -36,7 +38,10 @@ __all__ = [
     "Weights",
     "admm",
     "chambolle_pock",
+    "coefficients",
+    "conjugate",
     "differentiable",
+    "dual_gradient",
     "fista",
     "fourier",
     "generalised_variation",
@@ -45,6 +50,7 @@ __all__ = [
     "primal_dual_map",
     "proximal_gradient",
     "semismooth_newton",
+    "synthesis",
     "total_variation",
     "wavelets",
 ]
