@@ -73,7 +73,7 @@ INSIDE = {
     ],
     "variational": [
         *("cosines", "base", "variations", "transforms", "problems", "saddle", "dual", "active"),
-        *("newton", "proximal", "splitting", "duality", "synthesising"),
+        *("rounded", "newton", "proximal", "splitting", "duality", "synthesising"),
     ],
     "studies": [
         *("logs", "cubes", "storage", "states", "grids", "study", "keeping", "running", "plans"),

@@ -16,6 +16,7 @@ from deqbilevel.variational.duality import conjugate, dual_gradient
 from deqbilevel.variational.newton import semismooth_newton
 from deqbilevel.variational.problems import Certificate, Problem, Saddle
 from deqbilevel.variational.proximal import proximal_gradient
+from deqbilevel.variational.rounded import rounded_newton, rounded_slope
 from deqbilevel.variational.saddle import chambolle_pock, primal_dual_map
 from deqbilevel.variational.splitting import admm
 from deqbilevel.variational.synthesising import coefficients, synthesis
@@ -49,6 +50,8 @@ __all__ = [
     "pattern",
     "primal_dual_map",
     "proximal_gradient",
+    "rounded_newton",
+    "rounded_slope",
     "semismooth_newton",
     "synthesis",
     "total_variation",

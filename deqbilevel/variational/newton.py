@@ -1,37 +1,23 @@
-r"""A semismooth Newton method, on problems that are less and less smooth.
+r"""A semismooth Newton method for the exact problem, on problems that are less and less smooth.
 
-With |z| replaced by the Huber function of width gamma, which is |z| - gamma / 2 from there on, a
-minimiser has
-
-    K^T (K u - f) + Omega^T d = 0,    max(gamma, |z|) d = w z,    z = Omega x
-
-and a step of Newton's method on both equations, max having the derivative of the larger, is
-
-    (K^T K + Omega^T C Omega) delta = -(K^T (K u - f) + Omega^T d_0),    d+ = d_0 + C Omega delta
-    d_0 = w z / m,    C = (w I - [|z| > gamma] (d n^T + n d^T) / 2) / m
-
-with m = max(gamma, |z|) and n = z / |z|. As |d| <= w, C is positive semidefinite. It is the
-symmetrised form of Hintermueller and Stadler (SIAM J. Sci. Comput. 28, 2006); the system is solved
-by conjugate gradients, and x moves by the longest of the steps 1, 1/2, 1/4, ... that does not raise
-the smooth cost. d is feasible, and where its equation holds the gap is w |z| - `<d, z>`, at most
-w gamma / 4 at each place: gamma is made less where that is most of the gap, so that the problem
-solved is the exact one.
+|z| is replaced by the Huber function of width gamma, which is |z| - gamma / 2 from there on, and
+steps are those of `rounded`, by Hintermueller and Stadler (SIAM J. Sci. Comput. 28, 2006). d is
+feasible, and at the minimiser the exact problem's gap is the sum of w |z| - `<d, z>`, at most
+w gamma / 4 at each place. gamma is made less where that is most of the gap, so that what is solved
+is the exact problem.
 """
 
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from deqbilevel import checks
-from deqbilevel.solvers import symmetric_solve
 from deqbilevel.solvers.base import floor_tolerance
-from deqbilevel.variational.base import Terms, Unknowns, Weights, ratio
+from deqbilevel.variational.base import Weights, ratio
 from deqbilevel.variational.problems import Certificate, Data, Problem, Saddle, certify
+from deqbilevel.variational.rounded import At, Bends, newton_step
 from deqbilevel.variational.saddle import certified, origin
-
-LENGTHS = tuple(0.5**k for k in range(8))
-"""Of steps that are tried."""
 
 LESS = 0.2
 """gamma is made less by this factor."""
@@ -62,8 +48,8 @@ def semismooth_newton(
     `chambolle_pock`.
 
     Few iterations, of many products: best on small problems to many digits. width: the first
-    gamma. accuracy: of the linear systems, relative, in at most so many `products` with K^T K and
-    Omega^T Omega. From another `start` than the origin gamma begins where the gap is.
+    gamma; from a `start` that is near a solution it is as much less as the gap says. accuracy: of
+    the linear systems, relative, in at most so many `products` with K^T K and Omega^T Omega.
     Raises: ValueError for weights that do not fit, and limits that are none.
 
     >>> K, omega = operators.identity((1, 2)), variational.total_variation((1, 2))
@@ -84,34 +70,12 @@ def semismooth_newton(
     w = omega.weigh(weights, at.d)
 
     def advance(_: Any, carry: tuple[Path, tuple[()]]) -> tuple[Path, tuple[()]]:
-        (x, d), width = carry[0]
-        z, per_place = omega.apply(x), width.reshape(-1, 1, 1)
-        size = tuple(omega.size(a) for a in z)
-        m = tuple(jnp.maximum(per_place, s) for s in size)
-        smooth = tuple(b * a / c for a, b, c in zip(z, w, m, strict=True))
-
-        def curved(y: Terms) -> Terms:
-            """C y."""
-            return tuple(
-                (b * v - jnp.where(s > per_place, _across(e, ratio(a, s), v, omega.together), 0))
-                / c
-                for a, b, c, e, s, v in zip(z, w, m, d, size, y, strict=True)
-            )
-
-        def H(y: Unknowns) -> Unknowns:
-            of_fit = omega.start(problem.K.adjoint(problem.K.apply(problem.image(y))))
-            return of_fit + omega.adjoint(curved(omega.apply(y)))
-
-        downhill = -(problem.slope(x, f) + omega.adjoint(smooth))
-        delta, _ = symmetric_solve(
-            H, downhill, tolerance=accuracy, max_evaluations=products, checked=False
-        )
-        moved = omega.apply(delta)
-        d = tuple(a + b for a, b in zip(smooth, curved(moved), strict=True))
-        length = _length(problem, w, f, x, delta, z, moved, per_place)
-        at = Saddle(x + length * delta, omega.project(d, weights))
-        narrow = _narrow(problem, weights, f, at, w, per_place, radius)
-        return Path(at, jnp.where(narrow, LESS * width, width)), ()
+        at, width = carry[0]
+        of = huber(width.reshape(-1, 1, 1))
+        x, d = newton_step(problem, w, f, *at, of, accuracy=accuracy, products=products)
+        at = Saddle(x, omega.project(d, weights))
+        gap = problem.gap(*at, weights, f, radius)
+        return Path(at, jnp.where(narrow(problem, w, at, of, gap), LESS * width, width)), ()
 
     def judged(own: Path, iterations: Any) -> Certificate:
         gap, relative, cost = certify(problem, own.at, weights, f, radius=radius)
@@ -123,11 +87,11 @@ def semismooth_newton(
         for a, b in zip(w, at.d, strict=True):
             total = total + jnp.sum(jnp.broadcast_to(a, b.shape), axis=(1, 2))
         gap = problem.gap(at.x, at.d, weights, f, radius)
-        width = jnp.clip(ratio(4 * gap, total), jnp.finfo(dtype).eps, width)
+        width = jnp.clip(ratio(4 * gap, total), jnp.finfo(dtype).eps, width).astype(dtype)
     path, info = certified(
         advance,
         judged,
-        Path(at, width.astype(dtype)),
+        Path(at, width),
         (),
         count=len(f),
         every=1,
@@ -136,63 +100,27 @@ def semismooth_newton(
     return path.at, info
 
 
-def _across(d: Array, n: Array, v: Array, together: bool) -> Array:
-    """(d n^T + n d^T) v / 2."""
-    if not together:
-        return d * n * v
-    along, pushed = (jnp.sum(a * v, axis=1, keepdims=True) for a in (n, d))
-    return (d * along + n * pushed) / 2
+def huber(width: Float[Array, "batch 1 1"]) -> At:
+    """|z| less width / 2, and |z|^2 / (2 width) below the width.
+
+    >>> print(variational.newton.huber(jnp.ones((1, 1, 1)))(jnp.full((1, 1, 1), 3.0)).value)
+    [[[2.5]]]
+    """
+
+    def at(size: Array) -> Bends:
+        m = jnp.maximum(size, width)
+        value = jnp.where(size > width, size - width / 2, size**2 / (2 * width))
+        return Bends(value, 1 / m, jnp.where(size > width, 1.0, 0.0).astype(size.dtype))
+
+    return at
 
 
-def _huber(z: Array, size: Array, width: Array) -> Array:
-    """Of |z|, less width / 2."""
-    return jnp.where(size > width, size - width / 2, size**2 / (2 * width))
-
-
-def _length(
-    problem: Problem,
-    w: tuple[Array, ...],
-    f: Data,
-    x: Unknowns,
-    delta: Unknowns,
-    z: Terms,
-    moved: Terms,
-    width: Array,
-) -> Float[Array, "batch 1"]:
-    """The longest of `LENGTHS` along which the smooth cost does not rise but for rounding, else the
-    last."""
-    before = problem.K.apply(problem.image(x)) - f
-    along = problem.K.apply(problem.image(delta))
-
-    def cost(t: float) -> Float[Array, " batch"]:
-        total = jnp.sum(jnp.abs(before + t * along) ** 2, axis=1) / 2
-        for weight, a, b in zip(w, z, moved, strict=True):
-            y = a + t * b
-            value = weight * _huber(y, problem.omega.size(y), width)
-            total = total + jnp.sum(value, axis=(1, 2))
-        return total
-
-    now = cost(0.0)
-    limit = now + 8 * jnp.finfo(now.dtype).eps * jnp.abs(now)
-    falls = jnp.stack([cost(t) <= limit for t in LENGTHS])
-    lengths = jnp.asarray(LENGTHS, now.dtype)
-    first = jnp.argmax(falls, axis=0)
-    return jnp.where(jnp.any(falls, axis=0), lengths[first], lengths[-1])[:, None]
-
-
-def _narrow(
-    problem: Problem,
-    weights: Weights,
-    f: Data,
-    at: Saddle,
-    w: tuple[Array, ...],
-    width: Array,
-    radius: Any,
-) -> Any:
+def narrow(
+    problem: Problem, w: tuple[Array, ...], at: Saddle, of: At, gap: Float[Array, " batch"]
+) -> Bool[Array, " batch"]:
     """Whether half of the gap is that of the smooth problem's solution, for which d = w z / m."""
-    z = problem.omega.apply(at.x)
-    own = jnp.zeros(len(at.x), at.x.dtype)
-    for weight, a in zip(w, z, strict=True):
-        size = problem.omega.size(a)
-        own = own + jnp.sum(weight * (size - size**2 / jnp.maximum(size, width)), axis=(1, 2))
-    return problem.gap(at.x, at.d, weights, f, radius) <= 2 * own
+    own = jnp.zeros_like(gap)
+    for weight, z in zip(w, problem.omega.apply(at.x), strict=True):
+        size = problem.omega.size(z)
+        own = own + jnp.sum(weight * (size - size**2 * of(size).secant), axis=(1, 2))
+    return gap <= 2 * own
