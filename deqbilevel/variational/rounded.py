@@ -116,7 +116,7 @@ def rounded_slope(problem: Problem) -> FixedPointMap:
     >>> F = variational.rounded_slope(variational.Problem(K, omega))
     >>> params = {"weights": (1.0,), "phi": potentials.CornerRounded(3.0)}
     >>> x, f = jnp.array([[0.0, 4.0]]), jnp.array([[-0.8, 4.8]])
-    >>> print(F(x, params, f))  # at the minimiser, where phi' = 4 / 5
+    >>> print(jnp.abs(F(x, params, f)))  # at the minimiser, where phi' = 4 / 5
     [[0. 0.]]
     """
 
@@ -155,11 +155,11 @@ def rounded_newton(
     Raises: ValueError for weights that do not fit, and limits that are none.
 
     >>> K, omega = operators.identity((1, 2)), variational.total_variation((1, 2))
-    >>> problem, f = variational.Problem(K, omega), jnp.array([[-0.8, 4.8]])
+    >>> problem, f = variational.Problem(K, omega), jnp.array([[0.2, 5.8]])
     >>> phi = potentials.CornerRounded(3.0)
     >>> x, info = variational.rounded_newton(problem, (1.0,), f, phi)
     >>> print(x, bool(info.converged))
-    [[0. 4.]] True
+    [[1. 5.]] True
     """
     checks.limits(accuracy, products)
     x = origin(problem, f).x if start is None else start
