@@ -54,6 +54,12 @@ class At(NamedTuple):
         """See `linearised.LinearisedMap`."""
         return self.G.linearised(u, self.params, self.f)
 
+    @property
+    def preconditioner(self) -> Callable[[Array], Callable[[Array], Array]]:
+        """u -> about (I - dG/du)^{-1} there, a pytree. Raises: AttributeError of a map without."""
+        of_map = self.G.preconditioner
+        return lambda u: of_map(u, self.params, self.f)
+
 
 Solver = Callable[[Callable[[Array], Array], Array], tuple[Array, Info]]
 """`solve(G_of_u, u0) -> (u, info)`, on a whole batch at once."""

@@ -54,7 +54,9 @@ def test_momentum_needs_fewer_evaluations_than_gradient_descent():
     assert spent["barzilai_borwein"] < spent["gradient_descent"] / 2
 
 
-@pytest.mark.parametrize("name", ["nesterov", "optimized_gradient", "barzilai_borwein"])
+@pytest.mark.parametrize(
+    "name", ["nesterov", "optimized_gradient", "preconditioned_momentum", "barzilai_borwein"]
+)
 @float64
 def test_descents_start_warm_count_truly_and_keep_lanes_apart(name):
     J = jnp.asarray(np.diag(np.linspace(0.05, 0.98, 8)))

@@ -1,9 +1,11 @@
 """A model of its parts, which have to go together."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Inexact
 
 from deqbilevel import adjoints, checks, fidelities, maps, operators
@@ -13,7 +15,7 @@ from deqbilevel.models.base import Model, told
 from deqbilevel.operators import Operator
 from deqbilevel.operators.base import require_linear
 from deqbilevel.regularizers import Regularizer
-from deqbilevel.types import FixedPointMap, Images
+from deqbilevel.types import FixedPointMap, Images, Params
 
 
 def assemble(
@@ -58,7 +60,30 @@ def assemble(
     G = G if R.told is None else _of_measurement(G, K, R)
     if start is None:
         start = K.adjoint if operators.linear(K) else lambda f: jnp.zeros_like(K.adjoint(f))
-    return Model(K, R, G, start, D, _known_norm(K, R), nonnegative)
+    model = Model(K, R, G, start, D, _known_norm(K, R), nonnegative)
+    if R.preconditioner is None or R.told is not None or step is not maps.gradient_step:
+        return model
+    return model if nonnegative else model._replace(G=Preconditioned(G, model.preconditioner))
+
+
+@dataclass(frozen=True, eq=False)
+class Preconditioned:
+    """A gradient step G with about (I - dG/du)^{-1}, for `solvers.preconditioned_momentum`."""
+
+    G: FixedPointMap
+    of_cost: Callable[[Images, Params], Callable[[Images], Images]]
+    """About the inverse of the Hessian of the cost."""
+
+    def __call__(self, u: Images, params: Params, f: Array) -> Images:
+        return self.G(u, params, f)
+
+    def preconditioner(self, u: Images, params: Params, f: Array) -> Callable[[Images], Images]:
+        """At u, a pytree."""
+        return Partial(_over, params["tau"], self.of_cost(u, params))
+
+
+def _over(tau: Array, apply: Callable[[Images], Images], r: Images) -> Images:
+    return apply(r) / tau
 
 
 def _of_measurement(G: FixedPointMap, K: Operator, R: Regularizer) -> FixedPointMap:

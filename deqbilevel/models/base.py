@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
 from deqbilevel import checks, fidelities, maps, operators, precision
@@ -53,9 +54,9 @@ class Model(NamedTuple):
 
     @property
     def descent(self) -> str:
-        """The one of `solvers.DESCENTS` for the lower level of a model with an energy: the
-        optimised gradient method, which goes beyond a step, has no projected form of this kind."""
-        return "nesterov" if self.nonnegative else "optimized_gradient"
+        """The one of `solvers.DESCENTS` for the lower level of a model with an energy: that of the
+        regulariser, but of a nonnegative model one that has a projected form."""
+        return "nesterov" if self.nonnegative else self.R.descent
 
     @property
     def init(self) -> Callable[[PRNGKeyArray], dict[str, Any]]:
@@ -151,7 +152,7 @@ class Model(NamedTuple):
         seen = 1.0 if isinstance(self.K, Identity) else self._norm(params) ** 2 / 2
         gamma = params["gamma"]
         apply = self.R.preconditioner(u, params, params["lam"] * self.D.curvature * seen / gamma)
-        return lambda r: apply(r) / gamma
+        return Partial(_over, gamma, apply)
 
     def solve(
         self,
@@ -238,6 +239,10 @@ class Model(NamedTuple):
         u = jnp.zeros((1, checks.pixels(self.shape)), precision.dtype_of(params))
         params = self.completed(params)
         return self.G(u, params, operators.of(self.K, params).apply(u))
+
+
+def _over(gamma: Array, apply: Callable[[Images], Images], r: Images) -> Images:
+    return apply(r) / gamma
 
 
 def told(K: Operator, R: Regularizer, params: Params, f: Inexact[Array, "batch data"]) -> Params:

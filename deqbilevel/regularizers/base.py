@@ -51,6 +51,8 @@ class Regularizer(NamedTuple):
     most_noise: float | None = None
     """N depends on `params["noise"]`, up to this, so that its weight follows the noise by itself;
     None: it does not."""
+    descent: str = "optimized_gradient"
+    """The one of `solvers.DESCENTS` that suits its energy."""
     firm: bool = False
     """Whether N is firmly nonexpansive with weights as `init` and `refresh` leave them:
     ||N(u) - N(v)||^2 <= <N(u) - N(v), u - v>. N and I - N are then both nonexpansive."""

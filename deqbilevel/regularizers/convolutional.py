@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import checks
@@ -135,12 +136,12 @@ class Convolutional(NamedTuple):
         mean = jnp.maximum(jnp.mean(varied(curvature, params), axis=(2, 3)), 0)
         power = jnp.abs(transfer(c, self.shape)) ** 2
         symbol = identity + jnp.einsum("k,kb,khw->bhw", weights(params), mean, power)
+        return Partial(self._divided, symbol)
 
-        def apply(r: Images) -> Images:
-            parts = r.reshape(-1, self.shape[0] * self.shape[1])
-            return multiplied(1 / symbol, parts, self.shape, self.shape).reshape(r.shape)
-
-        return apply
+    def _divided(self, symbol: Float[Array, "batch rows frequencies"], r: Images) -> Images:
+        """r over the symbol of a circular convolution."""
+        parts = r.reshape(-1, self.shape[0] * self.shape[1])
+        return multiplied(1 / symbol, parts, self.shape, self.shape).reshape(r.shape)
 
     def regularizer(
         self,

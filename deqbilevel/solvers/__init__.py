@@ -49,6 +49,7 @@ from deqbilevel.solvers.line_search import (
 from deqbilevel.solvers.momentum import nesterov, optimized_gradient
 from deqbilevel.solvers.neumann import jacobian_free, neumann
 from deqbilevel.solvers.picard import picard
+from deqbilevel.solvers.preconditioned import preconditioned_momentum
 from deqbilevel.solvers.stopping import until
 from deqbilevel.types import Adjoint, Info, Solver
 
@@ -79,6 +80,7 @@ __all__ = [
     "optimized_gradient",
     "picard",
     "preconditioned_anderson",
+    "preconditioned_momentum",
     "symmetric_solve",
     "until",
 ]
@@ -145,6 +147,7 @@ DESCENTS: Mapping[str, Callable[..., Solver]] = Registry(
         "gradient_descent": picard,
         "nesterov": nesterov,
         "optimized_gradient": optimized_gradient,
+        "preconditioned_momentum": preconditioned_momentum,
         "barzilai_borwein": barzilai_borwein,
         "backtracking": backtracking,
         "nonlinear_conjugate_gradient": nonlinear_conjugate_gradient,

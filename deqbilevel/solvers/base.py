@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from deqbilevel import checks
@@ -137,6 +138,11 @@ class Map(NamedTuple):
                 "anderson"
             )
         return self.G.linearised(u)
+
+    def preconditioner(self, u: Array) -> Callable[[Array], Array]:
+        """About (I - dG/du)^{-1} at u, a pytree; the identity of a map without one."""
+        own = getattr(self.G, "preconditioner", None)
+        return Partial(jnp.asarray) if own is None else own(u)
 
 
 @dataclass(frozen=True, eq=False)
