@@ -1,6 +1,9 @@
 """TV, TGV and ICTV without smoothing: weights by a grid, by hypergradients, and for each pixel.
 
 python -m experiments.variational [--pictures DIR] [--sets piecewise_constant] [--out DIR]
+python -m experiments.variational --tables smoothing solvers [--out DIR]
+
+The table of weights has them by three ways:
 
     grid       the weight of the first term from --weights, of a second one --ratios times it, that
                are best on the training images
@@ -10,7 +13,12 @@ python -m experiments.variational [--pictures DIR] [--sets piecewise_constant] [
                for those that predict weights from the measurement
 
 All are denoising, solved to a certified gap; see `deqbilevel.variational`. The figure `ramp.png`
-has a noisy ramp by each model. Repeating the same command goes on after an interruption.
+has a noisy ramp by each model. Two tables more:
+
+    smoothing  the hypergradient of the exact 1-norm, and of norms rounded at --eps
+    solvers    the time of every solver to a relative --gap, beside scikit-image
+
+Repeating the same command goes on after an interruption.
 """
 
 import contextlib
@@ -22,16 +30,33 @@ from tqdm import tqdm
 
 from deqbilevel.commands import command, common, folders, options
 from deqbilevel.commands.records import Log
-from experiments.variational import learning, report
+from experiments.variational import learning, report, smoothing, solving
 
+Table = Literal["weights", "smoothing", "solvers"]
 Set = Literal["piecewise_constant", "piecewise_linear", "photographs"]
 Model = Literal["tv", "tgv", "ictv"]
+Solver = Literal[
+    "chambolle_pock",
+    "preconditioned",
+    "accelerated",
+    "admm",
+    "fista",
+    "proximal_gradient",
+    "semismooth_newton",
+    "scikit_image",
+]
+
+
+def _of(table: Table) -> options.Only:
+    """Of an option that only this table has."""
+    return options.only(f"with {table} among --tables", lambda config: table in config.tables)
 
 
 @dataclass(frozen=True)
 class Variational:
     """Find the weights of every model on every set of images in every way."""
 
+    tables: tuple[Table, ...] = ("weights",)
     sets: Annotated[tuple[Set, ...], options.may_be_empty] = (
         "piecewise_constant",
         "piecewise_linear",
@@ -60,6 +85,21 @@ class Variational:
     """Largest relative gap of a solution."""
     max_iterations: Annotated[int, options.count] = 2000
     """Of a solution, at most."""
+    eps: Annotated[tuple[float, ...], options.number(1e-6, 1), _of("smoothing")] = (
+        *(0.1, 0.01, 0.001, 0.0001),
+    )
+    """Where norms are rounded."""
+    solvers: Annotated[tuple[Solver, ...], _of("solvers")] = (
+        *("chambolle_pock", "preconditioned", "accelerated", "admm", "fista"),
+        *("proximal_gradient", "semismooth_newton", "scikit_image"),
+    )
+    """The primal-dual algorithm is there in three forms."""
+    gap: Annotated[float, options.tolerance, _of("solvers")] = 1e-4
+    """At which solvers stop, relative to the cost."""
+    denoising_side: Annotated[int, options.whole(16, 512), _of("solvers")] = 256
+    """Height and width of the image that solvers denoise."""
+    tomography_side: Annotated[int, options.whole(16, 512), _of("solvers")] = 128
+    """Height and width of the phantom that they reconstruct."""
     seed: Annotated[int, options.seed] = 0
     out: Annotated[Path | None, options.output, options.runs] = None
     """Folder of the results."""
@@ -69,12 +109,12 @@ class Variational:
 
 @command.checked
 def main(config: Variational) -> dict[str, Any]:
-    """Find what is missing; returns {set: {model: {way: numbers}}}."""
+    """Find what is missing; returns {set: {model: {way: numbers}}}, and other tables by name."""
     with contextlib.ExitStack() as stack:
         with common.clear_errors():
-            sets = learning.sets_of(config)
+            sets = learning.sets_of(config) if "weights" in config.tables else {}
             cases = [(name, model) for name in sets for model in config.models]
-            if not cases:
+            if "weights" in config.tables and not cases:
                 raise ValueError("--sets and --pictures: nothing to denoise; give one of them")
             read = {"--pictures": sets["pictures"][1:]} if "pictures" in sets else {}
             chosen = common.options_of(config, without=("out", "fresh", "pictures"))
@@ -82,22 +122,66 @@ def main(config: Variational) -> dict[str, Any]:
                 config.out,
                 f"variational-{common.digest(chosen)}",
                 chosen,
-                files=report.files_of(cases),
+                files=report.files_of(config, cases),
                 inputs=folders.given(read),
                 sources={"--pictures": config.pictures},
                 fresh=config.fresh,
             )
             out = stack.enter_context(claimed)
-        log = Log.of(out / "rows.jsonl", report.ROW)
-        rows = log.read()
-        done = {(row["set"], row["model"], row["way"]) for row in rows}
-        with tqdm(total=len(cases), unit="case") as bar:
-            for name, model in cases:
-                bar.set_postfix_str(f"{name}, {model}")
-                if any((name, model, way) not in done for way in learning.WAYS):
-                    for row in learning.found(config, sets[name], name, model, out):
-                        if (name, model, row["way"]) not in done:
-                            rows.append(row)
-                            log.append(row)
+        tables, numbers, last = {}, {}, {}
+        if cases:
+            rows = _weights(config, sets, cases, out)
+            tables["weights"], numbers = report.weights(config, sets, rows, out)
+            last = report.headline(numbers)
+        if "smoothing" in config.tables:
+            rows = _smoothing(config, out)
+            tables["smoothing"] = smoothing.table(rows, config.noise)
+            numbers, last = (x | {"smoothing": smoothing.headline(rows)} for x in (numbers, last))
+        if "solvers" in config.tables:
+            rows = _solvers(config, out)
+            tables["solvers"] = solving.table(config, rows)
+            numbers, last = (x | {"solvers": solving.headline(rows)} for x in (numbers, last))
+        report.show(out, tables, numbers)
+        return last | {"out": str(out)}
+
+
+def _weights(
+    config: Variational, sets: dict[str, Any], cases: list[tuple[str, str]], out: Path
+) -> list[dict[str, Any]]:
+    log = Log.of(out / "rows.jsonl", report.ROW)
+    rows = log.read()
+    done = {(row["set"], row["model"], row["way"]) for row in rows}
+    with tqdm(total=len(cases), unit="case") as bar:
+        for name, model in cases:
+            bar.set_postfix_str(f"{name}, {model}")
+            if any((name, model, way) not in done for way in learning.WAYS):
+                for row in learning.found(config, sets[name], name, model, out):
+                    if (name, model, row["way"]) not in done:
+                        rows.append(row)
+                        log.append(row)
+            bar.update(1)
+    return rows
+
+
+def _smoothing(config: Variational, out: Path) -> list[dict[str, Any]]:
+    log = Log.of(out / "smoothing.jsonl", smoothing.ROW)
+    rows = log.read()
+    if len(rows) <= len(config.eps):
+        rows = smoothing.found(config)
+        log.keep(rows)
+    return rows
+
+
+def _solvers(config: Variational, out: Path) -> list[dict[str, Any]]:
+    log = Log.of(out / "solvers.jsonl", solving.ROW)
+    rows, cases = log.read(), solving.cases(config)
+    done = {(row["case"], row["solver"]) for row in rows}
+    pairs = solving.pairs(config, cases)
+    with tqdm(total=len(pairs), initial=len(done), unit="solver") as bar:
+        for case, solver in pairs:
+            if (case, solver) not in done:
+                bar.set_postfix_str(f"{case}, {solver}")
+                rows.append(solving.found(config, case, cases[case], solver))
+                log.append(rows[-1])
                 bar.update(1)
-        return report.show(config, sets, rows, out) | {"out": str(out)}
+    return rows

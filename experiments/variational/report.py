@@ -31,15 +31,29 @@ def file(name: str, model: str, way: str) -> str:
     return f"states/{name}-{model}-{way}.npz"
 
 
-def files_of(cases: Sequence[tuple[str, str]]) -> list[str]:
+def files_of(config: Any, cases: Sequence[tuple[str, str]]) -> list[str]:
     """What a run writes, see `folders`."""
+    tables = [f"{name}.jsonl" for name in config.tables if name != "weights"]
+    common = [*tables, "summary.md", "result.json"]
+    if "weights" not in config.tables:
+        return common
     kept = [file(name, model, way) for name, model in cases for way in learning.WAYS]
     drawn = [f"{name}.png" for name in dict.fromkeys(name for name, _ in cases)]
-    return [*kept, *drawn, "ramp.png", "rows.jsonl", "summary.md", "result.json"]
+    return [*kept, *drawn, "ramp.png", "rows.jsonl", *common]
 
 
-def show(config: Any, sets: dict[str, Any], rows: list[dict[str, Any]], out: Path) -> Any:
-    """The table, the figures and the headline numbers."""
+def show(out: Path, tables: dict[str, str], numbers: dict[str, Any]) -> None:
+    """Every table, and the numbers of all of them."""
+    text = "\n".join(tables.values())
+    print(f"\n{text}", flush=True)
+    folders.write(out / "summary.md", text)
+    folders.write(out / "result.json", json.dumps(numbers, indent=1))
+
+
+def weights(
+    config: Any, sets: dict[str, Any], rows: list[dict[str, Any]], out: Path
+) -> tuple[str, dict[str, Any]]:
+    """The table of weights and its numbers; its figures are drawn."""
     found = {(row["set"], row["model"], row["way"]): row for row in rows}
     noise = f"noise {config.noise:g} of images in [0, 1]"
     lines = [f"# Denoising, {noise}, PSNR in dB and SSIM", ""]
@@ -63,12 +77,13 @@ def show(config: Any, sets: dict[str, Any], rows: list[dict[str, Any]], out: Pat
                 lines.append(common.line([name, model, way, weights, *cells]))
                 numbers[name].setdefault(model, {})[way] = {k: row[k] for k in NUMBERS}
         _draw(config, name, images, found, out)
-    table = "\n".join(lines) + "\n"
-    print(f"\n{table}", flush=True)
-    folders.write(out / "summary.md", table)
-    folders.write(out / "result.json", json.dumps(numbers, indent=1))
     if not (out / "ramp.png").exists():
         _draw_ramp(config, out)
+    return "\n".join(lines) + "\n", numbers
+
+
+def headline(numbers: dict[str, Any]) -> dict[str, Any]:
+    """PSNR by set, model and way."""
     return {
         name: {
             model: {way: round(values[way]["psnr_db"], 2) for way in learning.WAYS}
