@@ -51,7 +51,7 @@ INSIDE = {
     "conditions": ["constants", "report"],
     "plots": [
         *("style", "base", "greys", "runs", "kernels", "filters", "hypergradients", "algorithms"),
-        *("naive", "masks", "search", "paper_pictures", "paper"),
+        *("naive", "masks", "search", "neighbours", "paper_pictures", "paper"),
     ],
     "commands": [
         *("common", "interrupts", "programs", "schema", "options", "listing", "folders"),

@@ -97,6 +97,7 @@ COMMANDS = {
     "losses": "Losses",
     "mri": "Mri",
     "naive": "Naive",
+    "neighbours": "Neighbours",
     "networks": "Networks",
     "poisson": "Poisson",
     "prepare_tfds": "Config",

@@ -167,14 +167,14 @@ def test_splines_of_each_filter_are_odd_and_as_steep_as_they_say():
             jax.grad(lambda x, a: potentials.Splines(a[None], phi.knots).value(x[None])[0]),
             (0, None),
         )
-    )(z, phi.heights)
+    )(z, phi.amplitudes)
     np.testing.assert_allclose(phi.derivative(z), by_jax, atol=1e-12)
     np.testing.assert_allclose(phi.derivative(z), -phi.derivative(-z), atol=1e-12)
     curvature = phi.second_derivative(z)
     np.testing.assert_allclose(phi.lipschitz, jnp.max(jnp.abs(curvature)))
     np.testing.assert_allclose(phi.least_curvature, jnp.min(curvature))
     np.testing.assert_allclose(phi.slope, jnp.max(jnp.abs(phi.derivative(z))), rtol=1e-6)
-    convex = potentials.Splines(jnp.abs(phi.heights), phi.knots)
+    convex = potentials.Splines(jnp.abs(phi.amplitudes), phi.knots)
     x = convex.prox(z, 0.5)
     np.testing.assert_allclose(x + 0.5 * convex.derivative(x), z, atol=1e-12)
 

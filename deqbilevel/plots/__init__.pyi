@@ -4,6 +4,7 @@ from .hypergradients import estimate_figure, method_figure
 from .kernels import filter_figure, kernel_figure
 from .masks import mask_figure
 from .naive import iterate_figure
+from .neighbours import neighbour_figure, points_figure
 from .paper import drawings, figure_1, figure_5, figure_6, figures
 from .paper_pictures import CAPTIONS, reconstruction_figure
 from .runs import compared_losses, gallery, loss_curves, reconstructions
@@ -31,6 +32,8 @@ __all__ = [
     "map_figure",
     "mask_figure",
     "method_figure",
+    "neighbour_figure",
+    "points_figure",
     "profile_figure",
     "reconstruction_figure",
     "reconstructions",

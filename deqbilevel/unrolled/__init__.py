@@ -34,7 +34,7 @@ from deqbilevel.unrolled.base import (
     setting,
     with_iterations,
 )
-from deqbilevel.unrolled.flows import check_step, flow, refined, stopping_slope
+from deqbilevel.unrolled.flows import check_step, flow, part_of_bound, refined, stopping_slope
 from deqbilevel.unrolled.gradient import gradient
 from deqbilevel.unrolled.greedy import after_stage, stage, stage_params
 from deqbilevel.unrolled.networks import of_splines, variational_network
@@ -54,6 +54,7 @@ __all__ = [
     "iterations",
     "lista",
     "of_splines",
+    "part_of_bound",
     "primal_dual",
     "recovery",
     "refined",

@@ -87,23 +87,33 @@ def flow(
     return Unrolled(K, R.shape, init, learned, start, layer, _same, D, R.refresh)
 
 
-def check_step(model: Model, params: Params) -> None:
-    """Raises: ValueError for steps of 2/L or longer, with which explicit Euler is not stable.
+def part_of_bound(model: Model, params: Params) -> float:
+    """The longest step over 2/L: below 1 explicit Euler is stable.
 
-    >>> K = operators.identity((1, 2))
     >>> R = regularizers.REGULARIZERS["convolutional"]((8, 8), filters=(3, 2, 2))
     >>> net = unrolled.flow(operators.identity((8, 8)), R, steps=2)
     >>> model = models.assemble(net.K, R)
-    >>> unrolled.check_step(model, net.init(jax.random.key(0)))  # no error: h = 1/L
+    >>> print(round(unrolled.part_of_bound(model, net.init(jax.random.key(0))), 6))  # h = 1/L
+    0.5
     """
-    share = jnp.max(params[LAYERS]["share"])
-    h = float(jnp.exp(params["log_time"]) * share)
-    most = 2 / float(model.lipschitz(params))
-    if not h < most:
+    h = jnp.exp(params["log_time"]) * jnp.max(params[LAYERS]["share"])
+    return float(h * model.lipschitz(params) / 2)
+
+
+def check_step(model: Model, params: Params) -> None:
+    """Raises: ValueError for steps of 2/L or longer, with which explicit Euler is not stable.
+
+    >>> R = regularizers.REGULARIZERS["convolutional"]((8, 8), filters=(3, 2, 2))
+    >>> net = unrolled.flow(operators.identity((8, 8)), R, steps=2)
+    >>> unrolled.check_step(models.assemble(net.K, R), net.init(jax.random.key(0)))  # no error
+    """
+    part, count = part_of_bound(model, params), iterations(params)
+    if not part < 1:
+        T = float(jnp.exp(params["log_time"]))
+        h = T * float(jnp.max(params[LAYERS]["share"]))
         raise ValueError(
-            f"log_time: T = {float(jnp.exp(params['log_time'])):.4g} in {iterations(params)} steps "
-            f"is h = {h:.4g}, and explicit steps are stable below 2/L = {most:.4g}; take more "
-            "steps, a shorter time, or the scheme implicit"
+            f"log_time: T = {T:.4g} in {count} steps is h = {h:.4g}, and explicit steps are stable "
+            f"below 2/L = {h / part:.4g}; take more steps, a shorter time, or the scheme implicit"
         )
 
 

@@ -35,7 +35,7 @@ def of_splines(
 
     >>> R = unrolled.of_splines((8, 8), filters=(3, 2, 2))
     >>> params = R.init(jax.random.key(0))
-    >>> print(R.learned, params["phi"].heights.shape)
+    >>> print(R.learned, params["phi"].amplitudes.shape)
     ('filters', 'phi') (3, 7)
     """
     R = convolutional(shape, filters=filters, beta_0=beta_0, boundary=boundary)
@@ -62,7 +62,7 @@ def variational_network(
 
     >>> net = unrolled.variational_network(operators.identity((8, 8)), (8, 8), filters=(3, 2, 2))
     >>> layers = net.init(jax.random.key(0))["layers"]
-    >>> print(layers["filters"].shape, layers["phi"].heights.shape)
+    >>> print(layers["filters"].shape, layers["phi"].amplitudes.shape)
     (10, 3, 2, 2) (10, 3, 7)
     """
     R = of_splines(shape, filters=filters, beta_0=beta_0, boundary=boundary)
