@@ -1,6 +1,7 @@
 """Ways to learn the same filters: what they reach by the time, and after other iterations."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -8,8 +9,8 @@ from matplotlib.figure import Figure
 from deqbilevel.plots.base import finish, key, new_figure, proxies
 from deqbilevel.plots.style import LINE, WIDTH, look, styled
 
-Points = Sequence[Sequence[float | None]]
-"""Pairs of numbers; those without a second one are not drawn."""
+Points = Sequence[Sequence[Any]]
+"""Pairs of numbers; those with a null are not drawn."""
 
 PANELS = {
     "learned for": ("seconds of learning", "PSNR of held-out images / dB"),

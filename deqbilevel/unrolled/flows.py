@@ -48,7 +48,8 @@ def flow(
 ) -> Unrolled:
     """The flow from `models.assemble`'s start in so many steps.
 
-    time: T at the start; None: S / L, half of what is stable. given: as of `gradient`.
+    time: T at the start; None: S / (4 L), an eighth of what is stable, as L grows while filters are
+    learned. given: as of `gradient`.
     Raises: ValueError for numbers that are none, and with the explicit scheme for params of which
     the steps are longer than 2/L, where they are known, see `check_step`.
 
@@ -68,7 +69,7 @@ def flow(
 
     def init(key: PRNGKeyArray) -> dict[str, Any]:
         params = R.init(key) | fixed
-        T = steps / model.lipschitz(params) if time is None else time
+        T = steps / (4 * model.lipschitz(params)) if time is None else time
         shares = {"share": jnp.full((), 1 / steps)}
         return params | {"log_time": jnp.log(jnp.asarray(T)), LAYERS: repeated(shares, steps)}
 
@@ -93,8 +94,8 @@ def part_of_bound(model: Model, params: Params) -> float:
     >>> R = regularizers.REGULARIZERS["convolutional"]((8, 8), filters=(3, 2, 2))
     >>> net = unrolled.flow(operators.identity((8, 8)), R, steps=2)
     >>> model = models.assemble(net.K, R)
-    >>> print(round(unrolled.part_of_bound(model, net.init(jax.random.key(0))), 6))  # h = 1/L
-    0.5
+    >>> print(round(unrolled.part_of_bound(model, net.init(jax.random.key(0))), 6))
+    0.125
     """
     h = jnp.exp(params["log_time"]) * jnp.max(params[LAYERS]["share"])
     return float(h * model.lipschitz(params) / 2)

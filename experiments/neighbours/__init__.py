@@ -8,9 +8,9 @@ python -m experiments.neighbours [--data images:DIR] [--test DIR] [--out DIR]
                      them or of each, learned steps and momenta; T of --iterations
     network          the same untied, with a spline for each filter: a variational network
     flow             a spline for each filter, and the time at which the flow ends
-    total_variation, cosines, analysis, convolutional_analysis
+    total_variation, cosines, analysis, transform, convolutional_analysis, experts
                      nothing by the task but one strength, by a search: of total variation, and of
-                     filters that are cosines or were learned to make images sparse
+                     filters that are cosines or were learned by single-level methods
 
 With each the PSNR of test pictures, also after other numbers of iterations than it was learned
 for; then the memory of a step of learning by T, and the time that a flow learns at several levels
@@ -43,7 +43,9 @@ Name = Literal[
     "total_variation",
     "cosines",
     "analysis",
+    "transform",
     "convolutional_analysis",
+    "experts",
 ]
 
 
@@ -56,7 +58,9 @@ class Neighbours:
         "total_variation",
         "cosines",
         "analysis",
+        "transform",
         "convolutional_analysis",
+        "experts",
         "bilevel",
         "deq",
         "tied",
@@ -124,7 +128,7 @@ class Neighbours:
 def load(config: Neighbours) -> Images:
     """The images to learn from, in [0, 1]."""
     whole = (48, 48) if config.data == "photographs" and config.shape is None else config.shape
-    size = {"patch": config.patch} if options.pictures(config) else {"shape": whole}
+    size: dict[str, Any] = {"patch": config.patch} if options.pictures(config) else {"shape": whole}
     return data.load(
         config.data,
         train_size=config.train_size,

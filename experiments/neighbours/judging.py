@@ -121,12 +121,12 @@ def _searched(config: Any, run: Run, images: Images, out: Path) -> Any:
     f = model.measure(params, train, learning.keys(config.seed)[2])
 
     @jax.jit
-    def loss(beta_0: Array) -> Array:
-        own = params | {"beta_0": beta_0}
+    def loss(strength: Array) -> Array:
+        own = params | {"beta_0": params["beta_0"] + strength}
         return losses.mean_squared_error(model.reconstruct(ways.solver(run), own, f)[0], train)
 
-    best = min(ways.STRENGTHS, key=lambda beta_0: float(loss(jnp.float32(beta_0))))
-    return params | {"beta_0": jnp.float32(best)}, [], ("beta_0",)
+    best = min(ways.STRENGTHS, key=lambda strength: float(loss(jnp.float32(strength))))
+    return params | {"beta_0": params["beta_0"] + best}, [], ("beta_0",)
 
 
 def _judged(

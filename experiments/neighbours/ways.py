@@ -6,9 +6,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array
 
-from deqbilevel import convolutions, learning, models, operators, single_level, solvers, unrolled
+from deqbilevel import (
+    convolutions,
+    learning,
+    models,
+    operators,
+    potentials,
+    single_level,
+    solvers,
+    unrolled,
+)
 from deqbilevel.data import Images
 from deqbilevel.models import Model
 from deqbilevel.operators import Operator
@@ -17,18 +27,28 @@ from deqbilevel.settings import MINIMISER, SETTINGS, Budget, Setting
 from deqbilevel.types import Params, Solver
 
 UNROLLED = ("tied", "untied", "network", "flow")
-SEARCHED = ("total_variation", "cosines", "analysis", "convolutional_analysis")
-STRENGTHS = tuple(-7.0 + 0.5 * i for i in range(13))
-"""beta_0 of the search."""
+SPARSIFYING = ("analysis", "transform", "convolutional_analysis", "experts")
+SEARCHED = ("total_variation", "cosines", *SPARSIFYING)
+STRENGTHS = tuple(0.5 * i for i in range(-6, 7))
+"""Of the search, beside the beta_0 of the start."""
 
-STEPS = 100
+STEPS, PATCHES = 100, 5000
 """Of single-level learning."""
 
 SPARSITY = 1e-3
-"""beta of convolutional analysis operator learning, of images in [0, 1]."""
+"""beta of transforms and of convolutional analysis operator learning, of images in [0, 1]."""
+
+DEQUANTISED = 0.02
+"""Noise in the images that a field of experts is fitted to, which has no density without."""
+
+WIDTH = 0.05
+"""Where the potential of a field of experts bends."""
 
 LIMITS = {"tolerance": 1e-4, "max_evaluations": 300}
 """Of a reconstruction whose lower level is solved."""
+
+GUARD = 3.0
+"""Of the DEQ, see `Setting.guard`: without it learning ended below the measurement."""
 
 FULL = 255.0
 """Grey levels of an image in [0, 1]."""
@@ -129,26 +149,41 @@ def start(config: Any, run: Run, images: Images) -> Params:
             tied(images.shape, config.filters).init(key)
         )
         params |= {"tau": tau}
-    if run.name in ("analysis", "convolutional_analysis"):
-        params |= single_level.params_of(sparsifying(config, run.name, images))
+    if run.name in SPARSIFYING:
+        params |= sparsifying(config, run, images)
     return params
 
 
-def sparsifying(config: Any, name: str, images: Images) -> Array:
+def sparsifying(config: Any, run: Run, images: Images) -> Params:
     """Filters that make the training images sparse, without a look at the task."""
     key, _, _ = learning.keys(config.seed)
     train, (_, *size) = jnp.asarray(images.train), config.filters
     begin = tied(images.shape, config.filters).init(key)["filters"]
-    if name == "convolutional_analysis":
+    if run.name == "convolutional_analysis":
         method = single_level.convolutional_analysis(images.shape, SPARSITY, without_constant=True)
-        filters, _ = single_level.run(method, begin, train, STEPS)
-        return filters
-    rows = single_level.patches(train, images.shape, tuple(size), key, 5000)
-    enough = len(begin) >= size[0] * size[1] - 1
-    project = single_level.constraint("parseval" if enough else "unit_rows", without_constant=True)
-    method = single_level.analysis(project)
-    omega, _ = single_level.run(method, begin.reshape(len(begin), -1), rows, STEPS)
-    return single_level.filters_of(omega, tuple(size))
+        return single_level.params_of(single_level.run(method, begin, train, STEPS)[0])
+    if run.name == "experts":
+        noisy = train + DEQUANTISED * jax.random.normal(key, train.shape)
+        method = single_level.score_matching(images.shape, optax.adam(config.learning_rate))
+        first = single_level.params_of(begin, phi=potentials.LogSum(WIDTH))
+        found, _ = single_level.run(method, first, noisy, STEPS)
+        return found | {"gamma": jnp.float32(run.noise**2)}
+    rows = single_level.patches(train, images.shape, tuple(size), key, PATCHES)
+    if run.name == "transform":
+        constant = jnp.full((1, *size), (size[0] * size[1]) ** -0.5)
+        square = jnp.concatenate([constant, convolutional.cosines(*size)]).reshape(
+            -1, rows.shape[1]
+        )
+        method = single_level.transform(SPARSITY, lam=SPARSITY)
+        omega, _ = single_level.run(method, square, rows, STEPS)
+        # Patches have no mean, so one row sees nothing: what the constant was.
+        omega = jnp.delete(omega, jnp.argmin(jnp.sum((rows @ omega.T) ** 2, axis=0)), axis=0)
+    else:
+        enough = len(begin) >= size[0] * size[1] - 1
+        name = "parseval" if enough else "unit_rows"
+        method = single_level.analysis(single_level.constraint(name, without_constant=True))
+        omega, _ = single_level.run(method, begin.reshape(len(begin), -1), rows, STEPS)
+    return single_level.params_of(single_level.filters_of(omega, tuple(size)))
 
 
 def setting(config: Any, run: Run, T: int | None = None) -> Setting:
@@ -165,7 +200,7 @@ def setting(config: Any, run: Run, T: int | None = None) -> Setting:
         learning_rate=config.learning_rate,
     )
     if run.name == "deq":
-        return own
+        return own._replace(guard=GUARD)
     return own._replace(solver="optimized_gradient", hypergradient=MINIMISER)
 
 
@@ -183,7 +218,7 @@ def other(run: Run) -> Solver | None:
     if run.name in UNROLLED:
         return None
     if run.name == "deq":
-        return solvers.picard(tolerance=1e-5, max_evaluations=2000)
+        return solvers.picard(tolerance=1e-5, max_evaluations=500)
     return solvers.anderson(relative=True, **LIMITS)
 
 
