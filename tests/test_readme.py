@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 NOTEBOOKS = (
     *("quick_tour", "own_problem", "first_steps", "learn_filters", "mri", "without_truth"),
-    *("hypergradients", "algorithms", "explore_study", "faces"),
+    *("hypergradients", "neighbours", "algorithms", "explore_study", "faces"),
 )
 """In the order that a reader takes them."""
 
