@@ -74,6 +74,7 @@ INSIDE = {
     "variational": [
         *("cosines", "base", "variations", "transforms", "problems", "saddle", "dual", "active"),
         *("rounded", "newton", "proximal", "splitting", "duality", "synthesising"),
+        "plug_and_play",
     ],
     "studies": [
         *("logs", "cubes", "storage", "states", "grids", "study", "keeping", "running", "plans"),

@@ -14,6 +14,7 @@ from deqbilevel.variational.base import Analysis, Terms, Unknowns, Weights
 from deqbilevel.variational.dual import fista
 from deqbilevel.variational.duality import conjugate, dual_gradient
 from deqbilevel.variational.newton import semismooth_newton
+from deqbilevel.variational.plug_and_play import plug_and_play_admm
 from deqbilevel.variational.problems import Certificate, Problem, Saddle
 from deqbilevel.variational.proximal import proximal_gradient
 from deqbilevel.variational.rounded import rounded_newton, rounded_slope
@@ -48,6 +49,7 @@ __all__ = [
     "generalised_variation",
     "infimal_convolution",
     "pattern",
+    "plug_and_play_admm",
     "primal_dual_map",
     "proximal_gradient",
     "rounded_newton",
