@@ -36,10 +36,13 @@ def neighbour_figure(panels: Mapping[str, Mapping[str, Points]], caption: str) -
     for at, (panel, labels) in zip(axes, PANELS.items(), strict=True):
         best = -np.inf
         for name, points in panels[panel].items():
-            x, y = _drawn(points)
+            # What is there before any learning has no place on a logarithmic axis.
+            x, y = _drawn([point for point in points if point[0] > 0])
+            if len(x):
+                at.set_xscale("log")
             at.plot(x, y, label=name, **looks[name])
             best = max(best, *y[np.isfinite(y)], -np.inf)
-        at.set(xscale="log", ylabel=labels[1])
+        at.set_ylabel(labels[1])
         if np.isfinite(best):
             at.set_ylim(bottom=max(at.get_ylim()[0], best - SHOWN_DB))
         finish(at, labels[0])
@@ -62,5 +65,4 @@ def points_figure(panels: Mapping[str, Mapping[str, Points]], caption: str) -> F
 
 def _drawn(points: Points) -> tuple[np.ndarray, np.ndarray]:
     known = np.array([point for point in points if None not in point], float).reshape(-1, 2)
-    # The start of learning is at no seconds, which a logarithmic axis has not.
     return known[:, 0], known[:, 1]
