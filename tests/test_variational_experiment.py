@@ -3,11 +3,15 @@
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+from deqbilevel import precision
 from experiments import variational
+from experiments.variational import corners
 
 
 def test_weights_by_every_way(tmp_path: Path) -> None:
@@ -54,3 +58,33 @@ def test_tables_of_smoothing_and_of_solvers(tmp_path: Path) -> None:
     assert "semismooth" not in (tmp_path / "run" / "summary.md").read_text()
     found["smoothing"]["exact"] = exact
     assert variational.main(config) == found
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-2])
+def test_hypergradients_of_filters_against_differences(eps: float) -> None:
+    with precision.float64():
+        truth, f = (x[:3] for x in corners.signals(0, 0.1))
+        (c, V), h = 0.2 * jax.random.normal(jax.random.key(0), (2, 2, 3)), 1e-6
+        begin = jnp.concatenate((f, jnp.zeros((3, 60))), axis=1)
+
+        @jax.jit
+        @jax.value_and_grad
+        def loss(c: jax.Array) -> jax.Array:
+            if eps:
+                x, _ = corners.rounded(eps, c, f, begin, 40)
+            else:
+                x, _ = corners.exact(c, f, begin[:, 32:], 20_000)
+            return jnp.mean((x - truth) ** 2)
+
+        expected = (loss(c + h * V)[0] - loss(c - h * V)[0]) / (2 * h)
+        np.testing.assert_allclose(jnp.vdot(loss(c)[1], V), expected, rtol=1e-4)
+
+
+def test_a_table_of_corners(tmp_path: Path) -> None:
+    config = variational.Variational(
+        tables=("corners",), eps=(1e-2,), filter_steps=0, out=tmp_path / "run"
+    )
+    found = variational.main(config)
+    assert found["corners"].keys() == {"0.01", "exact", "tv"}
+    assert found["corners"]["tv"] > found["corners"]["exact"]  # before anything is learned
+    assert np.asarray(Image.open(tmp_path / "run" / "corners.png").convert("L")).std() > 5

@@ -97,8 +97,8 @@ def rate(epsilon: Any, mu: Any, lam: Any = 1.0) -> Any:
     epsilon: of D - I, below 1; mu: the least eigenvalue of K^T K.
     Raises: ValueError for an epsilon or a mu below 0.
 
-    >>> print(variational.plug_and_play.rate(0.0, 1.0), variational.plug_and_play.rate(0.5, 0.1))
-    0.5 1.3333333333333335
+    >>> print(variational.plug_and_play.rate(0.0, 1.0), variational.plug_and_play.rate(0.5, 0.0))
+    0.5 1.5
     """
     checks.number("epsilon", epsilon, least=0)
     checks.number("mu", mu, least=0)

@@ -17,6 +17,7 @@ has a noisy ramp by each model. Two tables more:
 
     smoothing  the hypergradient of the exact 1-norm, and of norms rounded at --eps
     solvers    the time of every solver to a relative --gap, beside scikit-image
+    corners    filters for signals learned with the exact 1-norm, and with it rounded at --eps
 
 Repeating the same command goes on after an interruption.
 """
@@ -30,9 +31,9 @@ from tqdm import tqdm
 
 from deqbilevel.commands import command, common, folders, options
 from deqbilevel.commands.records import Log
-from experiments.variational import learning, report, smoothing, solving
+from experiments.variational import corners, learning, report, smoothing, solving
 
-Table = Literal["weights", "smoothing", "solvers"]
+Table = Literal["weights", "smoothing", "solvers", "corners"]
 Set = Literal["piecewise_constant", "piecewise_linear", "photographs"]
 Model = Literal["tv", "tgv", "ictv"]
 Solver = Literal[
@@ -47,9 +48,10 @@ Solver = Literal[
 ]
 
 
-def _of(table: Table) -> options.Only:
-    """Of an option that only this table has."""
-    return options.only(f"with {table} among --tables", lambda config: table in config.tables)
+def _of(*tables: Table) -> options.Only:
+    """Of an option that only these tables have."""
+    words = f"with {' or '.join(tables)} among --tables"
+    return options.only(words, lambda config: bool(set(tables) & set(config.tables)))
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,12 @@ class Variational:
     """Largest relative gap of a solution."""
     max_iterations: Annotated[int, options.count] = 2000
     """Of a solution, at most."""
-    eps: Annotated[tuple[float, ...], options.number(1e-6, 1), _of("smoothing")] = (
+    eps: Annotated[tuple[float, ...], options.number(1e-6, 1), _of("smoothing", "corners")] = (
         *(0.1, 0.01, 0.001, 0.0001),
     )
     """Where norms are rounded."""
+    filter_steps: Annotated[int, options.whole(0, 10_000), _of("corners")] = 300
+    """Of Adam, for the filters of signals."""
     solvers: Annotated[tuple[Solver, ...], _of("solvers")] = (
         *("chambolle_pock", "preconditioned", "accelerated", "admm", "fista"),
         *("proximal_gradient", "semismooth_newton", "scikit_image"),
@@ -134,13 +138,18 @@ def main(config: Variational) -> dict[str, Any]:
             tables["weights"], numbers = report.weights(config, sets, rows, out)
             last = report.headline(numbers)
         if "smoothing" in config.tables:
-            rows = _smoothing(config, out)
+            rows = _at_once(config, out, "smoothing", smoothing)
             tables["smoothing"] = smoothing.table(rows, config.noise)
             numbers, last = (x | {"smoothing": smoothing.headline(rows)} for x in (numbers, last))
         if "solvers" in config.tables:
             rows = _solvers(config, out)
             tables["solvers"] = solving.table(config, rows)
             numbers, last = (x | {"solvers": solving.headline(rows)} for x in (numbers, last))
+        if "corners" in config.tables:
+            rows = _at_once(config, out, "corners", corners)
+            tables["corners"] = corners.table(rows, config.noise)
+            numbers, last = (x | {"corners": corners.headline(rows)} for x in (numbers, last))
+            corners.figure(config, rows, out)
         report.show(out, tables, numbers)
         return last | {"out": str(out)}
 
@@ -163,11 +172,12 @@ def _weights(
     return rows
 
 
-def _smoothing(config: Variational, out: Path) -> list[dict[str, Any]]:
-    log = Log.of(out / "smoothing.jsonl", smoothing.ROW)
+def _at_once(config: Variational, out: Path, name: Table, table: Any) -> list[dict[str, Any]]:
+    """The records of a table that has one for each eps, and one for the exact norm."""
+    log = Log.of(out / f"{name}.jsonl", table.ROW)
     rows = log.read()
     if len(rows) <= len(config.eps):
-        rows = smoothing.found(config)
+        rows = table.found(config)
         log.keep(rows)
     return rows
 
