@@ -13,7 +13,7 @@ The table of weights has them by three ways:
                for those that predict weights from the measurement
 
 All are denoising, solved to a certified gap; see `deqbilevel.variational`. The figure `ramp.png`
-has a noisy ramp by each model. Two tables more:
+has a noisy ramp by each model. Three tables more:
 
     smoothing  the hypergradient of the exact 1-norm, and of norms rounded at --eps
     solvers    the time of every solver to a relative --gap, beside scikit-image
