@@ -45,6 +45,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "ridge": {"channels": (2, 2, 3), "size": 3, "boundary": "zero"},
     "weakly_convex_ridge": {"channels": (2, 2, 3), "size": 3, "boundary": "zero"},
     "spline_ridge": {"channels": (2, 2, 3), "size": 3, "boundary": "zero", "levels": 2},
+    "multiscale_ridge": {"channels": (2, 2, 3), "size": 3, "boundary": "zero"},
+    "input_convex": {"channels": 2, "size": 3, "boundary": "zero"},
+    "difference_of_convex": {"channels": 2, "size": 3, "boundary": "zero"},
+    "total_deep_variation": {"channels": 2, "boundary": "circular"},
     "total_variation": {"eps": 1.0, "beta_0": -1.0, "ridge": 0.0},
 }
 """Options of the regularisers; a second word makes a second case of one."""
@@ -130,6 +134,24 @@ def conditioned(R: str, params: dict[str, Any]) -> dict[str, Any]:
         small = jax.tree.map(lambda x: 0.2 * x, params["network"] | {"P": {}})
         Q = {"kernel": small["Q"]["kernel"].at[1, 1, 0].add(jnp.array([2.0, -2.0]))}
         params["network"] |= {"W": small["W"], "Q": small["Q"] | Q}
+    elif R == "multiscale_ridge":
+        levels = {
+            name: conditioned("ridge", level) for name, level in params.items() if name != "shares"
+        }
+        params |= levels
+    elif R in ("input_convex", "difference_of_convex"):  # scaled to where psi is quadratic
+        params["convex"]["scale"] -= 4
+    elif R == "total_deep_variation":  # R is about a sum of squares, far below its bound
+        centre = jnp.eye(2) * jnp.array([1.0, 0.3])[:, None, None]
+        params["first"] = params["first"].at[1, 1, 0].add(1.0)
+        params["blocks"] = [
+            {
+                n: 0.1 * jnp.abs(block[n]).at[1, 1].add(10 * x)
+                for n, x in zip("AB", centre, strict=True)
+            }
+            for block in params["blocks"]
+        ]
+        params |= {"v": jnp.ones(2), "scale": params["scale"] - 6, "tau": jnp.asarray(1 / 40)}
     elif R.endswith("ridge"):  # scaled to where psi is convex
         params["scales"] -= 4
         params |= {"bend": jnp.asarray(1.0)} if "bend" in params else {}

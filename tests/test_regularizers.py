@@ -41,7 +41,11 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "denoiser, not normalised": ("denoiser", {"channels": 2, "layers": 2, "normalised": False}),
 }
-SMALL = {name: {"channels": (2, 2, 3), "size": 3} for name in REGULARIZERS if "ridge" in name}
+SMALL: dict[str, dict[str, Any]] = {
+    name: {"channels": (2, 2, 3), "size": 3} for name in REGULARIZERS if "ridge" in name
+}
+SMALL |= {"input_convex": {"channels": 2}, "difference_of_convex": {"channels": 2}}
+SMALL |= {"total_deep_variation": {"channels": 2}}
 """Options of those that are large without."""
 
 CASES = {name: (name, SMALL.get(name, {})) for name in REGULARIZERS} | OTHERS
@@ -182,7 +186,8 @@ def test_the_linearisation_is_the_derivative(name):
 def test_a_preconditioner_lowers_the_condition_number(name):
     """About (a I + N'(u))^{-1}."""
     R, params = built(name)
-    assert (R.preconditioner is not None) == ("convolutional" in name or "ridge" in name)
+    of_filters = ("convolutional", "ridge", "weakly_convex_ridge", "spline_ridge")
+    assert (R.preconditioner is not None) == name.startswith(of_filters)
     if R.preconditioner is None:
         return
     u, a = 0.1 * normal(8, 1, PIXELS), 0.01

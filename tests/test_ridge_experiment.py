@@ -34,6 +34,7 @@ def test_it_learns_draws_and_denoises_and_goes_on(tmp_path):
     assert found["test_psnr_db"] > found["test_psnr_measured_db"]
     there = {path.name for path in (tmp_path / "run").iterdir()}
     assert there >= {"filters.png", "potential.png", "learned", "model", "test", "result.json"}
+    assert "decibels.png" in there
     assert json.loads((tmp_path / "run" / "result.json").read_text())["epochs"] == 6
     again = main(config)
     assert again["psnr_db_learned"] == found["psnr_db_learned"]
@@ -72,3 +73,23 @@ def test_several_levels_of_noise_are_for_the_model_of_all():
         main(Ridge(model="convex", sigma=(25.0, 15.0)))
     with pytest.raises(SystemExit, match="--sigma 40: its levels end at 30"):
         main(Ridge(model="spline", sigma=(25.0, 40.0)))
+
+
+@pytest.mark.parametrize(
+    ("model", "hypergradient"),
+    [("multiscale", "jacobian_free"), ("idcnn", "truncated")],
+)
+def test_other_models_and_ways_to_a_hypergradient(tmp_path, model, hypergradient):
+    small = {"channels": (2, 2, 3), "size": 3, "shape": (16, 16), "train_size": 2, "test_size": 2}
+    config = Ridge(
+        **{"model": model, "hypergradient": hypergradient, "batch_size": 2, "epochs": 3, **small},
+        evaluations=10,
+        products=3,
+        out=tmp_path / "run",
+    )
+    found = main(config)
+    course = (tmp_path / "run" / "learned" / "metrics.jsonl").read_text().splitlines()
+    first, *_, last = (json.loads(line)["train_loss"] for line in course)
+    assert not found["diverged"] and last < first
+    assert (tmp_path / "run" / "filters.png").exists()
+    assert not (tmp_path / "run" / "potential.png").exists()

@@ -28,12 +28,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from deqbilevel import checks, operators
-from deqbilevel.convolutions import transfer
+from deqbilevel.convolutions import PAD_NORM, transfer
 from deqbilevel.operators import CircularConvolution, Identity, Mask, Operator
 from deqbilevel.operators.base import require_linear
 from deqbilevel.potentials import Quadratic
 from deqbilevel.regularizers import convolutional
-from deqbilevel.regularizers.convolutional import PAD_NORM, Convolutional
+from deqbilevel.regularizers.convolutional import Convolutional
 from deqbilevel.rules import Rule, count, real, require
 from deqbilevel.types import Params
 

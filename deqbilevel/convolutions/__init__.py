@@ -15,6 +15,7 @@ one after the other.
 
 from deqbilevel.convolutions.banks import (
     PAD,
+    PAD_NORM,
     VALID,
     Bank,
     Boundary,
@@ -29,6 +30,7 @@ from deqbilevel.convolutions.banks import (
 
 __all__ = [
     "PAD",
+    "PAD_NORM",
     "VALID",
     "Bank",
     "Boundary",

@@ -31,6 +31,10 @@ PAD: Registry[str] = Registry(
 )
 """The modes of `jnp.pad` by what is beyond the border of an image."""
 
+PAD_NORM = {"circular": 1.0, "zero": 1.0, "reflecting": 4.0}
+"""The most that continuing an image beyond its border multiplies its squared norm by, where
+filters are no larger than the image; circular continuation is none, the convolution is circular."""
+
 DIRECT_TAPS = 64
 """Up to so many taps in all filters together `direct` is fastest, as measured on two cores."""
 

@@ -19,11 +19,14 @@ from deqbilevel.checks import Registry
 from deqbilevel.regularizers import (
     convolutional,
     dense,
+    input_convex,
+    multiscale,
     networks,
     normalised,
     predicted,
     ridge,
     spline_ridge,
+    total_deep_variation,
     variation,
 )
 from deqbilevel.regularizers.base import Regularizer
@@ -37,11 +40,14 @@ __all__ = [
     "equinox_module",
     "flax_module",
     "function",
+    "input_convex",
+    "multiscale",
     "networks",
     "normalised",
     "predicted",
     "ridge",
     "spline_ridge",
+    "total_deep_variation",
     "variation",
 ]
 
@@ -55,6 +61,10 @@ REGULARIZERS: Registry[Callable[..., Regularizer]] = Registry(
         "ridge": ridge.ridge,
         "weakly_convex_ridge": ridge.weakly_convex_ridge,
         "spline_ridge": spline_ridge.spline_ridge,
+        "multiscale_ridge": multiscale.multiscale_ridge,
+        "input_convex": input_convex.input_convex,
+        "difference_of_convex": input_convex.difference_of_convex,
+        "total_deep_variation": total_deep_variation.total_deep_variation,
         "total_variation": variation.total_variation,
     },
 )

@@ -29,7 +29,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import checks
-from deqbilevel.convolutions import Bank, Boundary, Method, bank, multiplied, transfer
+from deqbilevel.convolutions import PAD_NORM, Bank, Boundary, Method, bank, multiplied, transfer
 from deqbilevel.potentials import modulus
 from deqbilevel.regularizers import predicted
 from deqbilevel.regularizers.base import Regularizer
@@ -47,7 +47,6 @@ from deqbilevel.types import Images, Params
 
 __all__ = [
     "BASES",
-    "PAD_NORM",
     "Convolutional",
     "bank_of",
     "convolutional",
@@ -61,10 +60,6 @@ __all__ = [
     "varied",
     "weights",
 ]
-
-PAD_NORM = {"circular": 1.0, "zero": 1.0, "reflecting": 4.0}
-"""The most that continuing an image beyond its border multiplies its squared norm by, where
-filters are no larger than the image; circular continuation is none, the convolution is circular."""
 
 
 class Convolutional(NamedTuple):

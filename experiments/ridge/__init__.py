@@ -31,15 +31,22 @@ RUN, TESTED = "learned", "test"
 MODEL = "model"
 """Folder of what was learned in all."""
 
-FILES = ("filters.png", "potential.png", f"{MODEL}/{recipes.file()}", "result.json")
+FILES = ("filters.png", "potential.png", "decibels.png", f"{MODEL}/{recipes.file()}", "result.json")
 """What the command writes beside, see `folders`."""
 
 MODELS = {
     "convex": "ridge",
     "weakly-convex": "weakly_convex_ridge",
     "spline": "spline_ridge",
+    "multiscale": "multiscale_ridge",
+    "icnn": "input_convex",
+    "idcnn": "difference_of_convex",
+    "tdv": "total_deep_variation",
 }
 """Regularisers by the names that they have here."""
+
+NETWORKS = ("icnn", "idcnn", "tdv")
+"""Those without a chain of convolutions."""
 
 LEVELS = ("levels",)
 """What is learned at further levels of noise."""
@@ -55,9 +62,15 @@ FULL = 255.0
 class Ridge:
     """Learn a ridge regulariser, and denoise pictures by it."""
 
-    model: Literal["convex", "weakly-convex", "spline"] = "weakly-convex"
+    model: Literal["convex", "weakly-convex", "spline", "multiscale", "icnn", "idcnn", "tdv"] = (
+        "weakly-convex"
+    )
+    """Ridge regularisers: convex, weakly-convex, spline, multiscale (weakly convex, on the picture
+    and on half of it); networks: icnn, input-convex, idcnn, a difference of two, tdv, total deep
+    variation."""
     channels: Annotated[tuple[int, int, int], options.whole(1, 1024)] = (4, 8, 16)
-    """Of the three convolutions of the chain, from the first to the last."""
+    """Of the three convolutions of the chain, from the first to the last; a network has the last
+    in all its layers."""
     size: Annotated[int, options.whole(1, 31)] = 5
     """Height and width of each; odd."""
     boundary: Literal["reflecting", "zero", "circular"] = "reflecting"
@@ -80,7 +93,9 @@ class Ridge:
     evaluations: Annotated[int, options.whole(1, 100_000)] = 20
     """Of the gradient in each step, which goes on where the last left an image."""
     products: Annotated[int, options.whole(1, 100_000)] = 12
-    """With the Hessian, likewise."""
+    """With the Hessian, likewise; of truncated, evaluations that are differentiated."""
+    hypergradient: Literal["minimiser", "jacobian_free", "truncated"] = "minimiser"
+    """minimiser solves the adjoint system, jacobian_free takes its right-hand side."""
     test: Annotated[
         Path | None, options.folder("pictures to be denoised"), options.default("none")
     ] = None
@@ -135,7 +150,9 @@ def main(config: Ridge) -> dict[str, Any]:
         (out / MODEL).mkdir(exist_ok=True)
         recipes.save(out / MODEL / recipes.file(), learned)
         levels = ", ".join(f"{sigma:g}" for sigma in config.sigma)
-        figures.draw_learned(learned, f"{config.model}, noise {levels} of 255", out)
+        caption = f"{config.model}, noise {levels} of 255"
+        figures.draw_learned(learned, caption, out)
+        figures.draw_course(out / RUN, numbers["psnr_db_measured"], caption, out)
         if config.test is not None:
             for sigma in config.sigma:
                 numbers |= _denoised(config, sigma, out)
@@ -163,15 +180,16 @@ def _denoised(config: Ridge, sigma: float, out: Path) -> dict[str, Any]:
 
 def _shared(config: Ridge) -> dict[str, Any]:
     """The options of `learn`."""
-    pictures = options.pictures(config)
+    pictures, network = options.pictures(config), config.model in NETWORKS
     return {
         "operator": "identity",
         "regularizer": MODELS[config.model],
-        "regularizer__channels": config.channels,
+        "regularizer__channels": config.channels[-1 if network else slice(None)],
         "regularizer__size": config.size,
         "regularizer__boundary": config.boundary,
         "noise": config.sigma[0] / FULL,
         "loss": ("mean_squared_error",),
+        "hypergradient": config.hypergradient,
         "lower_evaluations": config.evaluations,
         "adjoint_evaluations": config.products,
         "data": config.data,

@@ -64,8 +64,8 @@ class Learn:
     sampling: bool = False
     """Take the measurements by the K that is learned, as when a mask is learned."""
     lower: Annotated[str | None, options.among(parts.LOWER), BY_MODEL] = None
-    """Solver of the lower level: optimized_gradient of an energy, with --nonnegative nesterov, else
-    anderson."""
+    """Solver of the lower level: of an energy optimized_gradient, or preconditioned_momentum where
+    it is steep in few places, with --nonnegative nesterov; else anderson."""
     lower_evaluations: Annotated[int, options.whole(1, 100_000)] = 100
     """In each step, at most."""
     lower_tolerance: Annotated[float, options.number(0, 1)] = 1e-5
