@@ -37,6 +37,7 @@ FIRST_SCALE = float(np.log(20.0))
 """log c before learning, for images in [0, 1]."""
 
 Features = Float[Array, "batch height width channels"]
+"""Images of many channels."""
 
 
 def total_deep_variation(
