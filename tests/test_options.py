@@ -105,6 +105,7 @@ COMMANDS = {
     "sampling": "Sampling",
     "search": "Search",
     "smooth_proximal": "SmoothProximal",
+    "sparsifying": "Sparsifying",
     "throughput": "Throughput",
     "train": "Train",
     "variational": "Variational",

@@ -5,9 +5,9 @@ $$ \min_{\Omega, X} \frac1J \sum_j \tfrac12 \|x_j - y_j\|^2 \quad \text{with} \q
 
 Each noisy patch y_j is projected onto what r independent rows of its cosupport annihilate; the rows
 are chosen greedily, each the one that takes least of the patch away. Then each row becomes the unit
-vector that the patches with it in their cosupport respond to least. A row that repeats another is
-replaced by one that annihilates random patches. As rows are chosen greedily, the objective may
-rise.
+vector that the patches with it in their cosupport respond to least. A row that repeats another, or
+that fewer patches have than there are taps, is replaced by one that annihilates random patches. As
+rows are chosen greedily, the objective may rise.
 """
 
 from typing import Any, NamedTuple
@@ -97,9 +97,9 @@ def analysis_ksvd(rank: int, key: PRNGKeyArray) -> Method:
         replaced = state.replaced
         for k, draw in enumerate(draws):
             cosines = jnp.abs(omega[:k] @ omega[k])
-            repeats = jnp.any(cosines > REPEATED)
-            omega = omega.at[k].set(jnp.where(repeats, _annihilator(y, draw), omega[k]))
-            replaced = replaced + repeats
+            useless = jnp.any(cosines > REPEATED) | ~many[k]
+            omega = omega.at[k].set(jnp.where(useless, _annihilator(y, draw), omega[k]))
+            replaced = replaced + useless
         x, _ = cosparse(omega, y, rank)
         return State(omega, key, replaced), jnp.sum((x - y) ** 2) / (2 * len(y))
 

@@ -47,7 +47,10 @@ class GaussianField(NamedTuple):
     max_products: int
 
     def start(
-        self, filters: Filters, edges: Filters | None = None, weight: Any = 1.0
+        self,
+        filters: Filters,
+        edges: Float[Array, "edges _ _"] | None = None,
+        weight: Any = 1.0,
     ) -> dict[str, Any]:
         """params with equal weights everywhere; edges: None: the filters themselves."""
         checks.one("weight", weight, above=0)
