@@ -27,34 +27,24 @@ SMALL = Sparsifying(
 
 
 def test_every_part_is_found_kept_and_gone_on_with(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(
-        finding,
-        "WAYS",
-        {
-            "signals-2": ("random",),
-            "signals-5": ("cosines",),
-            "pictures": (
-                "differences",
-                "analysis_frame",
-                "cosines",
-                "experts",
-                "conditional_field",
-            ),
-        },
-    )
-    config = dataclasses.replace(SMALL, out=tmp_path / "run")
+    ways = {"signals-2": ("random",), "pictures": ("experts", "conditional_field")}
+    monkeypatch.setattr(finding, "WAYS", ways)
+    monkeypatch.setattr(tasks, "SIGNALS", {"signals-2": (1, 2)})
+    sets = ("none, no constant", "uniform_tight_frame")
+    monkeypatch.setattr(finding, "SETS", {name: finding.SETS[name] for name in sets})
+    out = tmp_path / "run"
+    config = dataclasses.replace(SMALL, out=out)
     found = main(config)
-    assert found["pictures"]["cosines"]["filters_db"] > found["pictures"]["measured"]
+    assert found["pictures"]["experts"]["filters_db"] > found["pictures"]["measured"]
     assert found["samples"]["unadjusted"]["accepted"] == 1
     assert found["sets"]["none, no constant"]["largest_rise"] <= 1e-6
-    rows = (tmp_path / "run" / "rows.jsonl").read_text().splitlines()
-    assert len(rows) == 1 + 1 + 6 + 5 + 1
-    learned = recipes.load(tmp_path / "run", "pictures-cosines")
+    assert len((out / "rows.jsonl").read_text().splitlines()) == 1 + 2 + 2 + 1
+    learned = recipes.load(out, "pictures-experts")
     assert learned.model((8, 8)).R.tied and learned.params["filters"].shape == (3, 2, 2)
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["samples"]
-    drawn = {path.name for path in (tmp_path / "run").glob("*.png")}
+    assert json.loads((out / "result.json").read_text())["samples"]
+    drawn = {path.name for path in out.glob("*.png")}
     assert drawn == {
-        *("signals-2.png", "signals-5.png", "pictures.png", "filters.png", "sets.png"),
+        *("signals-2.png", "pictures.png", "filters.png", "sets.png"),
         *("samples.png", "deviations.png"),
     }
     assert main(config) == found
@@ -69,6 +59,6 @@ def test_signals_are_piecewise_constant() -> None:
 
 def test_pictures_smaller_than_their_middles_are_refused(tmp_path: Path) -> None:
     iio.imwrite(tmp_path / "a.png", np.zeros((12, 20), np.uint8))
-    config = dataclasses.replace(SMALL, parts=("sets",), test=tmp_path, middle=13)
+    config = dataclasses.replace(SMALL, parts=("samples",), test=tmp_path, middle=13)
     with pytest.raises(SystemExit, match="a is 12x20, smaller than --middle 13; take less"):
         main(config)

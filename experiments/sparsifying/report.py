@@ -126,7 +126,7 @@ def _draw_pictures(config: Any, task: Task, found: dict[str, Any], out: Path) ->
     draw(out / "filters.png", plots.filter_figure, stages, caption)
     count = min(finding.PICTURES, len(task.test))
     shown: dict[str, Any] = {"true u": task.test[:count], "measured": task.f_test[:count]}
-    for way in DRAWN:
+    for way in [way for way in DRAWN if way in found]:
         stored = archives.read_arrays(out / finding.file("pictures", way), STORED)
         said = "learned" if way in finding.GOES_ON["pictures"] else "strengths learned"
         shown[f"{way},\n{said}"] = stored["u"][:count]
