@@ -75,6 +75,8 @@ class Unrolled(NamedTuple):
         def layer(state: Any, at: Params) -> Any:
             return self.layer(state, own | at, f)
 
+        if checkpoint == "sqrt":  # of a segment too only the states, while it is computed again
+            layer = jax.checkpoint(layer, prevent_cse=False)
         state = self.start(params, f)
         if self.whole is not None:
             return self.image(self.whole(params, state, f), own)

@@ -53,6 +53,9 @@ GUARD = 3.0
 FULL = 255.0
 """Grey levels of an image in [0, 1]."""
 
+NOISE = 25 / FULL
+"""For which weights start as the regularisers have them."""
+
 Shape = tuple[int, int]
 
 
@@ -151,7 +154,16 @@ def start(config: Any, run: Run, images: Images) -> Params:
         params |= {"tau": tau}
     if run.name in SPARSIFYING:
         params |= sparsifying(config, run, images)
-    return params
+    if run.name == "experts":  # which has a scale of its own, and gamma
+        return params
+    return _at_noise(params, 2 * float(jnp.log(run.noise / NOISE)))
+
+
+def _at_noise(params: Params, shift: float) -> Params:
+    """With weights that go with the square of the noise, as those of a prior do."""
+    if "beta_0" in params:
+        return params | {"beta_0": params["beta_0"] + shift}
+    return params | {"network": params["network"] | {"beta": params["network"]["beta"] + shift}}
 
 
 def sparsifying(config: Any, run: Run, images: Images) -> Params:
