@@ -92,7 +92,11 @@ def learned(config: Any, run: Run, images: Images, out: Path) -> Any:
     f = model.measure(params, train, noise_key)
     steps = learning.steps_per_epoch(len(train), config.batch_size)
     trainer = learning.trainer(
-        model, setting, total_steps=max(1, config.epochs) * steps, batch_size=config.batch_size
+        model,
+        setting,
+        total_steps=max(1, config.epochs) * steps,
+        batch_size=config.batch_size,
+        evaluations=0 if run.task.startswith("denoising") else ways.LIMITS["max_evaluations"],
     )
     state, records = running.course(
         out,

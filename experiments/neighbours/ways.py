@@ -47,6 +47,9 @@ WIDTH = 0.05
 LIMITS = {"tolerance": 1e-4, "max_evaluations": 300}
 """Of a reconstruction whose lower level is solved."""
 
+ILL_POSED = 5
+"""Times the evaluations of denoising that a blur takes, whose Hessian is worse conditioned."""
+
 GUARD = 3.0
 """Of the DEQ, see `Setting.guard`: without it learning ended below the measurement."""
 
@@ -202,7 +205,8 @@ def setting(config: Any, run: Run, T: int | None = None) -> Setting:
     """How a step of learning solves the lower level."""
     if run.name in UNROLLED:
         return unrolled.setting(config.learning_rate)
-    count = config.evaluations if T is None else T
+    more = 1 if run.task.startswith("denoising") else ILL_POSED
+    count = more * config.evaluations if T is None else T
     own = SETTINGS["accurate"]._replace(
         budget=Budget(count, count),
         limit=Budget(count, count),
@@ -213,7 +217,8 @@ def setting(config: Any, run: Run, T: int | None = None) -> Setting:
     )
     if run.name == "deq":
         return own._replace(guard=GUARD)
-    return own._replace(solver="optimized_gradient", hypergradient=MINIMISER)
+    guard = None if run.task.startswith("denoising") else GUARD
+    return own._replace(solver="optimized_gradient", hypergradient=MINIMISER, guard=guard)
 
 
 def solver(run: Run) -> Solver:
