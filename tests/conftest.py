@@ -4,6 +4,7 @@ On a GPU the tests run on it; `JAX_PLATFORMS=cpu` keeps them off.
 """
 
 import functools
+import gc
 import os
 import warnings
 from pathlib import Path
@@ -79,6 +80,14 @@ _keep_programs()
 _lower_in_one_context()
 _compile_quickly()
 _start()
+
+def pytest_collection_finish() -> None:
+    """Look for garbage less often, and not among what is imported: there is little of it, and what
+    JAX keeps of each program makes every look longer."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
 
 _HOOK = install_import_hook("deqbilevel", "beartype.beartype")
 

@@ -65,16 +65,18 @@ class GaussianField(NamedTuple):
         return jnp.exp(params["theta"][:, :1, None, None] + slopes)
 
     def estimate(self, params: Params, f: Images) -> Images:
-        """The minimiser, differentiable in params and f, by conjugate gradients."""
-        c, W = params["filters"], self.weights(params, f)
+        """The minimiser, differentiable in params and f, by conjugate gradients for each image."""
+        c = params["filters"]
 
-        def normal(u: Images) -> Images:
-            return u + self.bank.adjoint(c, W * self.bank.apply(c, u))
+        def one(W: Float[Array, "filters height width"], f: Float[Array, " pixels"]) -> Array:
+            def normal(u: Float[Array, " pixels"]) -> Array:
+                z = self.bank.apply(c, u[None])
+                return u + self.bank.adjoint(c, W[:, None] * z)[0]
 
-        u, _ = jax.scipy.sparse.linalg.cg(
-            normal, f, f, tol=self.tolerance, maxiter=self.max_products
-        )
-        return u
+            limits = {"tol": self.tolerance, "maxiter": self.max_products}
+            return jax.scipy.sparse.linalg.cg(normal, f, f, **limits)[0]
+
+        return jax.vmap(one, in_axes=(1, 0))(self.weights(params, f), f)
 
 
 def gaussian_field(
