@@ -66,7 +66,7 @@ WORDS = {
 NEIGHBOURS = ("whiteness", "noise_corridor")
 """Losses of residuals that are images."""
 
-MET = 3
+MET = 2
 """Operators that each regulariser meets."""
 
 ESTIMATES = ("shine", "jacobian_free", "gaussian_smoothing")
