@@ -81,6 +81,7 @@ _lower_in_one_context()
 _compile_quickly()
 _start()
 
+
 def pytest_collection_finish() -> None:
     """Look for garbage less often, and not among what is imported: there is little of it, and what
     JAX keeps of each program makes every look longer."""
