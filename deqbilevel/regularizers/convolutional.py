@@ -133,8 +133,10 @@ class Convolutional(NamedTuple):
         symbol = identity + jnp.einsum("k,kb,khw->bhw", weights(params), mean, power)
         return Partial(self._divided, symbol)
 
-    def _divided(self, symbol: Float[Array, "batch rows frequencies"], r: Images) -> Images:
-        """r over the symbol of a circular convolution."""
+    def _divided(
+        self, symbol: Float[Array, "parts rows frequencies"], r: Float[Array, "batch pixels"]
+    ) -> Float[Array, "batch pixels"]:
+        """r over the symbol of a circular convolution; of complex images it has both parts."""
         parts = r.reshape(-1, self.shape[0] * self.shape[1])
         return multiplied(1 / symbol, parts, self.shape, self.shape).reshape(r.shape)
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
-from scipy.optimize import minimize_scalar
 
 from deqbilevel import algorithms, losses, models, operators, solvers
 from deqbilevel.regularizers.convolutional import bank_of
@@ -67,6 +66,8 @@ def decibels(task: Task, params: Params) -> float:
 
 def best_weight(task: Task, params: Params) -> Params:
     """`params` with the beta_0 of the least mean squared error of the first training images."""
+    from scipy.optimize import minimize_scalar  # slow to import, and not for --help
+
     truth, f = task.train[:WEIGHED], task.f[:WEIGHED]
 
     def error(beta_0: float) -> float:

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from skimage.restoration import denoise_tv_chambolle
 
 from deqbilevel import data, fidelities, operators, variational
 from deqbilevel.commands import common
@@ -108,6 +107,8 @@ def _solver(of: Case, solver: str, gap: float, limit: int) -> Callable[[Array], 
 
 
 def _by_peer(config: Any, of: Case) -> dict[str, Any]:
+    from skimage.restoration import denoise_tv_chambolle  # slow to import, and not for --help
+
     reference = _solver(of, "chambolle_pock", config.gap / 100, 20 * config.max_iterations)
     _, info = reference(of.f)
     least = float(info.cost[0] - info.gap[0])
