@@ -107,6 +107,15 @@ def valid(
 _convolution = Primitive("convolve")
 
 
+def centred(kernel: Kernel) -> Kernel:
+    """Filters less their means, so that each sums to zero.
+
+    >>> print(convolutions.channels.centred(jnp.array([1.0, 3.0]).reshape(2, 1, 1, 1)).ravel())
+    [-1.  1.]
+    """
+    return kernel - jnp.mean(kernel, axis=(0, 1))
+
+
 def _xla(x: Array, kernel: Array, *, pads: Pads, precision: Any) -> Array:
     return jax.lax.conv_general_dilated(
         x, kernel, (1, 1), pads, dimension_numbers=ORDER, precision=precision

@@ -114,7 +114,7 @@ def _over_curvature(
     x: Float[Array, "batch height width 1"], weights: dict[str, Any], boundary: Boundary
 ) -> Float[Array, " batch"]:
     """psi(c u) / (c^2 L)."""
-    W, Q = (_centred(weights[name]) for name in ("W", "Q"))
+    W, Q = (channels.centred(weights[name]) for name in ("W", "Q"))
     P, scale = jax.nn.softplus(weights["P"]), jnp.exp(weights["scale"])
     z = jax.nn.softplus(channels.convolve(scale * x, W, boundary) + weights["b"])
     y = channels.convolve(z, P) + channels.convolve(scale * x, Q, boundary) + weights["q"]
@@ -128,11 +128,6 @@ def _curvature(W: Array, P: Array, Q: Array) -> Float[Array, ""]:
     W_norm, Q_norm = chains.norm([W]), chains.norm([Q])
     most = jnp.max(jnp.sum(taps, axis=1))
     return ((jnp.linalg.norm(taps, 2) * W_norm + Q_norm) ** 2 + W_norm**2 * most) / 4
-
-
-def _centred(kernel: Array) -> Array:
-    """Filters that sum to zero."""
-    return kernel - jnp.mean(kernel, axis=(0, 1))
 
 
 def _drawn(key: PRNGKeyArray, channels: int, size: int) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def _features(
 ) -> Features:
     """x_3."""
     fine, coarse, last = params["blocks"]
-    seen = _block(channels.convolve(x, _centred(params["first"]), boundary), fine)
+    seen = _block(channels.convolve(x, channels.centred(params["first"]), boundary), fine)
     half, up = jax.vjp(_halved, seen)
     (back,) = up(_block(half, coarse))
     return _block(seen + back, last)
@@ -122,17 +122,12 @@ def _halved(x: Features) -> Float[Array, "batch half_height half_width channels"
     return jnp.sum(blocks, axis=(2, 4)) / 2
 
 
-def _centred(kernel: Array) -> Array:
-    """Filters that sum to zero."""
-    return kernel - jnp.mean(kernel, axis=(0, 1))
-
-
 def _lipschitz(params: Params, boundary: Boundary) -> Float[Array, ""]:
     """sum_l ||J_l||^2 max |g_l|; c cancels.
 
     Of D and D^T the norm is 1, and the sums of rows are 2 and 1/2.
     """
-    first, v = _norm(_centred(params["first"])), jnp.max(jnp.abs(params["v"]))
+    first, v = _norm(channels.centred(params["first"])), jnp.max(jnp.abs(params["v"]))
     entry = first * PAD_NORM[boundary] ** 0.5  # of x_0
     (A_1, B_1), (A_2, B_2), (A_3, B_3) = ((b["A"], b["B"]) for b in params["blocks"])
     one, two = _through(A_1, B_1), _through(A_2, B_2)

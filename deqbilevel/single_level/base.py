@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import checks
-from deqbilevel.types import Images
+from deqbilevel.types import Images, Params
 
 Rows = Float[Array, "filters taps"]
 """An analysis operator Omega, a filter a row."""
@@ -32,6 +33,36 @@ class Method(NamedTuple):
     """(state, data) -> (State, the objective there)."""
     monotone: bool = True
     """Whether no step increases the objective."""
+
+
+class Descent(NamedTuple):
+    """A State of params, some of whose entries an optimiser moves, and the optimiser's own."""
+
+    operator: Params
+    optimiser: Any
+
+
+def descend(
+    state: Descent,
+    data: Any,
+    objective: Callable[[Params, Params, Any], Float[Array, ""]],
+    learned: tuple[str, ...],
+    optimiser: optax.GradientTransformation,
+) -> tuple[Descent, Float[Array, ""]]:
+    """A step on objective(learned entries, params, data), and its value before.
+
+    >>> state = single_level.base.Descent({"w": jnp.array(3.0)}, optax.sgd(0.5).init({"w": 3.0}))
+    >>> square = lambda learned, params, x: (learned["w"] - x) ** 2 / 2
+    >>> state, before = single_level.base.descend(state, 1.0, square, ("w",), optax.sgd(0.5))
+    >>> print(state.operator["w"], before)
+    2.0 2.0
+    """
+    params = state.operator
+    own = {name: params[name] for name in learned}
+    value, gradient = jax.value_and_grad(objective)(own, params, data)
+    updates, moved = optimiser.update(gradient, state.optimiser, own)
+    own: Any = optax.apply_updates(own, updates)
+    return Descent(params | own, moved), value
 
 
 def run(method: Method, operator: Any, data: Any, steps: int) -> tuple[Any, Float[Array, " steps"]]:

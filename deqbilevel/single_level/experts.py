@@ -12,26 +12,18 @@ bilevel learning, where exp(-R) stands beside exp(-||K u - f||^2 / (2 sigma^2)),
 goes with gamma = sigma^2.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
 from deqbilevel import checks
 from deqbilevel.regularizers import convolutional
-from deqbilevel.single_level.base import Method
+from deqbilevel.single_level.base import Descent, Method, descend
 from deqbilevel.types import Images, Params
 
 LEARNED = ("filters", "beta")
-
-
-class State(NamedTuple):
-    """`params` of the regulariser, and the optimiser's own."""
-
-    operator: Params
-    optimiser: Any
 
 
 def score_matching(shape: tuple[int, int], optimiser: optax.GradientTransformation) -> Method:
@@ -60,21 +52,16 @@ def score_matching(shape: tuple[int, int], optimiser: optax.GradientTransformati
         laplacian = sizes @ jnp.sum(phi.second_derivative(z), axis=(1, 2, 3))
         return (jnp.sum(R.gradient(u, params) ** 2) / 2 - laplacian) / u.size
 
-    def init(params: Params, u: Images) -> State:
+    def init(params: Params, u: Images) -> Descent:
         checks.rows("data", u, checks.pixels(shape))
         phi: Any = convolutional.require(params)["phi"]
         if not phi.twice_differentiable:
             raise ValueError(f"phi={phi!r}: not smooth; score matching takes one such as LogSum")
         if {"field", "network"} & set(params):
             raise ValueError("params: weights that vary in space have no one prior; leave them out")
-        return State(params, optimiser.init({name: params[name] for name in LEARNED}))
+        return Descent(params, optimiser.init({name: params[name] for name in LEARNED}))
 
-    def step(state: State, u: Images) -> tuple[State, Float[Array, ""]]:
-        params = state.operator
-        learned = {name: params[name] for name in LEARNED}
-        value, gradient = jax.value_and_grad(objective)(learned, params, u)
-        updates, moved = optimiser.update(gradient, state.optimiser, learned)
-        learned: Any = optax.apply_updates(learned, updates)
-        return State(params | learned, moved), value
+    def step(state: Descent, u: Images) -> tuple[Descent, Float[Array, ""]]:
+        return descend(state, u, objective, LEARNED, optimiser)
 
     return Method(init, step, monotone=False)

@@ -19,17 +19,10 @@ from jaxtyping import Array, Float
 from deqbilevel import checks
 from deqbilevel.convolutions import Bank, Filters, bank
 from deqbilevel.potentials import CornerRounded
-from deqbilevel.single_level.base import Method
+from deqbilevel.single_level.base import Descent, Method, descend
 from deqbilevel.types import Images, Params
 
 LEARNED = ("filters", "theta")
-
-
-class State(NamedTuple):
-    """`params`, and the optimiser's own."""
-
-    operator: Params
-    optimiser: Any
 
 
 class GaussianField(NamedTuple):
@@ -109,18 +102,13 @@ def conditional_field(
         truth, f = data
         return jnp.mean(rounded.value(field.estimate(params | learned, f) - truth))
 
-    def init(params: Params, data: Any) -> State:
+    def init(params: Params, data: Any) -> Descent:
         checks.entries("params", params, ("filters", "edges", "theta"))
         for name, x in zip(("truth", "f"), data, strict=True):
             checks.rows(name, x, checks.pixels(field.shape))
-        return State(params, optimiser.init({name: params[name] for name in LEARNED}))
+        return Descent(params, optimiser.init({name: params[name] for name in LEARNED}))
 
-    def step(state: State, data: Any) -> tuple[State, Float[Array, ""]]:
-        params = state.operator
-        learned = {name: params[name] for name in LEARNED}
-        value, gradient = jax.value_and_grad(objective)(learned, params, data)
-        updates, moved = optimiser.update(gradient, state.optimiser, learned)
-        learned: Any = optax.apply_updates(learned, updates)
-        return State(params | learned, moved), value
+    def step(state: Descent, data: Any) -> tuple[Descent, Float[Array, ""]]:
+        return descend(state, data, objective, LEARNED, optimiser)
 
     return Method(init, step, monotone=False)

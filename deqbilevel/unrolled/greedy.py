@@ -36,7 +36,10 @@ def stage(net: Unrolled) -> Unrolled:
         if not len(jax.tree.leaves(before)[0]):
             return state
         top = shared(own)
-        body = lambda state, at: (net.layer(state, top | at, f), None)  # noqa: E731
+
+        def body(state: object, at: Params) -> tuple[object, None]:
+            return net.layer(state, top | at, f), None
+
         return jax.lax.scan(body, state, before)[0]
 
     def layer(state: object, at: Params, f: Array) -> object:
