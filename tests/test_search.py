@@ -1,5 +1,7 @@
 """Searches without gradients: their points, what they find, bounds of what is solved inexactly."""
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -7,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import float64
+from jax.sharding import Mesh
 from scipy import stats
+from scipy.spatial.distance import pdist
 
-from deqbilevel import algorithms, search
+from deqbilevel import algorithms, lanes, search
+from deqbilevel.lanes import Lanes
 from deqbilevel.search.bayesian import expected_improvement, lower_bound
 from deqbilevel.search.extras import needed
 from deqbilevel.search.trust_region import State, gauss_newton
@@ -52,25 +57,30 @@ def probe() -> tuple[algorithms.Posed, search.Box, search.Residuals]:
 
 @pytest.mark.parametrize("name", search.SEARCHES)
 def test_it_asks_within_the_box_and_goes_the_same_way_again(name: str) -> None:
-    """Asked twice in one state it asks the same; a run that was stopped ends as an undisturbed."""
+    """Asked twice in one state it asks the same; a run killed ten times ends as an undisturbed."""
+
+    def going(known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        options = {"count": 9, "batch": 1} if name in SAMPLED else {}
+        return search.run(search.SEARCHES[name](2, **options), evaluate, candidates=9, known=known)
+
     built = search.SEARCHES[name](2)
     state = built.init()
     first, _ = built.ask(state)
     again, _ = built.ask(state)
     assert first is not None and again is not None
     np.testing.assert_array_equal(first.points, again.points)
-    whole = list(search.run(built, evaluate, candidates=9))
+    whole = list(going([]))
     for record in whole:
         points = np.asarray(record["points"])
         assert points.shape[1] == 2 and points.min() >= 0 and points.max() <= 1
     assert sum(len(record["points"]) for record in whole) <= 9
     known: list[dict[str, Any]] = []
-    for _ in whole:  # killed after each record
-        going = search.run(search.SEARCHES[name](2), evaluate, candidates=9, known=known)
-        known = [record for _, record in zip(range(len(known) + 1), going, strict=False)]
-    ended = list(search.run(search.SEARCHES[name](2), evaluate, candidates=9, known=known))
+    for _ in range(10):  # each time after one record more
+        known = list(itertools.islice(going(known), len(known) + 1))
+    ended = list(going(known))
     assert [{**r, "seconds": 0} for r in ended] == [{**r, "seconds": 0} for r in whole]
-    assert search.best(whole)[1] < np.median(whole[0]["losses"])
+    losses = [loss for record in whole for loss in record["losses"]]
+    assert search.best(whole)[1] < np.median(losses)
 
 
 def test_records_of_another_search_are_refused() -> None:
@@ -91,8 +101,17 @@ def test_sampled_points_fill_the_box(name: str) -> None:
     assert quarters.min() >= (16 if name in ("grid", "sobol") else 8)
 
 
+def test_points_of_many_parameters_are_farther_apart_than_by_chance() -> None:
+    def least(built: search.Search) -> float:
+        request, _ = built.ask(built.init())
+        assert request is not None
+        return min(pdist(request.points))
+
+    assert least(search.poisson_disk(24, count=16)) > 1.1 * least(search.random(24, count=16))
+
+
 @pytest.mark.parametrize(
-    ("name", "count"), [("cma_es", 200), ("bayesian", 30), ("trust_region", 30)]
+    ("name", "count"), [("cma_es", 200), ("bayesian", 15), ("trust_region", 30)]
 )
 def test_what_learns_from_losses_beats_random_points(name: str, count: int) -> None:
     _, ours = search.best(search.run(search.SEARCHES[name](3), evaluate, candidates=count))
@@ -105,12 +124,13 @@ def test_losses_that_are_no_numbers_are_never_the_best() -> None:
         found = evaluate(request)
         broken = request.points[:, 0] > 0.5
         outcome = found.outcome
+        assert outcome.residuals is not None
         losses = np.where(broken, np.nan, outcome.losses)
         residuals = np.where(broken[:, None], np.nan, outcome.residuals)
         return found._replace(outcome=outcome._replace(losses=losses, residuals=residuals))
 
     for name in search.SEARCHES:
-        point, loss = search.best(search.run(search.SEARCHES[name](2), half, candidates=16))
+        point, loss = search.best(search.run(search.SEARCHES[name](2), half, candidates=9))
         assert np.isfinite(loss) and point[0] <= 0.5, name
 
 
@@ -153,17 +173,22 @@ def test_bounds_hold_and_dynamic_accuracy_saves_evaluations() -> None:
     assert spent[1.0] < 0.75 * spent[None]
 
 
-def test_a_solve_to_a_norm_has_no_bound_where_no_convexity_is_known() -> None:
+def test_a_solve_to_a_norm_has_no_bound_and_devices_change_no_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a known convexity; three candidates over two devices, and one after the other."""
     posed, box, _ = probe()
     loose = posed._replace(problem=posed.problem._replace(strong_convexity=None))
-    points = np.array([[0.2, 0.4], [0.5, 0.9]])
+    request = search.Request(np.array([[0.2, 0.4], [0.5, 0.9], [0.6, 0.6]]))
     options = {"solver": "gradient_descent", "accuracy": 1e-3}
-    found = search.evaluator(loose, box, **options)(search.Request(points))
-    assert np.isnan(found.outcome.bounds).all() and found.outcome.residuals is None
-    one_by_one = search.evaluator(posed, box, together=False, **options)
-    np.testing.assert_allclose(
-        one_by_one(search.Request(points)).outcome.losses, found.outcome.losses, rtol=1e-3
-    )
+    spread = search.evaluator(loose, box, **options)(request)
+    assert np.isnan(spread.outcome.bounds).all() and spread.outcome.residuals is None
+    assert spread.outcome.losses.shape == spread.evaluations.shape == (3,)
+    one_device = Lanes(Mesh(np.asarray(jax.devices()[:1]), ("lane",)), 3, 1)
+    monkeypatch.setattr(lanes, "lanes", lambda each, width: one_device)
+    found = search.evaluator(loose, box, together=False, **options)(request)
+    np.testing.assert_allclose(spread.outcome.losses, found.outcome.losses, rtol=1e-6)
+    np.testing.assert_array_equal(spread.evaluations, found.evaluations)
 
 
 def test_expected_improvement_is_the_mean_of_what_is_gained() -> None:

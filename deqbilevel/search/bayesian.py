@@ -31,12 +31,16 @@ CANDIDATES = 1024
 IMPROVED = 3
 """Of them from which the quasi-Newton method goes on."""
 
+STEP = 1e-7
+"""Of the differences that are its slopes."""
+
 
 class State(NamedTuple):
-    """All that was found."""
+    """All that was found, and the logarithms of the last model's lengths and scales."""
 
     points: np.ndarray
     losses: np.ndarray
+    theta: np.ndarray | None = None
 
 
 def bayesian(
@@ -71,24 +75,27 @@ def bayesian(
         if known < count:
             return Request(balanced(R, count, [seed, 0])[known:]), state
         candidates = balanced(R, CANDIDATES, [seed, known])
-        return Request(_next(state, candidates, acquisition)[None]), state
+        # Matrices of so few points take longer on several threads than on one.
+        with needed("threadpoolctl", "bayesian").threadpool_limits(1):
+            point, theta = _next(state, candidates, acquisition)
+        return Request(point[None]), state._replace(theta=theta)
 
     def tell(state: State, request: Request, outcome: Outcome) -> State:
         points = np.concatenate([state.points, request.points])
-        return State(points, np.concatenate([state.losses, outcome.losses]))
+        return State(points, np.concatenate([state.losses, outcome.losses]), state.theta)
 
     return Search(lambda: State(np.zeros((0, R)), np.zeros(0)), ask, tell)
 
 
-def _next(state: State, candidates: np.ndarray, acquisition: str) -> np.ndarray:
-    """The point where the acquisition function is largest."""
+def _next(state: State, candidates: np.ndarray, acquisition: str) -> tuple[np.ndarray, Any]:
+    """The point where the acquisition function is largest, and theta of the model."""
     finite = state.losses[np.isfinite(state.losses)]
     if not len(finite):
-        return candidates[0]
+        return candidates[0], state.theta
     least = finite.min()
     most = least + 10 * (np.median(finite) - least)
     losses = np.minimum(np.where(np.isfinite(state.losses), state.losses, most), most)
-    model = fitted(state.points, losses)
+    model = fitted(state.points, losses, state.theta)
     near = np.clip(state.points[np.argmin(losses)] + 0.05 * (candidates[:64] - 0.5), 0, 1)
     candidates = np.concatenate([candidates, near])
 
@@ -96,25 +103,28 @@ def _next(state: State, candidates: np.ndarray, acquisition: str) -> np.ndarray:
         mean, deviation = model.predict(points, return_std=True)
         return ACQUISITIONS[acquisition](mean, np.maximum(deviation, 1e-12), least)
 
+    def downhill(x: np.ndarray) -> tuple[float, np.ndarray]:
+        """Minus the value and its differences, of one call of the model."""
+        steps = np.where(x < 0.5, STEP, -STEP)
+        values = value(np.concatenate([x[None], x + np.diag(steps)]))
+        return -values[0], (values[0] - values[1:]) / steps
+
     order = np.argsort(-value(candidates), kind="stable")[:IMPROVED]
-    ends = [
-        scipy.optimize.minimize(
-            lambda x: -value(x[None])[0], start, method="L-BFGS-B", bounds=[(0, 1)] * len(start)
-        ).x
-        for start in candidates[order]
-    ]
-    ends = np.clip(np.stack(ends), 0, 1)
-    return ends[np.argmax(value(ends))]
+    within: Any = {"method": "L-BFGS-B", "bounds": [(0, 1)] * candidates.shape[1]}
+    found = [scipy.optimize.minimize(downhill, x, jac=True, **within) for x in candidates[order]]
+    ends = np.clip(np.stack([each.x for each in found]), 0, 1)
+    return ends[np.argmax(value(ends))], model.kernel_.theta
 
 
-def fitted(points: np.ndarray, losses: np.ndarray) -> Any:
+def fitted(points: np.ndarray, losses: np.ndarray, theta: np.ndarray | None = None) -> Any:
     """The Gaussian process of losses at points, [n] and [n, R]: lengths between a hundredth of the
-    box and ten of it, and a little noise, for what is not solved exactly."""
+    box and ten of it, and a little noise, for what is not solved exactly; fitted from `theta`."""
     process = needed("sklearn.gaussian_process", "bayesian")
     kernels = process.kernels
     kernel = kernels.ConstantKernel(1.0, (1e-3, 1e3)) * kernels.RBF(
         np.full(points.shape[1], 0.3), (1e-2, 10.0)
     ) + kernels.WhiteKernel(1e-6, (1e-10, 1e-2))
+    kernel = kernel if theta is None else kernel.clone_with_theta(theta)
     model = process.GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
     with warnings.catch_warnings():
         # A length at its bound says that a parameter does not matter: nothing to warn of.

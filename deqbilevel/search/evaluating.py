@@ -1,4 +1,8 @@
-"""Candidates of a search judged: the upper level at lower levels solved to an accuracy."""
+"""Candidates of a search judged: the upper level at lower levels solved to an accuracy.
+
+Those of one request are lanes, see `lanes`: spread over the devices that there are, and side by
+side on each of them.
+"""
 
 import time
 from collections.abc import Callable
@@ -9,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from deqbilevel import checks, precision
+from deqbilevel import checks, lanes, precision
 from deqbilevel.algorithms import Posed
 from deqbilevel.algorithms.base import Data, Gamma
 from deqbilevel.algorithms.oracles import lower_level
@@ -73,8 +77,8 @@ def evaluator(
 
     Where the problem has a strong convexity mu, ||x - x*|| <= norm(grad_x Phi) / mu: solves stop
     there, at the accuracy of the request or this one; elsewhere at that norm, with no bound known.
-    together: whether candidates are vmapped, else one after the other. The entries of the box
-    replace those of `posed.gamma`.
+    together: whether the candidates of a device are vmapped, else one after the other. The entries
+    of the box replace those of `posed.gamma`.
     Raises: ValueError for a box of other parameters than the problem's.
 
     >>> box = search.Box({"gamma": jnp.full(2, -3.0)}, {"gamma": jnp.full(2, 3.0)})
@@ -110,24 +114,24 @@ def evaluator(
             tolerance=tolerance,
         )
         bound = jnp.full_like(residual, jnp.nan) if mu is None else residual / mu
-        parts = jnp.zeros(0) if residuals is None else residuals.of(at, x, data)
+        parts = jnp.zeros(()) if residuals is None else residuals.of(at, x, data)
         return problem.upper(at, x, data), bound, parts, evaluations
 
-    def in_turn(points: Array, wanted: Array) -> Any:
-        return jax.lax.map(lambda point: one(point, wanted), points)
-
-    judged = jax.jit(jax.vmap(one, (0, None)) if together else in_turn)
     programs: dict[int, Any] = {}
 
     def evaluate(request: Request) -> Evaluated:
         wanted = accuracy if request.accuracy is None else request.accuracy
-        given = tuple(jnp.asarray(x, posed.x.dtype) for x in (request.points, wanted))
-        count = len(request.points)
+        points, count = np.asarray(request.points, posed.x.dtype), len(request.points)
+        each = -(-count // jax.device_count())
+        chunk = lanes.lanes(each, each if together else 1)
+        filled = np.pad(points, ((0, chunk.count - count), (0, 0)), mode="edge")
+        given = chunk.put(filled[chunk.local]), jnp.asarray(wanted, points.dtype)
         if count not in programs:
+            judged = jax.jit(chunk.over(one, (0, None)))
             programs[count] = judged.lower(*given).compile()
         begin = time.perf_counter()
-        found = programs[count](*given)
-        losses, bounds, parts, evaluations = (np.asarray(x, float) for x in found)
+        found = lanes.everything(programs[count](*given))
+        losses, bounds, parts, evaluations = (np.asarray(x[:count], float) for x in found)
         seconds = time.perf_counter() - begin
         outcome = Outcome(losses, bounds)
         if residuals is not None:

@@ -13,6 +13,9 @@ from deqbilevel.search.base import Outcome, Request, Search
 MOST = 10**6
 """Points of a grid."""
 
+DARTS = 20
+"""Thrown for each point of a Poisson-disk sampling, at most."""
+
 
 def grid(R: int, *, count: int = 64, batch: int = 16, seed: int = 0) -> Search:
     """The points of a grid with the corners of the box, as many along each axis: the most whose
@@ -71,7 +74,10 @@ def balanced(R: int, count: int, seed: Any) -> np.ndarray:
 def poisson_disk(R: int, *, count: int = 64, batch: int = 16, seed: int = 0) -> Search:
     """Random points none of which are close to each other, [CF] 3.2 [103].
 
-    The least distance is the largest of those 1, 0.8, 0.64, ... at which `count` points fit.
+    The least distance is the largest of those sqrt(R), 0.9 sqrt(R), 0.81 sqrt(R), ... at which
+    `count` points are found by throwing darts: uniform points, each dropped that is too close to
+    one before it. Bridson's own way grows points from each other on a grid of cells, which beyond
+    ten parameters fits in no memory.
 
     >>> first, _ = search.poisson_disk(2, count=8).ask(0)
     >>> apart = np.linalg.norm(first.points[:, None] - first.points, axis=-1) + np.eye(8)
@@ -81,15 +87,24 @@ def poisson_disk(R: int, *, count: int = 64, batch: int = 16, seed: int = 0) -> 
     _check(R, count, batch)
 
     def points() -> np.ndarray:
-        radius = 1.0
-        while True:
-            rng = np.random.default_rng(seed)
-            found = scipy.stats.qmc.PoissonDisk(R, radius=radius, rng=rng).random(count)
-            if len(found) == count:
-                return rng.permutation(found)  # they grow from one place, and any part is to fill
-            radius *= 0.8
+        radius = R**0.5
+        while len(found := _apart(R, count, radius, seed)) < count:
+            radius *= 0.9
+        return found
 
     return _listed(points, batch)
+
+
+def _apart(R: int, count: int, radius: float, seed: int) -> np.ndarray:
+    """At most so many uniform points, each at least `radius` from all before it."""
+    rng, found, known = np.random.default_rng(seed), np.empty((count, R)), 0
+    for _ in range(DARTS):
+        for point in rng.uniform(size=(count, R)):
+            if np.all(np.sum((found[:known] - point) ** 2, axis=1) >= radius**2):
+                found[known], known = point, known + 1
+            if known == count:
+                return found
+    return found[:known]
 
 
 def _check(R: int, count: int, batch: int) -> None:
