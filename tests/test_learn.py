@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deqbilevel import data, losses, pictures, recipes, solvers
+from deqbilevel import data, losses, pictures, recipes, search, solvers
 from deqbilevel.commands import command, learn, reconstruct, running
-from deqbilevel.commands.learn import Learn, main, parts
+from deqbilevel.commands.learn import Learn, main, parts, report
 from deqbilevel.commands.reconstruct import Reconstruct
+from deqbilevel.commands.records import Log
 from deqbilevel.operators import OPERATORS
 from deqbilevel.recipes import Learned, Recipe
 from deqbilevel.regularizers import REGULARIZERS
@@ -240,26 +242,40 @@ def test_filters_of_one_task_start_another(
 
 
 def test_scalars_are_searched_for_and_a_search_goes_on(
-    run: tuple[Any, dict[str, Any]], small: str, tmp_path: Path
+    small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Instead of learning: records that are there are not made again, and end in the same."""
+    """Instead of learning: records that are there are not made again after an interruption."""
     over = ("gamma=1e-3..10:log", "beta_0=-8..1")
-    words = ("--operator", "row_mask", *FILTERS)
     options = {**SOBOL, "search_over": over, "candidates": 5, "epochs": 0, "data": small}
-    numbers = main(config(*words, **options, out=tmp_path / "run"))
+    chosen = config("--operator", "row_mask", *FILTERS, **options, out=tmp_path / "run")
+    path, append = tmp_path / "run" / "search.jsonl", Log.append
+
+    def killed(log: Log, record: Any) -> None:
+        """In the middle of the second record."""
+        append(log, record)
+        if log.path == path and len(log.read()) == 2:
+            path.write_text(path.read_text()[:-20])
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "draw", lambda *arguments, **options: True)
+    monkeypatch.setitem(search.SEARCHES, "sobol", partial(search.sobol, batch=2))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Log, "append", killed)
+        main(chosen)
+    before = path.read_text().splitlines()
+    numbers = main(chosen)
+    after = path.read_text().splitlines()
+    assert len(before) == 2 and after[0] == before[0]
+    records = [json.loads(line) for line in after]
+    points = np.concatenate([record["points"] for record in records])
+    request, _ = (whole := search.sobol(2, count=5)).ask(whole.init())
+    assert request is not None
+    np.testing.assert_array_equal(points, request.points)
     assert numbers["search_candidates"] == 5
-    assert numbers["search_loss"] < numbers["search_loss_before"]
+    assert numbers["search_loss"] == search.best(records)[1] < numbers["search_loss_before"]
     params = recipes.load(tmp_path / "run").params
     for name in ("gamma", "beta_0"):
         np.testing.assert_allclose(params[name], numbers[f"searched_{name}"], rtol=1e-6)
-    log = tmp_path / "run" / "search.jsonl"
-    records = log.read_text()
-    log.write_text(records[: len(records) // 2])  # killed in the middle of a record
-    again = main(config(*words, **options, out=tmp_path / "run"))
-    assert again["search_loss"] == numbers["search_loss"]
-    assert [json.loads(x)["losses"] for x in log.read_text().splitlines()] == [
-        json.loads(x)["losses"] for x in records.splitlines()
-    ]
 
 
 @pytest.mark.parametrize(
