@@ -19,6 +19,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from deqbilevel import checks
 from deqbilevel.types import FixedPointMap, Images, Params
 
+Chain = tuple[Images, Images, Array]
+"""u, grad Phi / T there, and Phi / T of each image, 0 where it is not needed."""
+
 
 class Samples(NamedTuple):
     """What came of the chains, one in each row."""
@@ -29,6 +32,53 @@ class Samples(NamedTuple):
     accepted: Float[Array, " batch"]
     """The part of the proposals that was taken; 1 without adjustment."""
     last: Images
+
+
+def transition(
+    gradient: FixedPointMap,
+    params: Params,
+    f: Any,
+    *,
+    step: Any,
+    temperature: Any = 1.0,
+    energy: Callable[[Images, Params, Any], Float[Array, " batch"]] | None = None,
+) -> tuple[Callable[[Images], Chain], Callable[[Chain, Array], tuple[Chain, Array]]]:
+    """(images -> where a chain begins, (chain, key) -> (chain, whether each proposal was taken)).
+
+    The arguments are those of `sample`.
+
+    >>> u = jnp.zeros((1, 1))
+    >>> begin, move = langevin.transition(lambda u, params, f: u - f, {}, 3.0, step=1e-9)
+    >>> (v, _, _), taken = move(begin(u), jax.random.key(0))
+    >>> print(v.round(2) + 0, taken)
+    [[0.]] [1.]
+    """
+
+    def slope(u: Images) -> Images:
+        return gradient(u, params, f) / temperature
+
+    def cost(u: Images) -> Array:
+        return jnp.zeros(len(u)) if energy is None else energy(u, params, f) / temperature
+
+    def begin(u: Images) -> Chain:
+        return u, slope(u), cost(u)
+
+    def move(chain: Chain, key: Array) -> tuple[Chain, Array]:
+        u, g, phi = chain
+        noise, draw = jax.random.split(key)
+        v = u - step * g + jnp.sqrt(2 * step) * jax.random.normal(noise, u.shape, u.dtype)
+        g_v, phi_v = slope(v), cost(v)
+        if energy is None:
+            return (v, g_v, phi_v), jnp.ones(len(u))
+        # log of q(u | v) / q(v | u), the densities of the way back and of the way there.
+        back, there = (jnp.sum(d**2, axis=1) for d in (u - v + step * g_v, v - u + step * g))
+        ratio = phi - phi_v + (there - back) / (4 * step)
+        taken = jnp.log(jax.random.uniform(draw, (len(u),))) < ratio
+        rows = taken[:, None]
+        kept = jnp.where(rows, v, u), jnp.where(rows, g_v, g), jnp.where(taken, phi_v, phi)
+        return kept, taken.astype(u.dtype)
+
+    return begin, move
 
 
 def sample(
@@ -65,26 +115,7 @@ def sample(
     checks.whole("steps", steps)
     checks.batch(start=start)
 
-    def slope(u: Images) -> Images:
-        return gradient(u, params, f) / temperature
-
-    def cost(u: Images) -> Array:
-        return jnp.zeros(len(u)) if energy is None else energy(u, params, f) / temperature
-
-    def move(carry: Any, key: Array) -> tuple[Any, Array]:
-        u, g, phi = carry
-        noise, draw = jax.random.split(key)
-        v = u - step * g + jnp.sqrt(2 * step) * jax.random.normal(noise, u.shape, u.dtype)
-        g_v, phi_v = slope(v), cost(v)
-        if energy is None:
-            return (v, g_v, phi_v), jnp.ones(len(u))
-        # log of q(u | v) / q(v | u), the densities of the way back and of the way there.
-        back, there = (jnp.sum(d**2, axis=1) for d in (u - v + step * g_v, v - u + step * g))
-        ratio = phi - phi_v + (there - back) / (4 * step)
-        taken = jnp.log(jax.random.uniform(draw, (len(u),))) < ratio
-        rows = taken[:, None]
-        kept = jnp.where(rows, v, u), jnp.where(rows, g_v, g), jnp.where(taken, phi_v, phi)
-        return kept, taken.astype(u.dtype)
+    begin, move = transition(gradient, params, f, step=step, temperature=temperature, energy=energy)
 
     def measured(carry: Any, at: tuple[Array, Array]) -> tuple[Any, None]:
         chain, mean, squares, accepted = carry
@@ -96,9 +127,7 @@ def sample(
         return (chain, mean, squares + away * (chain[0] - mean), accepted + taken), None
 
     first, second = jax.random.split(checks.key("key", key))
-    chain, _ = jax.lax.scan(
-        move, (start, slope(start), cost(start)), jax.random.split(first, burn_in)
-    )
+    chain, _ = jax.lax.scan(move, begin(start), jax.random.split(first, burn_in))
     zeros = jnp.zeros_like(start)
     counts = jnp.arange(1, steps + 1, dtype=start.dtype)
     carry = (chain, zeros, zeros, jnp.zeros(len(start), start.dtype))

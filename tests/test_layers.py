@@ -20,8 +20,8 @@ LAYERS = [
         "fidelities",
     ],
     ["linearised", "adjoints", "simulation", "losses"],
-    ["maps", "regularizers", "layers", "hypergradients", "data", "plots"],
-    ["jacobians", "variational", "single_level", "langevin"],
+    ["maps", "regularizers", "layers", "hypergradients", "data", "plots", "langevin"],
+    ["jacobians", "variational", "single_level"],
     ["settings", "models", "pretrained"],
     ["learning", "algorithms", "conditions", "baselines"],
     ["contraction", "studies", "courses", "recipes", "unrolled", "upper", "search"],
@@ -69,7 +69,7 @@ INSIDE = {
     ],
     "single_level": [
         *("base", "constraints", "analysis", "transform", "convolutional", "ksvd", "experts"),
-        *("random_fields", "filters"),
+        *("contrastive", "random_fields", "filters"),
     ],
     "variational": [
         *("cosines", "base", "variations", "transforms", "problems", "saddle", "dual", "active"),

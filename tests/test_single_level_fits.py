@@ -74,6 +74,26 @@ def test_the_laplacian_of_the_score_is_the_trace_of_the_hessian():
     np.testing.assert_allclose(value, expected / 12)
 
 
+@float64
+def test_contrastive_divergence_of_a_short_step_is_score_matching():
+    """The gradients, by what a step of descent takes off; many images, as samples are random."""
+    u = jnp.tile(normal(5, 1, 6), (40_000, 1))
+    c = normal(4, 2, 1, 2)
+    params = single_level.params_of(c, phi=potentials.LogSum(0.7), beta_0=-0.5, beta=[0.1, 0.4])
+    part, key = 0.1, jax.random.key(0)
+    h = part / (convolutional.bank_of((1, 6)).lipschitz(params) * 6 ** (1 / 3))
+    divergence = single_level.contrastive_divergence(
+        (1, 6), optax.sgd(1 / h), key, part=part, adjusted=False
+    )
+    matching = single_level.score_matching((1, 6), optax.sgd(1.0))
+    state, _ = jax.jit(divergence.step)(divergence.init(params, u), u)
+    moved, expected = state.operator, matching.step(matching.init(params, u), u[:1])[0].operator
+    for name in ("filters", "beta"):
+        size = jnp.max(jnp.abs(expected[name] - params[name]))
+        assert size > 0.02
+        np.testing.assert_allclose(moved[name], expected[name], rtol=0, atol=0.1 * size)
+
+
 def test_experts_are_params_of_the_convolutional_regulariser():
     u = jnp.cumsum(normal(6, 20, 64), axis=1) * 0.3
     start = single_level.params_of(bases.cosines(1, 3), phi=potentials.LogSum(0.5), beta_0=0.0)

@@ -16,6 +16,7 @@ from deqbilevel.single_level.constraints import (
     constraint,
     mutual_coherence,
 )
+from deqbilevel.single_level.contrastive import contrastive_divergence
 from deqbilevel.single_level.convolutional import convolutional_analysis, frame
 from deqbilevel.single_level.experts import score_matching
 from deqbilevel.single_level.filters import filters_of, params_of
@@ -37,6 +38,7 @@ __all__ = [
     "coherences",
     "conditional_field",
     "constraint",
+    "contrastive_divergence",
     "convolutional_analysis",
     "cosparse",
     "filters_of",

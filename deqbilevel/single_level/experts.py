@@ -26,6 +26,19 @@ from deqbilevel.types import Images, Params
 LEARNED = ("filters", "beta")
 
 
+def prior(params: Params) -> Params:
+    """`params` of the convolutional regulariser whose weights are the same at every pixel.
+
+    Raises: ValueError for others.
+
+    >>> print(sorted(single_level.experts.prior(single_level.params_of(jnp.ones((1, 1, 2))))))
+    ['beta', 'beta_0', 'filters', 'phi']
+    """
+    if {"field", "network"} & set(convolutional.require(params)):
+        raise ValueError("params: weights that vary in space have no one prior; leave them out")
+    return params
+
+
 def score_matching(shape: tuple[int, int], optimiser: optax.GradientTransformation) -> Method:
     """Score matching of images of a shape, in [batch, pixels]; the operator are `params`.
 
@@ -54,11 +67,9 @@ def score_matching(shape: tuple[int, int], optimiser: optax.GradientTransformati
 
     def init(params: Params, u: Images) -> Descent:
         checks.rows("data", u, checks.pixels(shape))
-        phi: Any = convolutional.require(params)["phi"]
+        phi: Any = prior(params)["phi"]
         if not phi.twice_differentiable:
             raise ValueError(f"phi={phi!r}: not smooth; score matching takes one such as LogSum")
-        if {"field", "network"} & set(params):
-            raise ValueError("params: weights that vary in space have no one prior; leave them out")
         return Descent(params, optimiser.init({name: params[name] for name in LEARNED}))
 
     def step(state: Descent, u: Images) -> tuple[Descent, Float[Array, ""]]:

@@ -108,7 +108,9 @@ def _direction(model: Model, u: Images, at: Params, f: Array) -> Images:
         return model.stationarity()(u, params, f)
     params = model.told(models.with_scalars(params), f)
     residual = model.D.gradient(operators.of(model.K, params).apply(u), f)
-    return params["lam"] * at["adjoint"].adjoint(residual) + params["gamma"] * model.N(u, params)
+    # Of what is learned the leaves alone, so that images of another shape are reconstructed too.
+    adjoint = jax.tree.unflatten(jax.tree.structure(model.K), jax.tree.leaves(at["adjoint"]))
+    return params["lam"] * adjoint.adjoint(residual) + params["gamma"] * model.N(u, params)
 
 
 def _names(R: Regularizer) -> set[str]:

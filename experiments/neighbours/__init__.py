@@ -6,7 +6,9 @@ python -m experiments.neighbours [--data images:DIR] [--test DIR] [--out DIR]
     deq              filters A and C of N(u) = sum_k w_k C_k' phi'(A_k u), through the fixed point
     tied, untied     T gradient steps, `deqbilevel.unrolled`, with filters and weights shared by
                      them or of each, learned steps and momenta; T of --iterations
-    network          the same untied, with a spline for each filter: a variational network
+    learned_adjoint  the same untied, with an adjoint of the blur for each iteration, learned too
+    network          untied, with a spline for each filter: a variational network
+    primal_dual      small networks in turn on images and data, of as many channels as filters
     flow             a spline for each filter, and the time at which the flow ends
     total_variation, cosines, analysis, transform, convolutional_analysis, experts
                      nothing by the task but one strength, by a search: of total variation, and of
@@ -38,7 +40,9 @@ Name = Literal[
     "deq",
     "tied",
     "untied",
+    "learned_adjoint",
     "network",
+    "primal_dual",
     "flow",
     "total_variation",
     "cosines",
@@ -65,11 +69,13 @@ class Neighbours:
         "deq",
         "tied",
         "untied",
+        "learned_adjoint",
         "network",
+        "primal_dual",
         "flow",
     )
     iterations: Annotated[tuple[int, ...], options.whole(1, 10_000)] = (5, 10, 20)
-    """T of tied and untied; of a network the second, or the only."""
+    """T of tied and untied; of what else is unrolled, but a flow, the second, or the only."""
     test_iterations: Annotated[tuple[int, ...], options.whole(1, 10_000)] = (5, 10, 20, 50, 200)
     """Of what was learned, on the test pictures."""
     filters: Annotated[tuple[int, int, int], options.whole(1, 1024)] = (24, 5, 5)
@@ -112,8 +118,9 @@ class Neighbours:
     """Held-out images, by which each epoch is judged."""
     batch_size: Annotated[int, options.size] = 10
     epochs: Annotated[int, options.whole(0)] = 20
-    learning_rate: Annotated[float, options.rate] = 1e-2
-    """Adam's, at the start of its cosine schedule."""
+    learning_rates: Annotated[tuple[float, ...], options.rate] = (3e-2, 1e-2)
+    """Adam's, at the start of its cosine schedule; each way keeps what is best on held-out images
+    of all of them."""
     evaluations: Annotated[int, options.whole(1, 100_000)] = 30
     """Of the gradient in a step of bilevel and deq, which go on where the last left an image."""
     steps: Annotated[int, options.whole(1, 10_000)] = 20

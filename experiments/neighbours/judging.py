@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,8 @@ def row(
 ) -> dict[str, Any]:
     """Learn or tune, and the numbers of the test pictures."""
     begun = time.perf_counter()
-    params, course, names = (_searched if run.name in ways.SEARCHED else learned)(
-        config, run, images, out
-    )
+    find = _searched if run.name in ways.SEARCHED else learned
+    params, course, names, rate = find(config, run, images, out)
     seconds = course[-1][0] if course else time.perf_counter() - begun
     judged = _judged(config, run, params, ways.solver(run), pictures)
     counts = {
@@ -64,6 +64,7 @@ def row(
         **judged,
         "parameters": sum(np.size(x) for x in jax.tree.leaves([params[k] for k in names])),
         "learn_seconds": seconds,
+        "learning_rate": rate,
         "course": [list(point) for point in course],
         "changed_db": counts,
         "other_solver_db": None
@@ -84,7 +85,8 @@ def file(run: Run) -> str:
 
 
 def learned(config: Any, run: Run, images: Images, out: Path) -> Any:
-    """Params, (seconds, dB of held-out images) of each epoch, and what was learned."""
+    """Params, (seconds, dB of held-out images) of each epoch, what was learned, and the rate that
+    is the best on held-out images."""
     model, setting = ways.model(config, run, images.shape), ways.setting(config, run)
     train, test = jnp.asarray(images.train), jnp.asarray(images.test)
     _, key, noise_key = learning.keys(config.seed)
@@ -96,31 +98,41 @@ def learned(config: Any, run: Run, images: Images, out: Path) -> Any:
         setting,
         total_steps=max(1, config.epochs) * steps,
         batch_size=config.batch_size,
-        evaluations=0 if run.task.startswith("denoising") else ways.LIMITS["max_evaluations"],
+        evaluations=0 if run.task.startswith("denoising") else ways.MOST,
     )
-    state, records = running.course(
-        out,
-        trainer,
-        setting,
-        trainer.init(params, f),
-        (train, test),
-        epochs=config.epochs,
-        steps=steps,
-        key=key,
-        f=f,
-        part=run.part,
-    )
+    found = {}
+    for rate in config.learning_rates:
+        found[rate] = running.course(
+            out,
+            trainer,
+            setting,
+            trainer.init(params | {"learning_rate": jnp.float32(rate)}, f),
+            (train, test),
+            epochs=config.epochs,
+            steps=steps,
+            key=key,
+            f=f,
+            part=run.learned_at(rate),
+        )
+    best = least({rate: course.records[-1]["test_loss"] for rate, course in found.items()})
+    state, records = found[best]
     spent = np.cumsum([record["seconds"] for record in records])
     course = [
         (float(s), float(-10 * np.log10(max(record["test_loss"], 1e-12))))
         for s, record in zip(spent, records, strict=True)
     ]
-    return state.params, course, model.R.learned
+    return state.params, course, model.R.learned, best
+
+
+def least(losses: dict[float, float]) -> float:
+    """Where the loss is the least; one that is no number is never."""
+    return min(losses, key=lambda x: losses[x] if np.isfinite(losses[x]) else np.inf)
 
 
 def _searched(config: Any, run: Run, images: Images, out: Path) -> Any:
     """The strength whose training images are best, of filters that stay."""
-    model, train = ways.model(config, run, images.shape), jnp.asarray(images.train)
+    model = ways.model(config, run, images.shape)
+    train = jnp.asarray(images.train)
     params = ways.start(config, run, images)
     f = model.measure(params, train, learning.keys(config.seed)[2])
 
@@ -129,8 +141,12 @@ def _searched(config: Any, run: Run, images: Images, out: Path) -> Any:
         own = params | {"beta_0": params["beta_0"] + strength}
         return losses.mean_squared_error(model.reconstruct(ways.solver(run), own, f)[0], train)
 
-    best = min(ways.STRENGTHS, key=lambda strength: float(loss(jnp.float32(strength))))
-    return params | {"beta_0": params["beta_0"] + best}, [], ("beta_0",)
+    def best_of(strengths: Iterable[float]) -> float:
+        return least({strength: float(loss(jnp.float32(strength))) for strength in strengths})
+
+    best = best_of(ways.STRENGTHS)
+    best = best_of(best + ways.FINER * i for i in (-1, 0, 1))
+    return params | {"beta_0": params["beta_0"] + best}, [], ("beta_0",), None
 
 
 def _judged(

@@ -23,7 +23,7 @@ RECORDS: dict[str, dict[str, Any]] = {
     "rows": PART
     | dict.fromkeys(NUMBERS, ANY)
     | {"course": [[ANY]], "changed_db": {}, "other_solver_db": ANY, "time": ANY}
-    | {"step_of_bound": ANY, "step_bytes": ANY},
+    | {"step_of_bound": ANY, "step_bytes": ANY, "learning_rate": ANY},
     "memory": {"kind": "", "T": 0, "bytes": 0},
     "times": {"task": "", "level": 0.0, "time": 0.0, "time_at_start": 0.0, "psnr_db": ANY},
 }
@@ -38,7 +38,11 @@ def files_of(config: Any, runs: list[Run]) -> list[str]:
     """What is written, see `folders`."""
     learned = [run for run in runs if run.name not in ways.SEARCHED]
     flows = [times.run_of(config, **part)[1] for part in times.parts(config)]
-    parts = ["-".join(run.part.values()) for run in (*learned, *flows)]
+    parts = [
+        "-".join(run.learned_at(rate).values())
+        for run in (*learned, *flows)
+        for rate in config.learning_rates
+    ]
     figures = [f"{name}-{task}.png" for name in ("ways", "pictures") for task in config.tasks]
     own = [*(judging.file(run) for run in runs), *figures, "times.png", "summary.md"]
     return [*own, *(f"{name}.jsonl" for name in RECORDS), *running.files_of(*parts), "result.json"]
@@ -93,11 +97,12 @@ def show(
 
 def _table(config: Any, rows: list[dict[str, Any]]) -> list[str]:
     counts = [str(n) for n in config.test_iterations]
-    head = ["way", *NUMBERS, "step / MB", "other solver", *(f"T = {n}" for n in counts)]
+    head = ["way", *NUMBERS, "rate", "step / MB", "other solver", *(f"T = {n}" for n in counts)]
     lines = [common.line(head), common.line(["---"] * len(head))]
     for row in rows:
         step = None if row["step_bytes"] is None else row["step_bytes"] / MB
-        cells = [*(row[name] for name in NUMBERS), step, row["other_solver_db"]]
+        cells = [*(row[name] for name in NUMBERS), row["learning_rate"], step]
+        cells += [row["other_solver_db"]]
         cells += [row["changed_db"][n] for n in counts]
         lines.append(common.line([row["way"], *map(_cell, cells)]))
     return lines

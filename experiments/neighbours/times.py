@@ -31,7 +31,7 @@ def run_of(config: Any, task: str, level: float) -> tuple[Any, Run]:
 def row(config: Any, images: Images, out: Path, task: str, level: float) -> dict[str, Any]:
     """The time and the dB of held-out images."""
     own, run = run_of(config, task, level)
-    params, course, _ = judging.learned(own, run, images, out)
+    params, course, *_ = judging.learned(own, run, images, out)
     first = ways.start(own, run, images)
     return {
         "time": float(np.exp(params["log_time"])),

@@ -6,46 +6,27 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array
 
-from deqbilevel import (
-    convolutions,
-    learning,
-    models,
-    operators,
-    potentials,
-    single_level,
-    solvers,
-    unrolled,
-)
+from deqbilevel import convolutions, learning, models, operators, solvers, unrolled
 from deqbilevel.data import Images
 from deqbilevel.models import Model
 from deqbilevel.operators import Operator
 from deqbilevel.regularizers import Regularizer, convolutional, function, variation
 from deqbilevel.settings import MINIMISER, SETTINGS, Budget, Setting
 from deqbilevel.types import Params, Solver
+from experiments.neighbours import without_task
 
-UNROLLED = ("tied", "untied", "network", "flow")
-SPARSIFYING = ("analysis", "transform", "convolutional_analysis", "experts")
-SEARCHED = ("total_variation", "cosines", *SPARSIFYING)
-STRENGTHS = tuple(0.5 * i for i in range(-6, 7))
-"""Of the search, beside the beta_0 of the start."""
+UNROLLED = ("tied", "untied", "learned_adjoint", "network", "primal_dual", "flow")
+SEARCHED = ("total_variation", "cosines", *without_task.METHODS)
+STRENGTHS, FINER = tuple(float(i) for i in range(-3, 4)), 0.5
+"""Of the search, beside the beta_0 of the start, and how far from the best of these it goes on."""
 
-STEPS, PATCHES = 100, 5000
-"""Of single-level learning."""
+MOST = 300
+"""Evaluations of a reconstruction whose lower level is solved."""
 
-SPARSITY = 1e-3
-"""beta of transforms and of convolutional analysis operator learning, of images in [0, 1]."""
-
-DEQUANTISED = 0.02
-"""Noise in the images that a field of experts is fitted to, which has no density without."""
-
-WIDTH = 0.05
-"""Where the potential of a field of experts bends."""
-
-LIMITS = {"tolerance": 1e-4, "max_evaluations": 300}
-"""Of a reconstruction whose lower level is solved."""
+TOLERANCES = {"denoising": 1e-4, "deblurring": 1e-5}
+"""Of the same: of a blur, whose Hessian has small eigenvalues, 1e-4 is met 0.25 dB too early."""
 
 ILL_POSED = 5
 """Times the evaluations of denoising that a blur takes, whose Hessian is worse conditioned."""
@@ -80,6 +61,10 @@ class Run(NamedTuple):
         """What names its records."""
         return {"task": self.task, "way": self.way}
 
+    def learned_at(self, rate: float) -> dict[str, str]:
+        """What names the records of learning at a rate."""
+        return self.part | {"rate": f"{rate:g}"}
+
 
 def runs(config: Any, task: str, images: Images) -> Iterator[Run]:
     """The runs of a task that the options ask for."""
@@ -87,7 +72,10 @@ def runs(config: Any, task: str, images: Images) -> Iterator[Run]:
     for name in config.ways:
         middle = config.iterations[min(1, len(config.iterations) - 1)]
         each = {"tied": config.iterations, "untied": config.iterations}
-        each |= {"network": (middle,), "flow": (config.steps,)}
+        each |= dict.fromkeys(("learned_adjoint", "network", "primal_dual"), (middle,))
+        each |= {"flow": (config.steps,)}
+        if name == "learned_adjoint" and task == "denoising":
+            continue  # the identity has no numbers to learn
         for T in each.get(name, (0,)):
             yield Run(task, name, T, noise)
 
@@ -118,8 +106,10 @@ def net(config: Any, name: str, K: Operator, shape: Shape, T: int) -> unrolled.U
     if name == "network":
         own = {"filters": config.filters, "iterations": T}
         return unrolled.variational_network(K, shape, **own)
-    R = tied(shape, config.filters)
-    return unrolled.gradient(K, R, iterations=T, tied=name == "tied")
+    if name == "primal_dual":
+        return unrolled.primal_dual(K, shape, iterations=T, channels=config.filters[0])
+    own: dict[str, Any] = {"tied": name == "tied", "learned_adjoint": name == "learned_adjoint"}
+    return unrolled.gradient(K, tied(shape, config.filters), iterations=T, **own)
 
 
 def tied(shape: Shape, filters: tuple[int, int, int]) -> Regularizer:
@@ -148,15 +138,14 @@ def start(config: Any, run: Run, images: Images) -> Params:
     key, _, _ = learning.keys(config.seed)
     own = model(config, run, images.shape)
     params = own.init(key) | {"noise": jnp.float32(run.noise)}
-    params |= {"learning_rate": jnp.float32(config.learning_rate)}
     if run.name == "deq":
         K = operator(run.task, images.shape, config.blur)
         tau = 1 / models.assemble(K, tied(images.shape, config.filters)).lipschitz(
             tied(images.shape, config.filters).init(key)
         )
         params |= {"tau": tau}
-    if run.name in SPARSIFYING:
-        params |= sparsifying(config, run, images)
+    if run.name in without_task.METHODS:
+        params |= without_task.found(config, run.name, run.noise, images)
     if run.name == "experts":  # which has a scale of its own, and gamma
         return params
     return _at_noise(params, 2 * float(jnp.log(run.noise / NOISE)))
@@ -166,54 +155,25 @@ def _at_noise(params: Params, shift: float) -> Params:
     """With weights that go with the square of the noise, as those of a prior do."""
     if "beta_0" in params:
         return params | {"beta_0": params["beta_0"] + shift}
+    if "network" not in params:  # a primal-dual one, which has no regulariser
+        return params
     return params | {"network": params["network"] | {"beta": params["network"]["beta"] + shift}}
-
-
-def sparsifying(config: Any, run: Run, images: Images) -> Params:
-    """Filters that make the training images sparse, without a look at the task."""
-    key, _, _ = learning.keys(config.seed)
-    train, (_, *size) = jnp.asarray(images.train), config.filters
-    begin = tied(images.shape, config.filters).init(key)["filters"]
-    if run.name == "convolutional_analysis":
-        method = single_level.convolutional_analysis(images.shape, SPARSITY, without_constant=True)
-        return single_level.params_of(single_level.run(method, begin, train, STEPS)[0])
-    if run.name == "experts":
-        noisy = train + DEQUANTISED * jax.random.normal(key, train.shape)
-        method = single_level.score_matching(images.shape, optax.adam(config.learning_rate))
-        first = single_level.params_of(begin, phi=potentials.LogSum(WIDTH))
-        found, _ = single_level.run(method, first, noisy, STEPS)
-        return found | {"gamma": jnp.float32(run.noise**2)}
-    rows = single_level.patches(train, images.shape, tuple(size), key, PATCHES)
-    if run.name == "transform":
-        constant = jnp.full((1, *size), (size[0] * size[1]) ** -0.5)
-        square = jnp.concatenate([constant, convolutional.cosines(*size)]).reshape(
-            -1, rows.shape[1]
-        )
-        method = single_level.transform(SPARSITY, lam=SPARSITY)
-        omega, _ = single_level.run(method, square, rows, STEPS)
-        # Patches have no mean, so one row sees nothing: what the constant was.
-        omega = jnp.delete(omega, jnp.argmin(jnp.sum((rows @ omega.T) ** 2, axis=0)), axis=0)
-    else:
-        enough = len(begin) >= size[0] * size[1] - 1
-        name = "parseval" if enough else "unit_rows"
-        method = single_level.analysis(single_level.constraint(name, without_constant=True))
-        omega, _ = single_level.run(method, begin.reshape(len(begin), -1), rows, STEPS)
-    return single_level.params_of(single_level.filters_of(omega, tuple(size)))
 
 
 def setting(config: Any, run: Run, T: int | None = None) -> Setting:
     """How a step of learning solves the lower level."""
     if run.name in UNROLLED:
-        return unrolled.setting(config.learning_rate)
+        return unrolled.setting()
     more = 1 if run.task.startswith("denoising") else ILL_POSED
     count = more * config.evaluations if T is None else T
     own = SETTINGS["accurate"]._replace(
         budget=Budget(count, count),
         limit=Budget(count, count),
-        evaluation_budget=LIMITS["max_evaluations"],
+        forward_tolerance=tolerance(run),
+        evaluation_tolerance=tolerance(run),
+        evaluation_budget=MOST,
         preconditioned=False,
         warm=True,
-        learning_rate=config.learning_rate,
     )
     if run.name == "deq":
         return own._replace(guard=GUARD)
@@ -221,22 +181,29 @@ def setting(config: Any, run: Run, T: int | None = None) -> Setting:
     return own._replace(solver="optimized_gradient", hypergradient=MINIMISER, guard=guard)
 
 
+def tolerance(run: Run) -> float:
+    """Of the lower level, of the run's task."""
+    return TOLERANCES[run.task.split("-")[0]]
+
+
 def solver(run: Run) -> Solver:
     """Of a reconstruction."""
+    limits: dict[str, Any] = {"tolerance": tolerance(run), "max_evaluations": MOST}
     if run.name in UNROLLED:
         return solvers.picard(max_evaluations=1)
     if run.name == "deq":
-        return solvers.anderson(relative=True, **LIMITS)
-    return solvers.optimized_gradient(**LIMITS)
+        return solvers.anderson(relative=True, **limits)
+    return solvers.optimized_gradient(**limits)
 
 
 def other(run: Run) -> Solver | None:
     """Another one of the same lower level; None where there is none."""
     if run.name in UNROLLED:
         return None
+    limits: dict[str, Any] = {"tolerance": tolerance(run), "max_evaluations": MOST}
     if run.name == "deq":
         return solvers.picard(tolerance=1e-5, max_evaluations=500)
-    return solvers.anderson(relative=True, **LIMITS)
+    return solvers.anderson(relative=True, **limits)
 
 
 def changed(run: Run, params: Params, count: int) -> tuple[Params, Solver]:
