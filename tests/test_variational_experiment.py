@@ -1,6 +1,7 @@
 """The experiment of TV, TGV and ICTV at its smallest budget."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -35,6 +36,23 @@ def test_weights_by_every_way(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="nothing to denoise"):
         variational.main(variational.Variational(sets=(), out=tmp_path / "none"))
     assert variational.main(config) == found
+
+
+def test_pictures_to_test_on_are_the_first_of_their_folder(tmp_path: Path) -> None:
+    for folder, levels in (("learn", (10, 20, 30)), ("test", (200, 100, 150))):
+        (tmp_path / folder).mkdir()
+        for i, level in enumerate(levels):
+            rows = np.repeat(np.arange(18, dtype=np.uint8)[:, None] + level, 20, axis=1)
+            Image.fromarray(rows).save(tmp_path / folder / f"{i}.png")
+    config = variational.Variational(
+        sets=(), pictures=tmp_path / "learn", test=tmp_path / "test", side=16, test_size=2
+    )
+    (images,) = variational.learning.sets_of(replace(config, train_size=1)).values()
+    rows = np.repeat(np.arange(1, 17), 16)  # of the middle
+    np.testing.assert_allclose(images.test, np.add(rows, [[200], [100]]) / 255, atol=1e-6)
+    assert float(images.train.max()) < 0.2
+    with pytest.raises(ValueError, match="18x20 is smaller than 19x19"):
+        variational.learning.sets_of(replace(config, train_size=1, side=19))
 
 
 def test_tables_of_smoothing_and_of_solvers(tmp_path: Path) -> None:

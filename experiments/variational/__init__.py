@@ -68,6 +68,13 @@ class Variational:
     models: tuple[Model, ...] = ("tv", "tgv", "ictv")
     pictures: Annotated[Path | None, options.folder("pictures"), options.default("none")] = None
     """Folder of pictures for a set more, of whose middles some are learned from."""
+    test: Annotated[
+        Path | None,
+        options.folder("pictures to test on"),
+        options.default("some of --pictures"),
+        options.only("with --pictures", lambda config: config.pictures is not None),
+    ] = None
+    """Folder of pictures, the first --test-size of which are denoised in the place of those."""
     side: Annotated[int, options.whole(16, 512)] = 48
     """Height and width of the images."""
     train_size: Annotated[int, options.whole(1, 100)] = 4
@@ -121,14 +128,14 @@ def main(config: Variational) -> dict[str, Any]:
             if "weights" in config.tables and not cases:
                 raise ValueError("--sets and --pictures: nothing to denoise; give one of them")
             read = {"--pictures": sets["pictures"][1:]} if "pictures" in sets else {}
-            chosen = common.options_of(config, without=("out", "fresh", "pictures"))
+            chosen = common.options_of(config, without=("out", "fresh", "pictures", "test"))
             claimed = folders.claim(
                 config.out,
                 f"variational-{common.digest(chosen)}",
                 chosen,
                 files=report.files_of(config, cases),
                 inputs=folders.given(read),
-                sources={"--pictures": config.pictures},
+                sources={"--pictures": config.pictures, "--test": config.test},
                 fresh=config.fresh,
             )
             out = stack.enter_context(claimed)

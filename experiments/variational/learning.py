@@ -1,5 +1,7 @@
 """The weights of a model on a set of images, by every way."""
 
+import itertools
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ import optax
 from jaxtyping import Array, Float
 
 from deqbilevel import data, fidelities, losses, operators, variational
+from deqbilevel.data.base import middle
 from deqbilevel.disk import archives
 from deqbilevel.hypergradients import no_info
 from deqbilevel.types import Info
@@ -61,6 +64,8 @@ def sets_of(config: Any) -> dict[str, Images]:
             value_range=(0.0, 1.0),
         )
         train, test = (jnp.asarray(x) for x in (loaded.train, loaded.test))
+        if name == "pictures" and config.test is not None:
+            test = _middles(config, shape)
         keys = jax.random.split(jax.random.key(config.seed))
         f_train, f_test = (
             fidelities.normal(x, config.noise, key)
@@ -68,6 +73,12 @@ def sets_of(config: Any) -> dict[str, Images]:
         )
         found[name] = Images(shape, train, f_train, test, f_test)
     return found
+
+
+def _middles(config: Any, shape: tuple[int, int]) -> Float[Array, "test pixels"]:
+    """Of the first pictures of --test. Raises: ValueError for one that is too small."""
+    first = itertools.islice(data.pictures(config.test, (0.0, 1.0)), config.test_size)
+    return jnp.asarray(np.stack([middle(u, shape, name).ravel() for name, u in first]))
 
 
 def problem_of(model: str, shape: tuple[int, int]) -> Problem:
@@ -130,7 +141,8 @@ def found(
         value = error(at_points(logs, f), f, truth, start, probe)[0]
         return min(best, (float(value), logs), key=lambda pair: pair[0])[1], residual
 
-    def judged(way: str, logs: Array, residual: float = 0.0) -> dict[str, Any]:
+    def judged(way: str, logs: Array, begun: float, residual: float = 0.0) -> dict[str, Any]:
+        seconds = time.process_time() - begun
         f, truth = images.f_test, images.test
         logs = at_points(logs, f)
         _, (at, info, zeros) = error(logs, f, truth, begin(problem, f), probe)
@@ -148,22 +160,25 @@ def found(
             "relative_gap": float(info.relative_gap.max()),
             "adjoint_residual": residual,
             "iterations": int(info.iterations.max()),
+            "processor_seconds": seconds,
             "zeros": float(jnp.mean(zeros)) / (len(at.d) * f.shape[1]),
         }
 
     f, truth = images.f_train, images.train
-    values, start = [], begin(problem, f)
+    begun, values, start = time.process_time(), [], begin(problem, f)
     for ratio in (1.0,) if model == "tv" else config.ratios:
         for weight in config.weights:
             logs = jnp.log(jnp.array([weight] if model == "tv" else [weight, ratio * weight]))
             value, (start, _, _) = error(at_points(logs, f), f, truth, start, probe)
             values.append((float(value), logs))
     best = min(values, key=lambda pair: pair[0])[1]
-    yield judged("grid", best)
+    yield judged("grid", best, begun)
+    begun = time.process_time()
     learned, residual = learn(best, f, truth)
-    yield judged("learned", learned, residual)
-    f, truth = images.f_test, images.test
-    yield judged("field", *learn(at_points(learned, f), f, truth))
+    yield judged("learned", learned, begun, residual)
+    f, truth, begun = images.f_test, images.test, time.process_time()
+    field, residual = learn(at_points(learned, f), f, truth)
+    yield judged("field", field, begun, residual)
 
 
 def begin(problem: Problem, f: Array) -> Saddle:

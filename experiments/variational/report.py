@@ -18,7 +18,10 @@ from experiments.variational import learning
 PICTURES = 3
 """Images of a set that are drawn."""
 
-NUMBERS = ("psnr_db", "ssim", "relative_gap", "adjoint_residual", "iterations", "zeros")
+NUMBERS = (
+    *("psnr_db", "ssim", "relative_gap", "adjoint_residual", "iterations", "zeros"),
+    "processor_seconds",
+)
 
 ROW = {"set": "", "model": "", "way": "", "weights": [0.0]} | dict.fromkeys(NUMBERS, ANY)
 """A record of a set by a model and a way."""
@@ -59,6 +62,7 @@ def weights(
     noise = f"noise {config.noise:g} of images in [0, 1]"
     lines = [f"# Denoising, {noise}, PSNR in dB and SSIM", ""]
     head = ("set", "model", "way", "weights", "PSNR", "SSIM", "relative gap", "adjoint", "zeros")
+    head += ("processor seconds",)
     lines += [common.line(head), common.line(["---"] * len(head))]
     numbers: dict[str, Any] = {}
     for name, images in sets.items():
@@ -66,7 +70,7 @@ def weights(
             jnp.asarray(images.f_test), jnp.asarray(images.test), images.shape, 1.0
         )
         plain = [f"{float(measured['psnr_db']):.2f}", f"{float(measured['ssim']):.3f}"]
-        lines.append(common.line([name, "measured", "", "", *plain, "", "", ""]))
+        lines.append(common.line([name, "measured", "", "", *plain, *[""] * 4]))
         numbers[name] = {"measured": {"psnr_db": float(measured["psnr_db"])}}
         for model in config.models:
             for way in learning.WAYS:
@@ -74,7 +78,7 @@ def weights(
                 weights = ", ".join(f"{w:.3f}" for w in row["weights"])
                 cells = [f"{row['psnr_db']:.2f}", f"{row['ssim']:.3f}"]
                 cells += [f"{row['relative_gap']:.1e}", f"{row['adjoint_residual']:.1e}"]
-                cells.append(f"{row['zeros']:.0%}")
+                cells += [f"{row['zeros']:.0%}", f"{row['processor_seconds']:.0f}"]
                 lines.append(common.line([name, model, way, weights, *cells]))
                 numbers[name].setdefault(model, {})[way] = {k: row[k] for k in NUMBERS}
         _draw(config, name, images, found, out)
