@@ -8,13 +8,14 @@ from .neighbours import neighbour_figure, points_figure
 from .paper import drawings, figure_1, figure_5, figure_6, figures
 from .paper_pictures import CAPTIONS, reconstruction_figure
 from .runs import compared_losses, gallery, loss_curves, reconstructions
-from .search import search_figure
+from .search import arrival_figure, search_figure
 from .style import save
 
 __all__ = [
     "CAPTIONS",
     "HEIGHTS",
     "algorithm_figure",
+    "arrival_figure",
     "compared_losses",
     "course_figure",
     "drawings",

@@ -1,6 +1,6 @@
-"""What a search costs, by the number of parameters."""
+"""What a search costs, by the number of parameters, and by the problem."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,18 @@ from deqbilevel.plots.style import LINE, WIDTH, look, styled
 COSTS = {"evaluations": "evaluations of the lower level", "seconds": "time / s"}
 """What is drawn, from the numbers of a method."""
 
+Numbers = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""{parameters or problem: {method: costs}}; a cost is None of a method that did not arrive."""
+
 
 @styled
-def search_figure(numbers: Mapping[str, Mapping[str, Mapping[str, Any]]], caption: str) -> Figure:
-    """Evaluations and seconds against the number of parameters: {parameters: {method: costs}}.
+def search_figure(numbers: Numbers, caption: str, *, single: Collection[str] = ()) -> Figure:
+    """Evaluations and seconds against the number of parameters.
 
-    Costs that are None, of a method that did not arrive, are left out.
+    Costs that are None are left out. Methods of `single` have dashed lines.
     """
-    methods = list(dict.fromkeys(name for row in numbers.values() for name in row))
-    looks = {name: look(i) for i, name in enumerate(methods)}
-    figure = new_figure(WIDTH, 2.6 + LINE * (1 + len(methods) / 4), caption)
+    looks = _looks(numbers, single)
+    figure = new_figure(WIDTH, 2.6 + LINE * (1 + len(looks) / 4), caption)
     for axes, (cost, label) in zip(figure.subplots(1, len(COSTS)), COSTS.items(), strict=True):
         axes.set(xscale="log", yscale="log", ylabel=label)
         for name, style in looks.items():
@@ -32,3 +34,44 @@ def search_figure(numbers: Mapping[str, Mapping[str, Mapping[str, Any]]], captio
         finish(axes, "parameters")
     key(figure, proxies(looks), 4)
     return figure
+
+
+@styled
+def arrival_figure(numbers: Numbers, caption: str, *, single: Collection[str] = ()) -> Figure:
+    """Evaluations and seconds of each method, a row of points, on each problem, a column.
+
+    A method that did not arrive has, in place of a point, by what part its loss is `above` the
+    least. Names of `single` are in italics.
+    """
+    looks = _looks(numbers, ())
+    names = list(looks)
+    figure = new_figure(WIDTH, 2 * (0.4 + LINE * (1.5 + len(names))), caption)
+    panels = figure.subplots(len(COSTS), len(numbers), squeeze=False, sharey=True)
+    for line, (cost, label) in zip(panels, COSTS.items(), strict=True):
+        for axes, (problem, row) in zip(line, numbers.items(), strict=True):
+            axes.set(xscale="log", title=problem)
+            for i, name in enumerate(names):
+                if name not in row:
+                    continue
+                elif row[name][cost] is not None:
+                    axes.plot(row[name][cost], i, **looks[name])
+                else:
+                    place = {"ha": "right", "va": "center", "color": "0.45"}
+                    axes.text(0.98, i, f"never: {row[name]['above']:+.0%}", **place,
+                              transform=axes.get_yaxis_transform())  # fmt: skip
+            finish(axes, label)
+        axes = line[0]
+        axes.set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))
+        axes.set_yticklabels(names)
+        for text, name in zip(axes.get_yticklabels(), names, strict=True):
+            text.set_fontstyle("italic" if name in single else "normal")
+    return figure
+
+
+def _looks(numbers: Numbers, single: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Of each method."""
+    methods = dict.fromkeys(name for row in numbers.values() for name in row)
+    return {
+        name: look(i) | {"linestyle": "--" if name in single else "-"}
+        for i, name in enumerate(methods)
+    }

@@ -1,4 +1,4 @@
-"""What comes of the searches: a table, a figure, the last line."""
+"""What comes of the searches: tables, figures, the last line."""
 
 import json
 from collections.abc import Sequence
@@ -10,46 +10,81 @@ import numpy as np
 from deqbilevel import plots
 from deqbilevel.commands import common, folders
 from deqbilevel.commands.drawing import draw
-from experiments.search.methods import HYPERGRADIENT
-from experiments.search.problems import Case
+from experiments.search.cases import Case
+from experiments.search.gradients import GRADIENTS
 
 FILES = ("summary.md", "result.json")
-"""What is written beside the figure and the records."""
+"""What is written beside the figures and the records."""
 
 
 def show(
-    config: Any, cases: Sequence[Case], rows: Sequence[dict[str, Any]], out: Path
+    config: Any,
+    cases: Sequence[Case],
+    rows: Sequence[dict[str, Any]],
+    left_out: Sequence[str],
+    out: Path,
 ) -> dict[str, Any]:
-    """Draw the courses, write the table; returns {parameters: {method: numbers}}."""
-    numbers: dict[str, Any] = {}
-    lines = [common.line(["parameters", "method", "least loss", "candidates", "evaluations",
-                          "seconds"])]  # fmt: skip
-    lines.append(common.line(["---"] * 6))
-    for case in cases:
-        courses = {
-            name: course([r for r in rows if (r["method"], r["parameters"]) == (name, case.label)])
-            for name in config.methods
-        }
-        least = min(points[-1]["loss"][0] for points in courses.values())
-        numbers[case.label] = {
-            name: arrival(points, (1 + config.close) * least) for name, points in courses.items()
-        }
-        caption = f"The least loss so far of each method. {case.about}"
-        drawn = [{"method": name, **point} for name, points in courses.items() for point in points]
-        path = out / f"courses-{case.label}.png"
-        draw(path, plots.algorithm_figure, drawn, caption, single=(HYPERGRADIENT,))
-        for name, found in numbers[case.label].items():
-            shown = [found[k] for k in ("candidates", "evaluations", "seconds")]
-            cells = ["-" if x is None else f"{x:.4g}" for x in (found["loss"], *shown)]
-            lines.append(common.line([case.label, name, *cells]))
-    if len(cases) > 1:
-        caption = f"The cost until within {config.close:.0%} of the least loss. {cases[0].about}"
-        draw(out / "parameters.png", plots.search_figure, numbers, caption)
-    table = "\n".join(lines)
-    print(table)
-    folders.write(out / "summary.md", table + "\n")
+    """Draw the courses, write the tables; returns {case: {method: numbers}}."""
+    numbers = {case.label: _case(config, case, rows, out) for case in cases}
+    near = f"within {config.close:.0%} of the least loss of all"
+    for name in dict.fromkeys(case.problem for case in cases):
+        own = [case for case in cases if case.problem == name]
+        if len(own) > 1:
+            costs = {str(case.box.size): numbers[case.label] for case in own}
+            caption = f"The cost until {near}, by the number of parameters. {own[0].about}"
+            draw(out / f"parameters-{name}.png", plots.search_figure, costs, caption,
+                 single=GRADIENTS)  # fmt: skip
+    caption = f"The cost until {near}, and how far above it a method stayed that never came there."
+    draw(out / "arrivals.png", plots.arrival_figure, numbers, caption, single=GRADIENTS)
+    text = f"Evaluations and seconds until {near}\n\n{_arrivals(config, numbers)}\n"
+    text += "".join(f"\n{why}" for why in left_out) + f"\n{_losses(numbers)}\n"
+    print(text)
+    folders.write(out / "summary.md", text)
     folders.write(out / "result.json", json.dumps(numbers, indent=1))
     return numbers
+
+
+def _case(config: Any, case: Case, rows: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
+    """The numbers of each method, whose courses are drawn."""
+    courses = {}
+    for name in config.methods:
+        own = [row for row in rows if (row["method"], row["case"]) == (name, case.label)]
+        courses |= {name: course(own)} if own else {}
+    least = min(points[-1]["loss"][0] for points in courses.values())
+    caption = f"The least loss so far of each method. {case.about}"
+    drawn = [{"method": name, **point} for name, points in courses.items() for point in points]
+    path = out / f"courses-{case.label}.png"
+    draw(path, plots.algorithm_figure, drawn, caption, single=tuple(GRADIENTS))
+    found = {name: arrival(points, (1 + config.close) * least) for name, points in courses.items()}
+    return {name: row | {"above": row["loss"] / least - 1} for name, row in found.items()}
+
+
+def _arrivals(config: Any, numbers: dict[str, Any]) -> str:
+    """A row for each method, and a column for each case."""
+
+    def cell(row: dict[str, Any] | None) -> str:
+        if row is None:
+            return "left out"
+        if row["evaluations"] is None:
+            return f"never, {row['above']:.1%} above"
+        return f"{row['evaluations']:,.0f} ({row['seconds']:.2g} s)"
+
+    lines = [common.line(["method", *numbers]), common.line(["---"] * (1 + len(numbers)))]
+    for name in config.methods:
+        lines.append(common.line([name, *(cell(row.get(name)) for row in numbers.values())]))
+    return "\n".join(lines)
+
+
+def _losses(numbers: dict[str, Any]) -> str:
+    """A row for each method of each case."""
+    names = ("loss", "candidates", "evaluations", "seconds")
+    lines = [common.line(["case", "method", "least loss", "candidates", "evaluations", "seconds"])]
+    lines.append(common.line(["---"] * 6))
+    for label, case in numbers.items():
+        for method, row in case.items():
+            cells = ["-" if row[name] is None else f"{row[name]:.4g}" for name in names]
+            lines.append(common.line([label, method, *cells]))
+    return "\n".join(lines)
 
 
 def course(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
