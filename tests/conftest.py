@@ -7,7 +7,9 @@ import functools
 import gc
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Each worker would otherwise claim most of the memory of a GPU; read when jax starts.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -18,7 +20,9 @@ from jax._src.interpreters import mlir
 from jaxlib.mlir import ir
 from jaxtyping import install_import_hook
 
+from deqbilevel import plots
 from deqbilevel.commands import programs
+from deqbilevel.plots import style
 
 PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "programs"
 
@@ -91,6 +95,21 @@ def pytest_collection_finish() -> None:
 
 
 _HOOK = install_import_hook("deqbilevel", "beartype.beartype")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def rough_figures() -> Iterator[None]:
+    """What commands draw is drawn whole, but without the search for a layout and at 40 dpi: that is
+    most of the time of a figure. tests/test_plots.py has the real ones."""
+
+    def save(figure: Any, path: str | Path) -> None:
+        figure.set_layout_engine("none")
+        style.save(figure, path)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(plots, "save", save)
+        patched.setattr(style, "DPI", 40)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The figures, on made-up results: what they say and draw against independent counts."""
 
+from collections.abc import Iterator
 from contextvars import copy_context
 from itertools import combinations, product
 
@@ -15,8 +16,18 @@ from skimage.metrics import peak_signal_noise_ratio
 from deqbilevel import plots
 from deqbilevel.commands import listing
 from deqbilevel.commands.drawing import PDF, draw
-from deqbilevel.plots import base, greys, paper
+from deqbilevel.plots import base, greys, paper, style
 from deqbilevel.plots.paper_pictures import NAMES
+
+
+@pytest.fixture(scope="module", autouse=True)
+def real_figures(rough_figures: None) -> Iterator[None]:
+    """As commands draw them."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(plots, "save", style.save)
+        patched.setattr(style, "DPI", 200)
+        yield
+
 
 DIMS = ("task", "model", "noise", "tau", "gamma", "activation", "epoch")
 PICTURE = ("task", "model", "noise")

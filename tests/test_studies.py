@@ -345,7 +345,8 @@ TINY = (
 
 
 COMMAND = [sys.executable, "-m", "experiments.compare", *TINY.split()]
-ON_CPU = os.environ | {"JAX_PLATFORMS": "cpu"}
+QUICKLY = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+ENVIRONMENT = os.environ | QUICKLY
 
 
 @pytest.fixture(scope="module")
@@ -353,7 +354,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the study that one process makes on one device, undisturbed."""
     out = tmp_path_factory.mktemp("quiet") / "study"
     command = [*COMMAND, "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, env=ON_CPU, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -361,7 +362,8 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_study_that_is_killed_again_and_again_ends_in_the_same_bits(
     quiet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    for name, value in QUICKLY.items():
+        monkeypatch.setenv(name, value)
     config = kill_study.Kill(tmp_path, kills=3, options=TINY, longest=14.0, seed=1)
     killed, _ = kill_study.disturbed(config)
     assert kill_study.compare(quiet, killed) == 6
@@ -375,7 +377,9 @@ def two_processes(out: Path) -> list[subprocess.Popen]:
     command = [*COMMAND, "--cpu-devices", "2", "--out", str(out), "--processes", "2"]
     command += ["--coordinator", f"localhost:{port}", "--process"]
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return [subprocess.Popen([*command, str(i)], cwd=ROOT, env=ON_CPU, **piped) for i in range(2)]
+    return [
+        subprocess.Popen([*command, str(i)], cwd=ROOT, env=ENVIRONMENT, **piped) for i in range(2)
+    ]
 
 
 def test_two_processes_land_in_one_place_and_go_on_when_one_has_died(
