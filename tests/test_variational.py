@@ -53,6 +53,15 @@ def test_norms_and_symbols_are_bounds(name):
     assert np.linalg.eigvalsh(bound - own).min() > -1e-5
 
 
+def test_a_majorant_is_above_the_operator_and_below_its_norm_at_most_frequencies():
+    K = operators.gaussian_blur(SHAPE, 0.6, "zero")
+    D = jax.jit(lambda: cosines.majorant(K, SHAPE))()
+    above = dense(jax.jit(lambda u: cosines.multiplied(D[None], u)), PIXELS)
+    of_K = dense(jax.jit(lambda u: K.adjoint(K.apply(u))), PIXELS)
+    assert np.linalg.eigvalsh(1.02 * above - of_K).min() > -1e-5
+    assert np.median(D) < 0.7 * np.linalg.norm(of_K, 2)
+
+
 def ramp():
     """An affine image, and its gradient where it has one."""
     rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]].astype(float)

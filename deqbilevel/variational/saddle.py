@@ -21,8 +21,8 @@ is the alternating direction method of multipliers. Of few iterations, each with
 and back; TGV and ICTV want it.
 
 Where the minimum over x is not known in closed form, the squares enter by their gradient (Condat,
-J. Optim. Theory Appl. 158, 2013), for which M is more by ||K||^2, and sigma without preconditioning
-less by a factor of 1 - tau ||K||^2 / 2.
+J. Optim. Theory Appl. 158, 2013), for which M is more by half of K^T K: preconditioned by that of
+`cosines.majorant`, and otherwise sigma is less by a factor of 1 - tau ||K||^2 / 2.
 """
 
 from collections.abc import Callable
@@ -64,8 +64,8 @@ def steps(
             raise ValueError("preconditioned: this analysis has no symbol in cosines; leave it out")
         sigma = tuple(w / (radius * balance) for w in largest)
         M = omega.symbol(sigma).astype(dtype)
-        norm = 0.0 if problem.convexity else operators.norm(K, omega.pixels) ** 2
-        return Steps(M.at[0].add(norm), sigma)
+        fit = 0.0 if problem.convexity else cosines.majorant(K, omega.shape) / 2
+        return Steps(M.at[0].add(fit), sigma)
     S = jnp.sqrt(sum((w * n) ** 2 for w, n in zip(largest, omega.norms, strict=True)))
     S = jnp.where(S > 0, S, 1)
     tau, rest = balance * radius / S, jnp.ones((), dtype)

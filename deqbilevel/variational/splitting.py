@@ -19,7 +19,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from deqbilevel import checks, operators
+from deqbilevel import checks
 from deqbilevel.solvers import symmetric_solve
 from deqbilevel.solvers.base import floor_tolerance
 from deqbilevel.variational import cosines
@@ -128,8 +128,8 @@ def _preconditioner(problem: Problem, rho: tuple[Any, ...], dtype: Any) -> Any:
     symbol = problem.omega.symbol
     if symbol is None:
         return lambda r: r
-    norm = operators.norm(problem.K, problem.omega.pixels)
-    inverse = cosines.inverse(symbol(rho).at[0].add(norm**2)).astype(dtype)
+    fit = cosines.majorant(problem.K, problem.omega.shape)
+    inverse = cosines.inverse(symbol(rho).at[0].add(fit)).astype(dtype)
 
     def multiplied(r: Array) -> Array:
         return cosines.multiplied(inverse, r)
