@@ -18,6 +18,7 @@ SMALL = Sparsifying(
     train_size=2,
     test_size=2,
     batch_size=2,
+    starts=("experts_contrastive", "conditional_field"),
     single_steps=4,
     steps=2,
     model="natural",
@@ -27,19 +28,18 @@ SMALL = Sparsifying(
 
 
 def test_every_part_is_found_kept_and_gone_on_with(tmp_path: Path, monkeypatch) -> None:
-    ways = {"signals-2": ("random",), "pictures": ("experts", "conditional_field")}
-    monkeypatch.setattr(finding, "WAYS", ways)
+    monkeypatch.setattr(finding, "WAYS", {"signals-2": ("random",)})
     monkeypatch.setattr(tasks, "SIGNALS", {"signals-2": (1, 2)})
     sets = ("none, no constant", "uniform_tight_frame")
     monkeypatch.setattr(finding, "SETS", {name: finding.SETS[name] for name in sets})
     out = tmp_path / "run"
     config = dataclasses.replace(SMALL, out=out)
     found = main(config)
-    assert found["pictures"]["experts"]["filters_db"] > found["pictures"]["measured"]
+    assert found["pictures"]["experts_contrastive"]["filters_db"] > found["pictures"]["measured"]
     assert found["samples"]["unadjusted"]["accepted"] == 1
     assert found["sets"]["none, no constant"]["largest_rise"] <= 1e-6
     assert len((out / "rows.jsonl").read_text().splitlines()) == 1 + 2 + 2 + 1
-    learned = recipes.load(out, "pictures-experts")
+    learned = recipes.load(out, "pictures-experts_contrastive")
     assert learned.model((8, 8)).R.tied and learned.params["filters"].shape == (3, 2, 2)
     assert json.loads((out / "result.json").read_text())["samples"]
     drawn = {path.name for path in out.glob("*.png")}

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from tqdm import tqdm
 
@@ -31,6 +31,18 @@ from experiments.sparsifying import finding, posterior, report, tasks
 from experiments.sparsifying.learning import Task
 
 Part = Literal["signals", "sets", "pictures", "samples"]
+Start = Literal[
+    "differences",
+    "cosines",
+    "analysis_rows",
+    "analysis_frame",
+    "transform",
+    "convolutional",
+    "ksvd",
+    "experts",
+    "experts_contrastive",
+    "conditional_field",
+]
 
 SAMPLES = options.only("with samples among --parts", lambda config: "samples" in config.parts)
 TESTED = options.only("with --test", lambda config: config.test is not None)
@@ -41,6 +53,8 @@ class Sparsifying:
     """Compare filters that sparsify with filters that are learned for denoising."""
 
     parts: tuple[Part, ...] = ("signals", "sets", "pictures", "samples")
+    starts: tuple[Start, ...] = get_args(Start)
+    """Of pictures: what made the filters that are started from."""
     noise: Annotated[float, options.number(above=0, most=1)] = 0.1
     """Standard deviation, of pictures in [0, 1]."""
     size: Annotated[tuple[int, int], options.whole(2, 31)] = (5, 5)
@@ -129,7 +143,7 @@ def jobs_of(config: Any, pictures: Task, out: Path) -> Iterator[tuple[str, str, 
             )
     for way in finding.SETS if "sets" in config.parts else ():
         yield "sets", way, partial(finding.of_set, config, way, pictures, out)
-    for way in finding.WAYS["pictures"] if "pictures" in config.parts else ():
+    for way in config.starts if "pictures" in config.parts else ():
         yield (
             "pictures",
             way,

@@ -21,14 +21,13 @@ from experiments.sparsifying.starts import Asked
 WAYS: dict[str, tuple[str, ...]] = {
     "signals-2": ("differences", "analysis_rows", "random"),
     "signals-5": ("cosines", "analysis_rows", "analysis_frame", "transform", "convolutional"),
-    "pictures": (*starts.FILTERS, "experts", "conditional_field"),
 }
-"""By the task; what each starts from, and conditional_field, which is a thing of its own."""
+"""Of signals, by the task: what each starts from; of pictures see `Sparsifying.starts`."""
 
 GOES_ON: dict[str, tuple[str, ...]] = {
     "signals-2": ("random",),
     "signals-5": ("cosines", "analysis_rows", "analysis_frame"),
-    "pictures": ("cosines", "experts"),
+    "pictures": ("cosines", *starts.EXPERTS),
 }
 """Those from which filters are learned by the task, after their strengths."""
 
@@ -71,7 +70,7 @@ def of_task(config: Any, part: str, way: str, task: Task, size: tuple[int, int],
         return {"strengths_db": float(scores["psnr_db"])}
     params = _start(asked, way)
     row: dict[str, Any] = {}
-    if way == "experts":
+    if way in starts.EXPERTS:
         # As a prior: of noise of the variance sigma^2, R is weighted by that.
         prior = params | {"beta_0": params["beta_0"] + 2 * jnp.log(config.noise)}
         row["prior_db"] = learning.decibels(task, prior)
@@ -93,8 +92,8 @@ def of_task(config: Any, part: str, way: str, task: Task, size: tuple[int, int],
 
 
 def _start(asked: Asked, way: str) -> Params:
-    if way == "experts":
-        return starts.experts(asked)
+    if way in starts.EXPERTS:
+        return starts.experts(asked, starts.EXPERTS[way])
     if way == "random":
         c = asked.random(asked.taps - 1).reshape(-1, *asked.size)
         return single_level.params_of(c / jnp.linalg.norm(c), phi=starts.rounded())
@@ -116,7 +115,7 @@ def _save(
     out: Path,
 ) -> None:
     """As what `recipes.load` and `learn --initial` take."""
-    kind, eps = ("log_sum", starts.EXPERTS_EPS) if way == "experts" else starts.ROUNDED
+    kind, eps = ("log_sum", starts.EXPERTS_EPS) if way in starts.EXPERTS else starts.ROUNDED
     own = {"filters": (len(params["filters"]), *size), "potential": kind, "eps": eps}
     noise = config.noise if part == "pictures" else 0.1
     params = params | {"noise": jnp.float32(noise)}

@@ -119,7 +119,9 @@ def _course(
         lower_solver="optimized_gradient",
     )
     method = algorithms.guarded(algorithms.minibatches(method))
-    state = method.init(posed.gamma, posed.x)
+    # From the minimisers: steps on lower levels that are still on their way from the measurement
+    # learn weights that are too large, which is what makes that way shorter.
+    state = method.init(posed.gamma, denoised(shape, params, data[1]))
 
     def body(state: Any, at: tuple[Array, Array]) -> tuple[Any, Array]:
         state, info = method.step(state, (at[0], posed.data), at[1])

@@ -11,7 +11,7 @@ from deqbilevel.commands import common, folders
 from deqbilevel.commands.drawing import draw
 from deqbilevel.disk import archives, arrays
 from deqbilevel.regularizers import convolutional
-from experiments.sparsifying import finding, posterior, tasks
+from experiments.sparsifying import finding, posterior, starts, tasks
 from experiments.sparsifying.learning import Task
 
 ROW = {"part": "", "way": ""}
@@ -23,7 +23,7 @@ SETS = ("largest_norm", "coherence", "rank", "objective", "largest_rise")
 STORED: arrays.Schema = {"u": arrays.Array(("pictures", "pixels"))}
 KERNELS: arrays.Schema = {"filters": arrays.Array(("filters", "rows", "columns"))}
 
-DRAWN = ("differences", "analysis_frame", "experts", "cosines")
+DRAWN = ("differences", "analysis_frame", "ksvd", "experts", "experts_contrastive", "cosines")
 """Ways whose pictures are drawn."""
 
 
@@ -31,7 +31,7 @@ def files_of(config: Any) -> list[str]:
     """What a run writes, see `folders`."""
     found = ["rows.jsonl", "summary.md", "result.json"]
     for part in tasks_of(config):
-        ways = finding.WAYS[part]
+        ways = config.starts if part == "pictures" else finding.WAYS[part]
         found += [finding.file(part, way) for way in ways] + [f"{part}.png"]
         found += [recipes.file(f"{part}-{w}") for w in ways if w != "conditional_field"]
     if "pictures" in config.parts:
@@ -66,9 +66,10 @@ def show(config: Any, pictures: Task, rows: list[dict[str, Any]], out: Path) -> 
             for way, row in found.items()
         }
         if part == "pictures":
-            prior = found["experts"]["prior_db"]
-            lines += [f"Experts as a prior, without tuning: {prior:.2f}.", ""]
-            numbers[part]["experts"]["prior_db"] = round(prior, 2)
+            for way in [way for way in starts.EXPERTS if way in found]:
+                prior = found[way]["prior_db"]
+                lines += [f"{way} as a prior, without tuning: {prior:.2f}.", ""]
+                numbers[part][way]["prior_db"] = round(prior, 2)
             _draw_pictures(config, task, found, out)
         else:
             _draw_signals(task, part, found, out)
@@ -121,7 +122,7 @@ def _draw_pictures(config: Any, task: Task, found: dict[str, Any], out: Path) ->
         best = max(x for x in (found[way].get(name) for name in DECIBELS) if x is not None)
         c = np.asarray(convolutional.filters(params))
         stages[f"{way}, {best:.2f} dB"] = c, np.asarray(convolutional.strengths(params))
-    learned = "those of " + " and ".join(finding.GOES_ON["pictures"]) + " are learned"
+    learned = "those of " + ", ".join(finding.GOES_ON["pictures"]) + " are learned"
     caption = f"Filters by falling strength; {learned} for the task, of others strengths alone."
     draw(out / "filters.png", plots.filter_figure, stages, caption)
     count = min(finding.PICTURES, len(task.test))

@@ -21,11 +21,17 @@ PATCHES = 4000
 ROUNDED = ("corner_rounded", 0.01)
 """The potential of all but experts, and where it bends, of images in [0, 1]."""
 
+EXPERTS = {"experts": "score", "experts_contrastive": "contrastive"}
+"""Fields of experts, and how they are fitted."""
+
 EXPERTS_EPS = 0.05
 """Where the potential of experts bends."""
 
 JITTER = 0.05
 """Noise of the images that experts see: without it, flat parts have a density without a bound."""
+
+LENGTH: dict[str, Any] = {"steps": 3, "part": 8.0}
+"""Of the chains of contrastive divergence: Metropolis takes half of their steps on 32x32 pixels."""
 
 SPARSITY = 2e-4
 """beta of the codes of transforms and convolutional operators: |z| above 0.02 counts."""
@@ -117,9 +123,12 @@ def plain(asked: Asked, name: str) -> dict[str, Any]:
     return single_level.params_of(c / norms, phi=rounded())
 
 
-def experts(asked: Asked) -> Params:
-    """`params` of a field of experts by score matching, whose gamma is 1 for exp(-R)."""
-    method = single_level.score_matching(asked.shape, optax.adam(0.02))
+def experts(asked: Asked, by: str = "score") -> Params:
+    """`params` of a field of experts, whose gamma is 1 for exp(-R); by: one of `EXPERTS`."""
+    adam, key = optax.adam(0.02), jax.random.fold_in(asked.key, 2)
+    method = single_level.score_matching(asked.shape, adam)
+    if by == "contrastive":
+        method = single_level.contrastive_divergence(asked.shape, adam, key, **LENGTH)
     c = bases.cosines(*asked.size)
     start = single_level.params_of(c, phi=potentials.LogSum(EXPERTS_EPS), beta_0=-2.0)
     noise = jax.random.normal(asked.key, asked.train.shape)
