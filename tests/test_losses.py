@@ -65,27 +65,34 @@ def problem():
     return knowing.known(model, params, truth, f), normal(2, 5, PIXELS)
 
 
+@pytest.fixture(scope="module")
+def posed():
+    """`problem`, once for all losses."""
+    with jax.enable_x64(True):
+        return problem()
+
+
 @pytest.mark.parametrize("name", LOSSES)
 @float64
-def test_a_loss_has_the_gradient_of_differences_and_no_order_of_images(name):
-    known, u = problem()
+def test_a_loss_has_the_gradient_of_differences_and_no_order_of_images(name, posed):
+    known, u = posed
     rows = knowing.rows(BUILT[name], known)
-    u = jnp.repeat(u, len(rows) // len(u), axis=0) + 0.3 * normal(3, *rows.shape)
+    u = jnp.asarray(np.repeat(u, len(rows) // len(u), axis=0) + 0.3 * normal(3, *rows.shape))
 
     @jax.jit
-    def value(u, beta):
-        at = known._replace(params=known.params | {"beta": beta})
+    def value(u, beta, truth, f):
+        at = known._replace(params=known.params | {"beta": beta}, truth=truth, f=f)
         return knowing.value(BUILT[name], u, at)
 
-    beta, h = known.params["beta"], 1e-5
+    beta, h, of = known.params["beta"], 1e-5, (known.truth, known.f)
     d, d_beta = normal(4, *u.shape), normal(5, *beta.shape)
-    slopes = jax.grad(value, (0, 1))(u, beta)
-    found = jnp.vdot(slopes[0], d) + jnp.vdot(slopes[1], d_beta)
-    ends = (value(u + s * h * d, beta + s * h * d_beta) for s in (1, -1))
-    np.testing.assert_allclose(found, (next(ends) - next(ends)) / (2 * h), rtol=1e-6)
-    turned = known._replace(truth=known.truth[::-1], f=known.f[::-1])
-    other = knowing.value(BUILT[name], u.reshape(5, -1, PIXELS)[::-1].reshape(u.shape), turned)
-    np.testing.assert_allclose(other, value(u, beta), rtol=1e-9)
+    here, slopes = jax.jit(jax.value_and_grad(value, (0, 1)))(u, beta, *of)
+    found = np.vdot(slopes[0], d) + np.vdot(slopes[1], d_beta)
+    ends = [value(u + s * h * d, beta + s * h * d_beta, *of) for s in (1, -1)]
+    np.testing.assert_allclose(found, (ends[0] - ends[1]) / (2 * h), rtol=1e-6)
+    turned = (jnp.asarray(np.asarray(x)[::-1]) for x in of)
+    rows = jnp.asarray(np.asarray(u).reshape(5, -1, PIXELS)[::-1].reshape(u.shape))
+    np.testing.assert_allclose(value(rows, beta, *turned), here, rtol=1e-9)
 
 
 @float64
@@ -227,20 +234,20 @@ def test_similarity_at_several_scales_is_that_of_its_formula():
     truth = rng.uniform(0, 1, shape)
     u = truth + 0.2 * rng.standard_normal(shape)
     rows: Any = [jnp.asarray(x.reshape(1, -1)) for x in (u, truth)]
-    one = losses.multiscale_dissimilarity(shape, scales=1)(rows[0], rows[1])
+    one = jax.jit(losses.multiscale_dissimilarity(shape, scales=1))(rows[0], rows[1])
     np.testing.assert_allclose(1 - one, _scikit(u, truth, 1.0).mean(), rtol=1e-6)
     coarse = [x[:22, :26].reshape(11, 2, 13, 2).mean((1, 3)) for x in (u, truth)]
-    luminance, structure = similarity.compared(rows[0].reshape(1, *shape),
-                                                      rows[1].reshape(1, *shape), 1.0)  # fmt: skip
+    compared = jax.jit(similarity.compared, static_argnums=2)
+    luminance, structure = (np.asarray(x) for x in compared(u[None], truth[None], 1.0))
     np.testing.assert_allclose((luminance * structure)[0], _scikit(u, truth, 1.0), rtol=1e-6)
     powers = np.array([0.0448, 0.2856]) / (0.0448 + 0.2856)
     expected = (
         np.mean(structure) ** powers[0] * _scikit(coarse[0], coarse[1], 1.0).mean() ** powers[1]
     )
-    two = losses.multiscale_dissimilarity(shape, scales=2)(rows[0], rows[1])
+    two = jax.jit(losses.multiscale_dissimilarity(shape, scales=2))(rows[0], rows[1])
     np.testing.assert_allclose(1 - two, expected, rtol=1e-6)
     loss: Any = losses.multiscale_dissimilarity(shape)
-    opposite = jax.value_and_grad(loss)(1 - rows[1], rows[1])
+    opposite = jax.jit(jax.value_and_grad(loss))(1 - rows[1], rows[1])
     assert opposite[0] == 1 and not np.any(opposite[1])
 
 
@@ -256,34 +263,43 @@ def test_similarity_refuses_images_that_do_not_hold_its_windows():
 
 
 def linear_smoother(noise=0.3, images=400):
-    """A quadratic regulariser, whose reconstruction is a known linear map of f."""
+    """Measurements of smooth images, and a quadratic regulariser, whose reconstruction is a linear
+    map of them."""
     R = regularizers.convolutional.bank_of(SHAPE).regularizer(lambda key: {})
     model = models.assemble(operators.identity(SHAPE), R)
     c = 0.5 * normal(7, 2, 2, 2)
     start = regularizers.convolutional.init(c, beta_0=0.0, phi=potentials.Quadratic())
     params = model.completed(start | {"noise": jnp.asarray(noise)})
     y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
-    truth = jnp.asarray(np.sin(y / 2) + np.cos(x / 3)).reshape(1, -1) * jnp.ones((images, 1))
+    truth = jnp.asarray(np.tile((np.sin(y / 2) + np.cos(x / 3)).reshape(1, -1), (images, 1)))
     f = model.measure(params, truth, jax.random.key(1))
-    known = knowing.known(model, params, truth, f)
-    H = jax.jacobian(lambda u: model.stationarity()(u[None], params, 0 * f[:1])[0])(f[0])
-    return known, lambda f: f @ jnp.linalg.inv(H), float(jnp.trace(jnp.linalg.inv(H)))
+    return knowing.known(model, params, truth, f)
+
+
+def judged(loss, known):
+    """The loss of images, compiled."""
+    return jax.jit(lambda u: losses.of(loss, u, known))
 
 
 @float64
 def test_sure_is_exact_for_a_linear_smoother_and_its_probes_agree():
-    known, smooth, trace = linear_smoother()
-    u = smooth(known.f)
-    expected = jnp.mean((u - known.f) ** 2) - 0.09 + 2 * 0.09 * trace / PIXELS
-    exact = losses.of(losses.exact_sure(SHAPE), u[:2], known._replace(f=known.f[:2]))
-    own = jnp.mean((u[:2] - known.f[:2]) ** 2) - 0.09 + 2 * 0.09 * trace / PIXELS
+    known = linear_smoother()
+    F, f = known.model.stationarity(), np.asarray(known.f)
+    H = jax.jit(jax.jacobian(lambda u: F(u[None], known.params, jnp.zeros((1, PIXELS)))[0]))(f[0])
+    smooth = np.linalg.inv(H)
+    u, of_divergence = f @ smooth, 2 * 0.09 * np.trace(smooth) / PIXELS
+    expected = np.mean((u - f) ** 2) - 0.09 + of_divergence
+    two = known._replace(f=known.f[:2])
+    exact = judged(losses.exact_sure(SHAPE), two)(jnp.asarray(u[:2]))
+    own = np.mean((u[:2] - f[:2]) ** 2) - 0.09 + of_divergence
     np.testing.assert_allclose(exact, own, rtol=1e-10)
     # The mean over the noise is the risk; 400 images leave some percent.
-    np.testing.assert_allclose(expected, mean_squared_error(u, known.truth), rtol=0.05)
+    np.testing.assert_allclose(expected, np.mean((u - known.truth) ** 2), rtol=0.05)
     by_probes = losses.monte_carlo_sure(SHAPE, probes=2, eps=0.7)
-    rows = smooth(knowing.rows(by_probes, known))
+    rows = np.asarray(knowing.rows(by_probes, known)) @ smooth
     assert rows.shape == (3 * 400, PIXELS)
-    np.testing.assert_allclose(knowing.value(by_probes, rows, known), expected, rtol=0.03)
+    found = jax.jit(lambda rows: knowing.value(by_probes, rows, known))(rows)
+    np.testing.assert_allclose(found, expected, rtol=0.03)
 
 
 @float64
@@ -303,12 +319,12 @@ def test_probes_are_of_independent_signs_and_stay_with_their_measurement():
 def test_white_noise_is_white_and_other_residuals_are_not():
     """Half of a squared deviation in units of its standard deviation is 1/2 in the mean."""
     images, sigma = 3000, 0.3
-    known, _, _ = linear_smoother(sigma, images)
-    loss = losses.whiteness(SHAPE, size=3)
-    found = losses.of(loss, known.truth, known)
+    known = linear_smoother(sigma, images)
+    loss = judged(losses.whiteness(SHAPE, size=3), known)
+    found = loss(known.truth)
     np.testing.assert_allclose(found, 0.5, rtol=0.05)
     for other in (0.9 * known.truth, known.truth + 0.2, 0.5 * (known.f + known.truth)):
-        assert losses.of(loss, other, known) > 2 * found
+        assert loss(other) > 2 * found
 
 
 @float64
@@ -316,11 +332,11 @@ def test_the_corridor_is_left_by_residuals_that_are_too_large_or_too_small():
     v = jnp.array([0.5, 0.8, 1.0, 1.2, 1.6])
     outside = without_truth.outside(v, 0.8, 1.2)
     np.testing.assert_allclose(outside, [0.045, 0, 0, 0, 0.08], atol=1e-12)
-    known, _, _ = linear_smoother(0.3, 50)
-    loss = losses.noise_corridor(SHAPE, size=6)
-    inside = losses.of(loss, known.truth, known)
-    assert losses.of(loss, known.f, known) > 10 * inside  # no residual at all
-    assert losses.of(loss, known.truth + 0.2, known) > 2 * inside
+    known = linear_smoother(0.3, 50)
+    loss = judged(losses.noise_corridor(SHAPE, size=6), known)
+    inside = loss(known.truth)
+    assert loss(known.f) > 10 * inside  # no residual at all
+    assert loss(known.truth + 0.2) > 2 * inside
     n = np.asarray(known.truth - known.f).reshape(-1, *SHAPE)
     windows = np.lib.stride_tricks.sliding_window_view(n**2 / 0.09, (6, 6), (1, 2)).mean((3, 4))
     width = 2**0.5 / 6
@@ -349,20 +365,22 @@ def test_the_corridor_of_counts_is_of_their_deviance():
     found: Any = model.D.deviance(truth, f)
     assert abs(found.mean() - mean) < 4 * (variance / found.size) ** 0.5
     np.testing.assert_allclose(found[0, :9], by_hand[np.round(peak * f[0, :9]).astype(int)])
-    loss = losses.noise_corridor(shape, size=5)
-    inside = losses.of(loss, truth, known)
+    loss = judged(losses.noise_corridor(shape, size=5), known)
+    inside = loss(truth)
     windows = np.asarray(found).reshape(-1, *shape)
     windows = np.lib.stride_tricks.sliding_window_view(windows, (5, 5), (1, 2)).mean((3, 4))
     width = 2**0.5 / 5
     by_hand = np.maximum(windows - 1 - width, 0) ** 2 + np.minimum(windows - 1 + width, 0) ** 2
     np.testing.assert_allclose(inside, by_hand.mean() / 2, rtol=1e-9)
-    assert losses.of(loss, f, known) > 5 * inside and losses.of(loss, 0.6 * truth, known) > inside
-    assert losses.of(losses.discrepancy(shape), truth, known) < 0.01
-    for name in ("discrepancy", "noise_corridor"):
-        loss = LOSSES[name](shape)
+    assert loss(f) > 5 * inside and loss(0.6 * truth) > inside
+    by_name = {
+        name: judged(LOSSES[name](shape), known) for name in ("discrepancy", "noise_corridor")
+    }
+    assert by_name["discrepancy"](truth) < 0.01
+    for loss in by_name.values():
         u, d, h = 0.3 + 0.4 * truth, normal(3, *truth.shape), 1e-6
-        slope = jnp.vdot(jax.grad(lambda u, loss=loss: losses.of(loss, u, known))(u), d)
-        ends = [losses.of(loss, u + s * h * d, known) for s in (1, -1)]
+        slope = np.vdot(jax.jit(jax.grad(loss))(u), d)
+        ends = [loss(u + s * h * d) for s in (1, -1)]
         np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * h), rtol=1e-6)
     for name in ("exact_sure", "monte_carlo_sure", "whiteness"):
         with pytest.raises(ValueError, match="of counts the loss discrepancy or noise_corridor"):
@@ -374,13 +392,14 @@ def test_the_corridor_of_counts_is_of_their_deviance():
 @float64
 def test_an_observer_finds_a_signal_that_is_not_smoothed_away():
     """With K = I and no regulariser: d^2 of the channels in white noise, up to its sample."""
-    known, *_ = linear_smoother(0.3, 2000)
+    known = linear_smoother(0.3, 2000)
     loss = losses.detectability(SHAPE, channels=3, amplitude=0.3, radius=1.5)
     rows = knowing.rows(loss, known)
     C = observer.laguerre_gauss(SHAPE, 3, 6.0)
     signal = np.asarray(rows.reshape(2000, 2, -1)[0, 1] - rows[0])
     expected = 1 / (0.3**-2 * (C @ signal) @ np.linalg.solve(C @ C.T, C @ signal))
-    np.testing.assert_allclose(knowing.value(loss, rows, known), expected, rtol=0.1)
+    found = jax.jit(lambda rows: knowing.value(loss, rows, known))(rows)
+    np.testing.assert_allclose(found, expected, rtol=0.1)
     with pytest.raises(ValueError, match="2 images for the covariance of 3 channels"):
         knowing.value(loss, rows[:4], known._replace(f=known.f[:2], truth=known.truth[:2]))
 
@@ -403,14 +422,15 @@ def test_losses_of_the_noise_refuse_data_that_they_do_not_have():
 @float64
 def test_images_with_and_without_the_truth_are_each_judged_by_their_own():
     known, u = problem()
-    truth = known.truth.at[jnp.array([1, 3])].set(jnp.nan)
-    known = known._replace(truth=truth)
+    there, gone, truth = [0, 2, 4], [1, 3], np.array(known.truth)
+    truth[gone] = np.nan
+    known, f = known._replace(truth=jnp.asarray(truth)), np.asarray(known.f)
     loss = losses.semi_supervised(mean_squared_error, BUILT["discrepancy"], weight=0.3)
-    value, slope = jax.value_and_grad(lambda u: losses.of(loss, u, known))(u)
-    there, gone = jnp.array([0, 2, 4]), jnp.array([1, 3])
-    rest = known._replace(f=known.f[gone], truth=None)
-    expected = mean_squared_error(u[there], truth[there])
-    expected += 0.3 * losses.of(BUILT["discrepancy"], u[gone], rest)
+    value, slope = jax.jit(jax.value_and_grad(judged(loss, known)))(u)
+    u, slope = np.asarray(u), np.asarray(slope)
+    rest = known._replace(f=jnp.asarray(f[gone]), truth=None)
+    expected = np.mean((u - truth)[there] ** 2)
+    expected += 0.3 * judged(BUILT["discrepancy"], rest)(u[gone])
     np.testing.assert_allclose(value, expected, rtol=1e-12)
     np.testing.assert_allclose(slope[there], 2 * (u - truth)[there] / (3 * PIXELS), rtol=1e-9)
     assert np.isfinite(slope).all() and np.abs(slope[gone]).max() > 0
