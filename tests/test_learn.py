@@ -22,7 +22,7 @@ from deqbilevel.recipes import Learned, Recipe
 from deqbilevel.regularizers import REGULARIZERS
 
 SMALL: dict[str, Any] = {"batch_size": 20, "epochs": 2}
-SMALL |= {"final_evaluations": 100, "lower_evaluations": 20, "adjoint_evaluations": 20}
+SMALL |= {"final_evaluations": 40, "lower_evaluations": 20, "adjoint_evaluations": 20}
 
 
 @pytest.fixture(scope="module")
