@@ -35,7 +35,8 @@ class Kill:
     )
     """Of `experiments.compare`; 60 lanes as it stands."""
     longest: float = 30.0
-    """Seconds after which a process is killed at the latest."""
+    """Seconds after which a process is killed at the latest; every second time, after it has
+    trained for an epoch."""
     seed: int = 0
 
 
@@ -55,6 +56,9 @@ def disturbed(config: Kill) -> tuple[Path, int]:
         process = subprocess.Popen(
             _command(config, killed), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
+        before = _records(killed)
+        while process.poll() is None and kills % 2 and _records(killed) == before:
+            time.sleep(0.01)
         wait = moments.uniform(0, config.longest)
         begin = time.perf_counter()
         while process.poll() is None and time.perf_counter() - begin < wait:
@@ -66,6 +70,12 @@ def disturbed(config: Kill) -> tuple[Path, int]:
         kills += 1
     subprocess.run(_command(config, killed), cwd=ROOT, check=True, capture_output=True)
     return killed, kills
+
+
+def _records(study: Path) -> int:
+    """Epochs of runs that are on record."""
+    path = study / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _command(config: Kill, out: Path) -> list[str]:

@@ -44,6 +44,12 @@ KEYS = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def judged_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filters, at the end of a run."""
+    monkeypatch.setattr(outcome, "FINAL_EVALUATIONS", 60)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The folder and the numbers of the smallest run; copy the folder to go on in it."""
@@ -364,9 +370,8 @@ def test_filters_are_learned_and_an_interruption_changes_no_bit(
 
 
 def test_filters_of_own_images_and_of_a_picture_that_a_package_ships(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(outcome, "FINAL_EVALUATIONS", 20)
     rng, read = np.random.default_rng(0), tmp_path / "read"
     read.mkdir()
     for name in ("a", "b"):
