@@ -12,6 +12,9 @@ from deqbilevel.plots.style import LINE, WIDTH, look, styled
 COSTS = {"evaluations": "evaluations of the lower level", "seconds": "time / s"}
 """What is drawn, from the numbers of a method."""
 
+ARRIVALS = COSTS | {"evaluations": "evaluations"}
+"""The same in few words."""
+
 Numbers = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """{parameters or problem: {method: costs}}; a cost is None of a method that did not arrive."""
 
@@ -40,25 +43,25 @@ def search_figure(numbers: Numbers, caption: str, *, single: Collection[str] = (
 def arrival_figure(numbers: Numbers, caption: str, *, single: Collection[str] = ()) -> Figure:
     """Evaluations and seconds of each method, a row of points, on each problem, a column.
 
-    A method that did not arrive has, in place of a point, by what part its loss is `above` the
-    least. Names of `single` are in italics.
+    A method that did not arrive has in grey, in place of a point, by what part its loss is `above`
+    the least, and one without numbers a dash. Names of `single` are in italics.
     """
     looks = _looks(numbers, ())
     names = list(looks)
     figure = new_figure(WIDTH, 2 * (0.4 + LINE * (1.5 + len(names))), caption)
-    panels = figure.subplots(len(COSTS), len(numbers), squeeze=False, sharey=True)
-    for line, (cost, label) in zip(panels, COSTS.items(), strict=True):
+    panels = figure.subplots(len(ARRIVALS), len(numbers), squeeze=False, sharey=True)
+    for line, (cost, label) in zip(panels, ARRIVALS.items(), strict=True):
         for axes, (problem, row) in zip(line, numbers.items(), strict=True):
             axes.set(xscale="log", title=problem)
+            place = {"ha": "right", "va": "center", "color": "0.45"}
+            place |= {"transform": axes.get_yaxis_transform()}
             for i, name in enumerate(names):
                 if name not in row:
-                    continue
-                elif row[name][cost] is not None:
-                    axes.plot(row[name][cost], i, **looks[name])
+                    axes.text(0.98, i, "-", **place)
+                elif row[name][cost] is None:
+                    axes.text(0.98, i, f"{row[name]['above']:+.1%}", **place)
                 else:
-                    place = {"ha": "right", "va": "center", "color": "0.45"}
-                    axes.text(0.98, i, f"never: {row[name]['above']:+.0%}", **place,
-                              transform=axes.get_yaxis_transform())  # fmt: skip
+                    axes.plot(row[name][cost], i, **looks[name])
             finish(axes, label)
         axes = line[0]
         axes.set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))

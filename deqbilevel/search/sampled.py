@@ -74,10 +74,10 @@ def balanced(R: int, count: int, seed: Any) -> np.ndarray:
 def poisson_disk(R: int, *, count: int = 64, batch: int = 16, seed: int = 0) -> Search:
     """Random points none of which are close to each other, [CF] 3.2 [103].
 
-    The least distance is the largest of those sqrt(R), 0.9 sqrt(R), 0.81 sqrt(R), ... at which
-    `count` points are found by throwing darts: uniform points, each dropped that is too close to
-    one before it. Bridson's own way grows points from each other on a grid of cells, which beyond
-    ten parameters fits in no memory.
+    The least distance is the largest of r, 0.9 r, 0.81 r, ... with r = 3/2 sqrt(R) / count^(1/R)
+    at which `count` points are found by throwing darts: uniform points, each dropped that is too
+    close to one before it. Bridson's own way grows points from each other on a grid of cells, which
+    beyond ten parameters fits in no memory.
 
     >>> first, _ = search.poisson_disk(2, count=8).ask(0)
     >>> apart = np.linalg.norm(first.points[:, None] - first.points, axis=-1) + np.eye(8)
@@ -87,7 +87,7 @@ def poisson_disk(R: int, *, count: int = 64, batch: int = 16, seed: int = 0) -> 
     _check(R, count, batch)
 
     def points() -> np.ndarray:
-        radius = R**0.5
+        radius = 1.5 * R**0.5 / count ** (1 / R)  # more than fits
         while len(found := _apart(R, count, radius, seed)) < count:
             radius *= 0.9
         return found
@@ -97,7 +97,7 @@ def poisson_disk(R: int, *, count: int = 64, batch: int = 16, seed: int = 0) -> 
 
 def _apart(R: int, count: int, radius: float, seed: int) -> np.ndarray:
     """At most so many uniform points, each at least `radius` from all before it."""
-    rng, found, known = np.random.default_rng(seed), np.empty((count, R)), 0
+    rng, found, known = np.random.default_rng([seed, 1]), np.empty((count, R)), 0
     for _ in range(DARTS):
         for point in rng.uniform(size=(count, R)):
             if np.all(np.sum((found[:known] - point) ** 2, axis=1) >= radius**2):

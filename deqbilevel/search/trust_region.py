@@ -66,7 +66,7 @@ def trust_region(
     start: Any = None,
     radius: float = 0.1,
     end: float = 1e-4,
-    accuracy: float | None = 10.0,
+    accuracy: float | None = 1.0,
     least: float = 1e-10,
     seed: int = 0,
 ) -> Search:
@@ -78,7 +78,7 @@ def trust_region(
 
     >>> asked, _ = (search_for := search.trust_region(2)).ask(search_for.init())
     >>> print(asked.points.tolist(), round(asked.accuracy, 3))
-    [[0.5, 0.5], [0.6, 0.5], [0.5, 0.6]] 0.1
+    [[0.5, 0.5], [0.6, 0.5], [0.5, 0.6]] 0.01
     """
     checks.whole("R", R)
     checks.one("radius", radius, above=0, most=0.5)

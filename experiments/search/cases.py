@@ -56,7 +56,8 @@ def pictures(config: Any, phantoms: str) -> Noisy:
         seed=config.seed,
         value_range=(0.0, 1.0),
     )
-    about = f"{config.images} of {images.source}, {config.size}x{config.size}"
+    kind = phantoms.replace("_", " ")
+    about = f"{config.images} {kind} phantoms, {config.size}x{config.size}"
     return _noisy(config, jnp.asarray(images.train), about)
 
 

@@ -34,7 +34,9 @@ def show(
             caption = f"The cost until {near}, by the number of parameters. {own[0].about}"
             draw(out / f"parameters-{name}.png", plots.search_figure, costs, caption,
                  single=GRADIENTS)  # fmt: skip
-    caption = f"The cost until {near}, and how far above it a method stayed that never came there."
+    caption = (
+        f"The cost until {near}; in grey how far above it a method stayed that never came there."
+    )
     draw(out / "arrivals.png", plots.arrival_figure, numbers, caption, single=GRADIENTS)
     text = f"Evaluations and seconds until {near}\n\n{_arrivals(config, numbers)}\n"
     text += "".join(f"\n{why}" for why in left_out) + f"\n{_losses(numbers)}\n"
