@@ -30,13 +30,20 @@ KINDS = {
 }
 
 
+solved = jax.jit(
+    chambolle_pock, static_argnames=("accelerated", "every", "preconditioned", "relaxation")
+)
+"""The same, compiled."""
+
+
 def identity(omega):
     return Problem(operators.identity(SHAPE), omega)
 
 
 def matrix(problem, term):
     """Omega_t."""
-    return dense(lambda x: problem.omega.apply(x)[term].reshape(len(x), -1), problem.omega.unknowns)
+    omega = problem.omega
+    return dense(jax.jit(lambda x: omega.apply(x)[term].reshape(len(x), -1)), omega.unknowns)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -96,10 +103,10 @@ def test_the_off_diagonal_counts_twice():
 def test_anisotropic_variation_is_that_of_bounded_least_squares(shape):
     """The dual problem by an active set method, which ends at the exact solution."""
     f = normal(0, 2, shape[0] * shape[1])
-    weights = (jnp.abs(normal(1, f.shape[1])) + 0.1,)
+    weights = (np.abs(normal(1, f.shape[1])) + 0.1,)
     omega = total_variation(shape, together=False)
     problem = Problem(operators.identity(shape), omega)
-    at, info = chambolle_pock(problem, weights, f, tolerance=1e-13, max_iterations=20_000)
+    at, info = solved(problem, weights, f, tolerance=1e-13, max_iterations=20_000)
     assert info.converged.all()
     Omega, bound = matrix(problem, 0), np.tile(weights[0], 2)
     seen = np.abs(Omega).sum(1) > 0
@@ -112,7 +119,7 @@ def test_anisotropic_variation_is_that_of_bounded_least_squares(shape):
 @float64
 def test_isotropic_variation_is_that_of_scikit_image():
     f, options = normal(0, 1, PIXELS), {"tolerance": 1e-13, "max_iterations": 20_000}
-    at, info = chambolle_pock(identity(total_variation(SHAPE)), (0.4,), f, **options)
+    at, info = solved(identity(total_variation(SHAPE)), (0.4,), f, **options)
     theirs = denoise_tv_chambolle(np.asarray(f).reshape(SHAPE), 0.4, eps=0, max_num_iter=20_000)
     assert info.converged.all()
     np.testing.assert_allclose(at.x[0], theirs.ravel(), atol=1e-6)
@@ -127,7 +134,7 @@ def test_no_point_costs_less_than_the_certificate_says(name, together):
     f = normal(3, 2, PIXELS)
     found = []
     for preconditioned in (False, True):
-        at, info = chambolle_pock(
+        at, info = solved(
             problem,
             weights,
             f,
@@ -139,12 +146,12 @@ def test_no_point_costs_less_than_the_certificate_says(name, together):
         assert info.converged.all()
         found.append(at)
     np.testing.assert_allclose(*(problem.image(at.x) for at in found), atol=3e-4)
-    least = problem.cost(found[0].x, weights, f)
+    cost, gap = jax.jit(problem.cost), jax.jit(problem.gap)
+    least = cost(found[0].x, weights, f)
     x = found[0].x + 0.1 * normal(4, *found[0].x.shape)
     d = tuple(d + 0.1 * normal(5, *d.shape) for d in found[0].d)
-    gap = problem.gap(x, d, weights, f)
-    assert (gap >= problem.cost(x, weights, f) - least - 1e-6).all()
-    assert problem.gap(found[0].x, found[0].d, weights, f).max() < 1e-6
+    assert (gap(x, d, weights, f) >= cost(x, weights, f) - least - 1e-6).all()
+    assert gap(found[0].x, found[0].d, weights, f).max() < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -156,31 +163,31 @@ def test_other_operators(kind, preconditioned):
     problem, truth = Problem(K, total_variation(SHAPE)), normal(0, 1, PIXELS)
     f, options = K.apply(truth), {"tolerance": 1e-3, "max_iterations": 10_000}
     options |= {"balance": 0.3, "preconditioned": preconditioned}
-    at, info = chambolle_pock(problem, (0.1,), f, **options)
+    at, info = solved(problem, (0.1,), f, **options)
     assert info.converged.all() and info.relative_gap.max() <= 1e-3
-    near = at.x + 0.3 * normal(1, 200, PIXELS)
-    least = problem.cost(near, (0.1,), jnp.tile(f, (200, 1))).min()
-    assert problem.cost(at.x, (0.1,), f)[0] - info.gap[0] <= least
+    near = np.concatenate((at.x, at.x + 0.3 * normal(1, 200, PIXELS)))
+    own, *others = jax.jit(problem.cost)(near, (0.1,), np.tile(f, (201, 1)))
+    assert own - info.gap[0] <= min(others)
 
 
 def test_images_stop_by_themselves_and_go_on_from_where_they_were():
     problem = identity(total_variation(SHAPE))
     f = jnp.concatenate((jnp.ones((1, PIXELS)), normal(0, 1, PIXELS)))
-    at, info = chambolle_pock(problem, (0.4,), f)
+    at, info = solved(problem, (0.4,), f)
     assert info.iterations[0] == 0 < info.iterations[1]
     for i in (0, 1):
-        alone, _ = chambolle_pock(problem, (0.4,), f[i : i + 1])
+        alone, _ = solved(problem, (0.4,), f[i : i + 1])
         np.testing.assert_allclose(alone.x[0], at.x[i], atol=1e-6)
-    again, warm = chambolle_pock(problem, (0.4,), f, at, tolerance=1.01e-4)
+    again, warm = solved(problem, (0.4,), f, at, tolerance=1.01e-4)
     assert warm.iterations.max() == 0
     np.testing.assert_array_equal(again.x, at.x)
 
 
 def test_acceleration_and_relaxation_end_at_the_same_image():
     problem, f = identity(total_variation(SHAPE)), normal(0, 1, PIXELS)
-    plain, _ = chambolle_pock(problem, (0.4,), f, tolerance=1e-5)
+    plain, _ = solved(problem, (0.4,), f, tolerance=1e-5)
     for way in ({"accelerated": True, "balance": 1.0}, {"relaxation": 1.9}):
-        at, info = chambolle_pock(problem, (0.4,), f, tolerance=1e-5, **way)
+        at, info = solved(problem, (0.4,), f, tolerance=1e-5, **way)
         assert info.converged.all()
         np.testing.assert_allclose(at.x, plain.x, atol=0.02)
 
@@ -224,7 +231,7 @@ def test_projected_dual_gradients_end_at_the_same_image_and_signs():
     problem, f = identity(total_variation(SHAPE, together=False)), normal(0, 2, PIXELS)
     at, info = fista(problem, (0.4,), f, tolerance=1e-12, max_iterations=20_000)
     assert info.converged.all()
-    saddle, _ = chambolle_pock(problem, (0.4,), f, tolerance=1e-12, max_iterations=20_000)
+    saddle, _ = solved(problem, (0.4,), f, tolerance=1e-12, max_iterations=20_000)
     np.testing.assert_allclose(at.x, saddle.x, atol=1e-5)
     (z,) = problem.omega.apply(at.x)
     moved = np.abs(z) > 1e-4
@@ -243,16 +250,16 @@ def test_of_an_orthonormal_transform_the_minimiser_is_a_soft_threshold(omega):
     """So that analysis is synthesis with D = Omega^-1."""
     problem = Problem(operators.identity(omega.shape), omega)
     f = normal(0, 2, omega.pixels)
-    z = omega.apply(f)
-    np.testing.assert_allclose(omega.adjoint(z), f, atol=1e-12)
+    z, adjoint = jax.jit(omega.apply)(f), jax.jit(omega.adjoint)
+    np.testing.assert_allclose(adjoint(z), f, atol=1e-12)
     weights = (0.7, 0.0)[: len(z)]
     kept = []
     for w, a in zip(weights, z, strict=True):
         size = np.maximum(omega.size(a), 1e-30)
-        kept.append(a * jnp.maximum(1 - w / size, 0))
-    at, info = chambolle_pock(problem, weights, f, tolerance=1e-12, balance=0.5)
+        kept.append(jnp.asarray(a * np.maximum(1 - w / size, 0)))
+    at, info = solved(problem, weights, f, tolerance=1e-12, balance=0.5)
     assert info.converged.all()
-    np.testing.assert_allclose(at.x, omega.adjoint(tuple(kept)), atol=1e-5)
+    np.testing.assert_allclose(at.x, adjoint(tuple(kept)), atol=1e-5)
 
 
 def test_wavelets_annul_what_they_should():
