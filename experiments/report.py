@@ -20,13 +20,15 @@ FEW = "{} training images, where [REB] has the 60,000 of MNIST: --data idx:DIR"
 """What the paper's preset says where it has fewer."""
 
 
-def present(dataset: xr.Dataset, rows: list[dict[str, Any]], out: Path) -> None:
-    """Print the table of a study, and draw its figures and summary."""
+def present(
+    dataset: xr.Dataset, rows: list[dict[str, Any]], out: Path, *, figures: bool = True
+) -> None:
+    """Print the table of a study, and write its summary, with the figures unless unwanted."""
     table, warnings = results.table(rows), results.warnings(rows)
     print(table, flush=True)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    drawn = plots.drawings(dataset)
+    drawn = plots.drawings(dataset) if figures else {}
     there = [name for name, figure in drawn.items() if draw(out / f"{name}.png", figure)]
     text = _summary(dataset.attrs["caption"], table, warnings, there)
     folders.write(out / "summary.md", text)

@@ -18,6 +18,9 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 STORE = "DEQBILEVEL_STORE_NOTEBOOKS" in os.environ
 
+FLAGS = "--xla_cpu_parallel_codegen_split_count=1"
+"""Of kernels: optimised as for a user, but not in pieces, which cost, and other workers wait."""
+
 MOST = 300_000
 """Bytes of a notebook."""
 
@@ -29,7 +32,7 @@ def _executed(notebook: Any) -> Any:
     executed: Any = nbformat.from_dict(notebook)
     NotebookClient(
         executed, timeout=300, coalesce_streams=True, resources={"metadata": {"path": ROOT}}
-    ).execute()
+    ).execute(env={"XLA_FLAGS": FLAGS} | os.environ)
     executed.metadata = notebook.metadata
     for cell in executed.cells:
         cell.metadata = {}

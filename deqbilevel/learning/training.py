@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from deqbilevel import checks, losses, precision, settings
@@ -116,8 +115,8 @@ def trainer(
         parts = jax.random.split(jax.random.fold_in(checks.key("key", key), epoch), 4)
         batch, count, block = _blocks(len(images), batch_size, passes)
         streams = jax.random.split(parts[0], passes) if passes > 1 else parts[:1]
-        orders = [jax.random.permutation(stream, len(images)) for stream in streams]
-        order = jnp.concatenate([one[: count // passes * batch] for one in orders])
+        orders = jax.vmap(lambda stream: jax.random.permutation(stream, len(images)))(streams)
+        order = orders[:, : count // passes * batch]
         keys = jax.random.split(parts[1], count).reshape(count // block, block)
         return order.reshape(count // block, block, batch), keys, parts[2], parts[3]
 

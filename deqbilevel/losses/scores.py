@@ -4,6 +4,9 @@ All raise ValueError where shapes differ, where they are no images [batch, pixel
 their numbers are not floating ones.
 """
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -127,13 +130,18 @@ def has_ssim(shape: tuple[int, int]) -> bool:
 def _ssim(
     u: Images, truth: Images, shape: tuple[int, int], data_range: float
 ) -> Float[Array, " batch"]:
-    import dm_pix
-
     pair(u, truth)
     checks.rows("u", u, checks.pixels(shape))
     checks.number("data_range", data_range, above=0)
     pictures = (x.reshape(-1, *shape, 1) for x in (u, truth))
-    return jnp.asarray(dm_pix.ssim(*pictures, max_val=data_range, filter_size=SSIM_WINDOW))
+    return _similarity(*pictures, data_range)
+
+
+@jax.jit  # one program: its forty operations are forty otherwise
+def _similarity(u: Array, truth: Array, data_range: Any) -> Array:
+    import dm_pix
+
+    return jnp.asarray(dm_pix.ssim(u, truth, max_val=data_range, filter_size=SSIM_WINDOW))
 
 
 def quantised(u: Images) -> Images:

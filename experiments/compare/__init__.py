@@ -42,7 +42,7 @@ def main(config: Compare) -> dict[str, Any]:
         dataset = results.read(out)
         rows = results.summary(dataset)
         if jax.process_index() == 0:
-            report.present(dataset, rows, out)
+            report.present(dataset, rows, out, figures=config.figures)
     return {
         "runs": len(work.grid),
         "under_threshold": sum(row["under"] for row in rows),

@@ -141,6 +141,8 @@ class Compare:
     """The number of this one, from 0."""
     out: Annotated[Path | None, options.output, options.default("runs/compare-PRESET")] = None
     """Folder of the results."""
+    figures: bool = True
+    """Also draw the figures."""
     fresh: bool = False
     """Start anew instead of going on."""
     dry_run: bool = False
@@ -151,6 +153,7 @@ class Compare:
         apart = (
             *("out", "fresh", "dry_run", "axis", "keep_parameters", "hours", "lanes_at_once"),
             *(
+                "figures",
                 "saving",
                 "width",
                 "cpu_devices",
