@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from test_results import AXES, LANES, stored
+from test_results import AXES, LANES, NOTHING, PICTURES, RECORDS, stored, write
 
 from deqbilevel import results
 from deqbilevel.disk import archives, files
@@ -125,7 +125,8 @@ def test_a_record_that_is_none_of_this_study_is_named_and_its_run_goes_again(
 
 def test_records_and_states_of_another_study_are_not_taken(tmp_path: Path) -> None:
     with files.marked("0123abcd"):
-        store = stored(tmp_path, epochs=1)
+        store = storage.Storage(tmp_path, AXES, 2, RECORDS, PICTURES)
+        write(store, 1, len(LANES), NOTHING)
         path = state(store, LANES[0], 1)
         assert store.look(LANES)[0].done[store.key(LANES[0])] == 1
     with files.marked("dcba3210"):
