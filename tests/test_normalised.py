@@ -1,6 +1,7 @@
 """The normalised convolutional regulariser, and the model of faces that is made of it."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -59,17 +60,17 @@ def test_norms_are_those_of_the_banks_and_follow_their_kernels():
 
 
 def _features(N, bank, u):
-    return N.bank.apply(bank, u).swapaxes(0, 1).reshape(len(u), -1)
+    return jax.jit(N.bank.apply)(bank, u).swapaxes(0, 1).reshape(len(u), -1)
 
 
 @float64
 def test_tied_it_is_the_gradient_of_its_energy_and_untied_it_has_none():
     N, u = regularizer(), 0.02 * normal(2, 2, PIXELS)
-    tied = N.start(kernels(0))
-    slope = jax.grad(lambda u: jnp.sum(N.energy(u, tied)))(u)
-    np.testing.assert_allclose(N.gradient(u, tied), slope, rtol=1e-10, atol=1e-12)
+    tied, gradient = N.start(kernels(0)), jax.jit(N.gradient)
+    slope = jax.jit(jax.grad(lambda u: jnp.sum(N.energy(u, tied))))(u)
+    np.testing.assert_allclose(gradient(u, tied), slope, rtol=1e-10, atol=1e-12)
     untied = N.start(kernels(0), kernels(0))
-    np.testing.assert_allclose(N.gradient(u, untied), slope, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(gradient(u, untied), slope, rtol=1e-10, atol=1e-12)
     with pytest.raises(ValueError, match="drop 'C'"):
         N.energy(u, untied)
 
@@ -80,12 +81,11 @@ def test_its_lipschitz_constant_holds_and_is_attained():
     params = N.start(kernels(0), kernels(1), iterations=2000)
     bound = float(N.lipschitz(params))
     u = 0.01 * normal(3, 1, PIXELS)
-    jacobian = jax.jacobian(lambda u: N.gradient(u[None], params)[0])(u[0])
-    assert np.linalg.norm(jacobian, 2) <= bound
+    jacobian = jax.jit(jax.jacobian(lambda u, params: N.gradient(u[None], params)[0]))
+    assert np.linalg.norm(jacobian(u[0], params), 2) <= bound
     # Tied, at zero every curvature is its largest.
     tied = N.start(kernels(0), iterations=2000)
-    jacobian = jax.jacobian(lambda u: N.gradient(u[None], tied)[0])(jnp.zeros(PIXELS))
-    assert np.linalg.norm(jacobian, 2) == pytest.approx(bound, rel=1e-6)
+    assert np.linalg.norm(jacobian(0 * u[0], tied), 2) == pytest.approx(bound, rel=1e-6)
 
 
 def test_differences_are_differences():
@@ -156,13 +156,20 @@ def test_the_line_of_learning_rates_ends_at_its_part():
     np.testing.assert_allclose([rates(0), rates(5), rates(10)], [2, 1.01, 0.02], rtol=1e-6)
 
 
-def matrix(product, image=0):
-    """Of a product with images, for one of a batch of two."""
+def matrices(product):
+    """Of a product with images, for each of a batch of two, whose images do not mix."""
+    return jax.vmap(product, 1, 2)(jnp.stack(2 * [jnp.eye(PIXELS)]))
 
-    def alone(rows):
-        return jnp.zeros((len(rows), 2, PIXELS)).at[:, image].set(rows)
 
-    return dense(lambda rows: jax.jit(jax.vmap(product))(alone(rows))[:, image], PIXELS)
+@jax.jit
+def both_ways(A):
+    """The matrices of A and of its transpose."""
+    return matrices(A.apply), matrices(A.transpose.apply)
+
+
+@partial(jax.jit, static_argnums=0)
+def jacobian_of(N, u, params):
+    return jax.jacobian(lambda u: N.gradient(u, params))(u)
 
 
 @float64
@@ -172,14 +179,13 @@ def test_the_stencil_is_the_jacobian(rows, columns, tied):
     A, C = normal(0, 3, rows, columns), normal(1, 3, rows, columns)
     params = N.start(A, None if tied else C)
     image, stencil = jax.jit(N.linearised)(u, params)
-    np.testing.assert_allclose(image, N.gradient(u, params), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(image, jax.jit(N.gradient)(u, params), rtol=1e-12, atol=1e-12)
     assert len(stencil.values) == (2 * rows - 1) * (2 * columns - 1) // (1 + tied) + tied
-    found = jax.jacobian(lambda u: N.gradient(u, params))(u)
+    exact, (forward, back) = np.asarray(jacobian_of(N, u, params)), both_ways(stencil)
     for i in range(2):
-        exact = np.asarray(found[i, :, i])
-        for product, expected in ((stencil.apply, exact), (stencil.transpose.apply, exact.T)):
-            np.testing.assert_allclose(matrix(product, i), expected, rtol=1e-10, atol=1e-10)
-        np.testing.assert_allclose(stencil.diagonal[i], np.diag(exact), rtol=1e-10)
+        np.testing.assert_allclose(forward[i], exact[i, :, i], rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(back[i], exact[i, :, i].T, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(stencil.diagonal[i], np.diag(exact[i, :, i]), rtol=1e-10)
 
 
 @float64
@@ -192,14 +198,15 @@ def test_in_its_factors_it_is_the_jacobian(size, boundary):
     for params in (symmetric, untied):
         image, factored = jax.jit(N.linearised)(u, params)
         assert factored.symmetric == ("C" not in params) and factored.shape == SHAPE
-        np.testing.assert_allclose(image, N.gradient(u, params), rtol=1e-12, atol=1e-12)
-        found = jax.jacobian(lambda u, params=params: N.gradient(u, params))(u)
+        np.testing.assert_allclose(image, jax.jit(N.gradient)(u, params), rtol=1e-12, atol=1e-12)
+        found, (forward, back) = np.asarray(jacobian_of(N, u, params)), both_ways(factored)
+        diagonal = jax.jit(lambda A: A.diagonal)(factored)
         for i in range(2):
-            exact = np.asarray(found[i, :, i])
-            for product, of in ((factored.apply, exact), (factored.transpose.apply, exact.T)):
-                np.testing.assert_allclose(matrix(product, i), of, rtol=1e-10, atol=1e-10)
+            exact = found[i, :, i]
+            np.testing.assert_allclose(forward[i], exact, rtol=1e-10, atol=1e-10)
+            np.testing.assert_allclose(back[i], exact.T, rtol=1e-10, atol=1e-10)
             inner = np.s_[1:-1] if boundary == "reflecting" else np.s_[:]
-            diagonals = (x.reshape(SHAPE) for x in (factored.diagonal[i], np.diag(exact)))
+            diagonals = (x.reshape(SHAPE) for x in (diagonal[i], np.diag(exact)))
             one, other = (np.asarray(x)[inner, inner] for x in diagonals)
             np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
@@ -210,11 +217,16 @@ def test_the_symbol_of_the_factors_is_that_of_the_convolution_that_they_are(tied
     """Where all slopes are the same, around the border, with a constant scale."""
     N = normalised.bank_of(SHAPE, "circular")
     params = N.start(kernels(0), None if tied else kernels(1), eps=1e6)
-    _, factored = N.linearised(normal(2, 1, PIXELS), params)
-    symbol = factored.symbol(jnp.full((1, PIXELS), 2.0), SHAPE)
-    v = normal(3, 1, PIXELS)
-    found = multiplied(symbol, v, SHAPE, SHAPE)
-    np.testing.assert_allclose(found, 4 * factored.apply(v), rtol=1e-9, atol=1e-14)
+    v, scale = normal(3, 1, PIXELS), jnp.full((1, PIXELS), 2.0)
+
+    @jax.jit
+    def products():
+        _, factored = N.linearised(normal(2, 1, PIXELS), params)
+        symbol = factored.symbol(scale, SHAPE)
+        return symbol, multiplied(symbol, v, SHAPE, SHAPE), 4 * factored.apply(v)
+
+    symbol, found, expected = products()
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14)
     if tied:
         assert np.all(np.abs(symbol.imag) < 1e-12 * np.abs(symbol).max())
         assert np.all(symbol.real > -1e-12 * np.abs(symbol).max())
@@ -236,15 +248,21 @@ def problem(*, tied, K=None):
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_symbol_is_the_rayleigh_quotient_of_each_plane_wave(tied):
     N, u, grid = regularizer(), 0.02 * normal(2, 2, PIXELS), (9, 10)
-    _, stencil = N.linearised(u, N.start(kernels(0), None if tied else kernels(1)))
+    params = N.start(kernels(0), None if tied else kernels(1))
     scale = 1 + normal(3, 2, PIXELS) ** 2
-    symbol = np.asarray(stencil.symbol(scale, grid))
+
+    @jax.jit
+    def of_stencil(v):
+        _, stencil = N.linearised(u, params)
+        return stencil.symbol(scale, grid), stencil.apply(v)
+
     place = np.stack(np.mgrid[: SHAPE[0], : SHAPE[1]]).reshape(2, -1)
     for frequency in ((0, 0), (2, 1), (7, 3)):
         phase = 2 * np.pi * (np.asarray(frequency) / grid) @ place
-        cos, sin = (scale * f(phase) for f in (np.cos, np.sin))
-        image = np.asarray(stencil.apply(cos) + 1j * stencil.apply(sin))
-        quotient = np.mean(np.asarray(cos - 1j * sin) * image, axis=1)
+        cos, sin = (np.asarray(scale) * f(phase) for f in (np.cos, np.sin))
+        (symbol, of_cos), (_, of_sin) = (map(np.asarray, of_stencil(v)) for v in (cos, sin))
+        image = of_cos + 1j * of_sin
+        quotient = np.mean((cos - 1j * sin) * image, axis=1)
         np.testing.assert_allclose(symbol[:, *frequency], quotient, rtol=1e-9, atol=1e-9)
     if tied:
         assert np.all(np.abs(symbol.imag) < 1e-9) and np.all(symbol.real > 0)
@@ -255,11 +273,16 @@ def test_the_symbol_is_the_rayleigh_quotient_of_each_plane_wave(tied):
 def test_what_preconditions_transposes_with_the_jacobian_and_is_positive_with_it(K):
     for tied in (True, False):
         model, params, f, _ = problem(tied=tied, K=K)
-        A = model.G.linearised(0.05 * f, params, f)[1]
-        P, transposed = matrix(A.preconditioner()), matrix(A.transpose.preconditioner())
-        np.testing.assert_allclose(transposed, P.T, rtol=1e-9, atol=1e-9 * np.abs(P).max())
-        if tied:
-            assert np.linalg.eigvalsh(P).min() > 0
+
+        @jax.jit
+        def inverses(A):
+            return matrices(A.preconditioner()), matrices(A.transpose.preconditioner())
+
+        found = inverses(jax.jit(model.G.linearised)(0.05 * f, params, f)[1])
+        for P, transposed in zip(*map(np.asarray, found), strict=True):
+            np.testing.assert_allclose(transposed, P.T, rtol=1e-9, atol=1e-9 * np.abs(P).max())
+            if tied:
+                assert np.linalg.eigvalsh(P).min() > 0
 
 
 def test_what_preconditions_saves_products():
@@ -271,14 +294,20 @@ def test_what_preconditions_saves_products():
     picture = 0.01 * np.add.outer(np.arange(48), np.arange(40)) / 40 + (np.arange(40) > 20)
     u = jnp.asarray(picture.reshape(1, -1), jnp.float32)
     params = N.start(normalised.first_differences(3, 3)) | scalars
-    A = model.G.linearised(u, params, u)[1]
     b = normal(0, 1, u.size)
-    diagonal = A.tau * (A.lam / 7 + A.N.diagonal)
     limits = {"tolerance": 1e-4, "max_evaluations": 500}
-    _, plain = symmetric_solve(A.apply, b, **limits, precondition=lambda r: r / diagonal)
-    x, few = linear_solve(A, b, **limits)
+
+    @jax.jit
+    def solved():
+        A = model.G.linearised(u, params, u)[1]
+        diagonal = A.tau * (A.lam / 7 + A.N.diagonal)
+        _, plain = symmetric_solve(A.apply, b, **limits, precondition=lambda r: r / diagonal)
+        x, few = linear_solve(A, b, **limits)
+        return A.apply(x), few, plain
+
+    image, few, plain = solved()
     assert bool(few.converged) and 2 * int(few.evaluations) < int(plain.evaluations)
-    np.testing.assert_allclose(A.apply(x), b, atol=2e-3)
+    np.testing.assert_allclose(image, b, atol=2e-3)
 
 
 @float64
@@ -289,8 +318,13 @@ def test_what_preconditions_is_the_inverse_where_pixels_do_not_mix(K):
     scalars = models.hyperparameters(tau=0.01, gamma=2.0, lam=3.0, activation=None)
     model = models.assemble(K, normalised.normalised(SHAPE))
     r = normal(1, 2, PIXELS)
-    A = model.G.linearised(0 * r, params | scalars, r)[1]
-    np.testing.assert_allclose(A.preconditioner()(A.apply(r)), r, rtol=1e-6)
+
+    @jax.jit
+    def there_and_back(r):
+        A = model.G.linearised(0 * r, params | scalars, r)[1]
+        return A.preconditioner()(A.apply(r))
+
+    np.testing.assert_allclose(there_and_back(r), r, rtol=1e-6)
 
 
 @float64
