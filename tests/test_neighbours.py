@@ -25,7 +25,7 @@ def test_a_flow_is_judged_and_drawn(tmp_path: Path) -> None:
     asked = config(ways=("flow",), time_blurs=(0.5,), epochs=0, out=tmp_path / "run")
     found = neighbours.main(asked)
     assert found["denoising"]["flow"] > found["denoising"]["measured"]
-    assert found["times"]["deblurring, 0.5"] > 0
+    assert min(found["times"]["deblurring, 0.5"]) > 0
     (row,) = map(json.loads, (tmp_path / "run" / "rows.jsonl").read_text().splitlines())
     assert row["parameters"] == 3 * 2 * 2 + 3 * 7 + 1 and row["step_of_bound"] < 1
     assert row["learning_rate"] == 1e-2

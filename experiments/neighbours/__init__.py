@@ -94,7 +94,7 @@ class Neighbours:
         1.2,
         1.8,
     )
-    """Levels at which a flow learns its time, from the same start."""
+    """Levels at which a flow learns its time from the same start, and the time alone is chosen."""
     memory: Annotated[tuple[int, ...], options.whole(1, 10_000), options.may_be_empty] = (
         10,
         100,
@@ -161,7 +161,11 @@ def work_of(
         ("times", part, partial(times.row, config, images, out, **part))
         for part in times.parts(config)
     ]
-    return [*rows, *table, *learned]
+    alone = [
+        ("alone", part, partial(times.alone, config, images, out, **part))
+        for part in times.parts(config)
+    ]
+    return [*rows, *table, *learned, *alone]
 
 
 @command.checked

@@ -26,8 +26,9 @@ RECORDS: dict[str, dict[str, Any]] = {
     | {"step_of_bound": ANY, "step_bytes": ANY, "learning_rate": ANY},
     "memory": {"kind": "", "T": 0, "bytes": 0},
     "times": {"task": "", "level": 0.0, "time": 0.0, "time_at_start": 0.0, "psnr_db": ANY},
+    "alone": {"task": "", "level": 0.0, "time": 0.0, "psnr_db": ANY},
 }
-"""Of the three tables."""
+"""Of the four tables."""
 
 STORED: arrays.Schema = dict.fromkeys(
     ("u", "f", "truth"), arrays.Array(("pictures", "height", "width"), finite=False)
@@ -77,16 +78,18 @@ def show(
             f"{row['kind']}, T = {row['T']}": round(row["bytes"] / MB, 1) for row in found["memory"]
         }
     if found["times"]:
-        lines += ["## Learned stopping times", "", *_times(found["times"]), ""]
+        lines += ["## Stopping times", "", *_times(found["times"], found["alone"]), ""]
         numbers["times"] = {
-            f"{row['task']}, {row['level']:g}": row["time"] for row in found["times"]
+            f"{row['task']}, {row['level']:g}": [row["time"], alone["time"]]
+            for row, alone in zip(found["times"], found["alone"], strict=True)
         }
-        curves = {
-            task: [[r["level"], r["time"]] for r in found["times"] if r["task"] == task]
-            for task in ("denoising", "deblurring")
-        }
-        caption = "learned stopping time by the noise of 255 grey levels, and by the blur in pixels"
-        panels = {task: {"T": points} for task, points in curves.items() if points}
+        panels = {}
+        for task in dict.fromkeys(row["task"] for row in found["times"]):
+            for name, said in (("times", "with the rest"), ("alone", "alone")):
+                points = [[r["level"], r["time"]] for r in found[name] if r["task"] == task]
+                panels[f"{task}, {said}"] = {"stopping time T": points}
+        caption = "By the noise of 255 grey levels, and by the blur in pixels; alone: "
+        caption += f"of the flow learned at {config.noise:g} and at {config.blur:g}."
         draw(out / "times.png", plots.points_figure, panels, caption)
     table = "\n".join(lines)
     print(f"\n{table}", flush=True)
@@ -117,13 +120,14 @@ def _memory(config: Any, rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _times(rows: list[dict[str, Any]]) -> list[str]:
-    head = ("task", "level", "time", "time_at_start", "psnr_db")
+def _times(rows: list[dict[str, Any]], alone: list[dict[str, Any]]) -> list[str]:
+    head = ("task", "level", "time", "time at the start", "dB", "time alone", "dB of training")
     lines = [common.line(head), common.line(["---"] * len(head))]
-    return [
-        *lines,
-        *(common.line([row["task"], *(_cell(row[k]) for k in head[1:])]) for row in rows),
-    ]
+    for row, other in zip(rows, alone, strict=True):
+        own = [row[name] for name in ("level", "time", "time_at_start", "psnr_db")]
+        cells = [*own, other["time"], other["psnr_db"]]
+        lines.append(common.line([row["task"], *map(_cell, cells)]))
+    return lines
 
 
 def _cell(x: float | None) -> str:
