@@ -183,6 +183,17 @@ def save(path: Path, learned: Learned) -> None:
     archives.write_arrays(path, stored | {"about": np.array(json.dumps(header))})
 
 
+def place(path: str | Path) -> Path:
+    """Where `load` reads: a path, or the file of what ships by its name.
+
+    >>> print(recipes.place("ridge").name, recipes.place("runs/mine").name)
+    ridge.npz mine
+    """
+    path = Path(path)
+    ships = str(path) in (*pretrained.SHIPPED, *pretrained.MODELS) and not path.exists()
+    return pretrained.model_file(str(path)) if ships else path
+
+
 def load(path: str | Path, name: str | None = None) -> Learned:
     """What a command of ours learned: of the folder of a run, or of its file, or what ships, see
     `pretrained.SHIPPED` and `pretrained.MODELS`.
@@ -195,12 +206,10 @@ def load(path: str | Path, name: str | None = None) -> Learned:
     >>> print(learned.range, learned.model((16, 16)).shape)
     (0.0, 1.0) (16, 16)
     """
-    path = Path(path)
     shipped = {**pretrained.SHIPPED, **pretrained.MODELS}
-    if str(path) in pretrained.SHIPPED and not path.exists():
+    if str(path) in pretrained.SHIPPED and not Path(path).exists():
         return _shipped(str(path))
-    if str(path) in pretrained.MODELS and not path.exists():
-        path = pretrained.model_file(str(path))
+    path = place(path)
     if path.is_dir():
         there = sorted(x.stem.removeprefix("learned-") for x in path.glob(file("*")))
         if name is None and there and not (path / file()).exists():

@@ -239,6 +239,17 @@ def test_filters_of_one_task_start_another(
     learned, before = recipes.load(tmp_path / "run").params, recipes.load(run[0].out).params
     np.testing.assert_array_equal(learned["filters"], before["filters"])
     assert numbers["psnr_db_learned"] == numbers["psnr_db_start"]
+    with pytest.raises(SystemExit, match=r"learned with eps 0.05, and --regularizer.eps is 0.2"):
+        main(config("--regularizer.eps", "0.2", **options, out=tmp_path / "other"))
+
+
+def test_what_ships_is_learned_further(small: str) -> None:
+    words = ("--regularizer", "weakly_convex_ridge", "--regularizer.channels", "4", "8", "32")
+    chosen = config(*words, data=small, initial=Path("weakly-convex-ridge"))
+    _, model, _, params, *_ = learn.posed(chosen, learn.images_of(chosen))
+    shipped = recipes.load("weakly-convex-ridge").params
+    np.testing.assert_array_equal(params["bend"], shipped["bend"])
+    assert parts.read_by(chosen, model)["sources"]["--initial"].is_file()
 
 
 def test_scalars_are_searched_for_and_a_search_goes_on(

@@ -39,12 +39,12 @@ MODELS = {
 
 
 def model_file(name: str) -> Path:
-    """Where one of `MODELS` is. Raises: ValueError for another name.
+    """Where one of `SHIPPED` or `MODELS` is. Raises: ValueError for another name.
 
     >>> print(pretrained.model_file("ridge").name)
     ridge.npz
     """
-    known("model", name, MODELS)
+    known("model", name, {**SHIPPED, **MODELS})
     with as_file(files(__name__) / f"{name}.npz") as path:
         return path
 
@@ -101,8 +101,7 @@ def load(name: str | Path = "natural") -> Learned:
     if not isinstance(name, str | Path):
         raise ValueError(f"{name!r}: expected a name or a path")
     if name in SHIPPED:
-        with as_file(files(__name__) / f"{name}.npz") as path:
-            return _read(path)
+        return _read(model_file(str(name)))
     if name in MODELS:
         raise ValueError(f"{name}: a whole model, and no bank of filters; recipes.load has it")
     if not Path(name).is_file():

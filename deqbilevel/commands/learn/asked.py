@@ -112,10 +112,9 @@ class Learn:
     test_size: Annotated[int | None, options.size, options.default("all")] = None
     batch_size: Annotated[int | None, options.size, options.default("100, or all")] = None
     epochs: Annotated[int, options.whole(0)] = 10
-    initial: Annotated[
-        Path | None, options.folder("a run that has ended"), options.default("none")
-    ] = None
-    """Start with what another run learned; with --epochs 0 it is judged as it is."""
+    initial: Annotated[Path | None, options.default("none")] = None
+    """Start with what another run learned, or with what ships by its name; with --epochs 0 it is
+    judged as it is."""
     apply: Annotated[
         Path | None, options.folder("a run that has ended"), options.default("none")
     ] = None

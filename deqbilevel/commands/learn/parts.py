@@ -140,7 +140,8 @@ def read_by(config: Any, model: Model) -> dict[str, Any]:
     """What a run reads beside its data, as `folders.claim_over` takes it."""
     files = files_of(config)
     read = {"operator": model.K} if files else None
-    return {"read": read, "sources": {"--initial": config.initial, **files}}
+    initial = config.initial and recipes.place(config.initial)
+    return {"read": read, "sources": {"--initial": initial, **files}}
 
 
 def simulated(config: Any, recipe: Recipe, model: Model) -> Model:
@@ -174,17 +175,33 @@ def scalars(config: Any) -> dict[str, Any]:
 
 
 def initial(config: Any, model: Any, scalars: Mapping[str, Any]) -> dict[str, Any]:
-    """What another run learned of the regulariser. Raises: ValueError for one of another kind."""
+    """What another run learned of the regulariser, with the options that it had there.
+
+    Raises: ValueError for one of another kind, and for options that say otherwise.
+    """
     learned = recipes.load(config.initial)
     if learned.recipe.regularizer != config.regularizer:
         raise ValueError(
             f"--initial {config.initial}: learned {learned.recipe.regularizer}, and --regularizer "
             f"is {config.regularizer}; choose one"
         )
+    there = learned.recipe.regularizer_options
+    for field, _, default in options_of("regularizer", config.regularizer):
+        name, asked = field.partition(SEPARATOR)[2], getattr(config, field, default)
+        if asked != default and _listed(asked) != _listed(there.get(name, default)):
+            raise ValueError(
+                f"--initial {config.initial}: learned with {name} {there.get(name, default)}, and "
+                f"--regularizer.{name} is {asked}; leave one of them out"
+            )
     own = model.init(learning.keys(0)[0])
     found = {name: learned.params[name] for name in own}
     model.require(found | dict(scalars))
     return found
+
+
+def _listed(value: Any) -> Any:
+    """As it comes back from a file."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _given(config: Any, part: str) -> Mapping[str, Any]:
