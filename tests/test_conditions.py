@@ -63,12 +63,12 @@ def samples(problem, p, region, count=16):
         c *= region.filters / np.linalg.norm(c, axis=1, keepdims=True)
         beta = rng.uniform(-region.beta, region.beta, (count, p["beta"].size))
         shift = {"filters": c.reshape(count, *p["filters"].shape), "beta": beta}
-        there = {name: p[name] + shift[name] for name in problem.learned}
-        return jax.vmap(lambda x: ravel_pytree(x)[0])(there)
+        there = {name: np.asarray(p[name]) + shift[name] for name in problem.learned}
+        return np.concatenate([there[name].reshape(count, -1) for name in sorted(there)], axis=1)
 
     one, other = moved(), moved()
-    other = other.at[::2].set(one[::2] + 1e-3 * (other - one)[::2])
-    return jnp.asarray(u), jnp.asarray(v), one, other
+    other[::2] = one[::2] + 1e-3 * (other - one)[::2]
+    return u, v, one, other
 
 
 def measured(problem, p, region):
@@ -111,7 +111,7 @@ def test_no_constant_is_exceeded(name):
     problem, p = small(phi, **options)
     region = Region(pixels=(-1.5, 1.0), filters=0.3, beta=0.4)
     sigma = conditions.least_singular_value(problem.K, SHAPE)
-    found = conditions.constants(problem, p, sigma, region)
+    found = jax.jit(lambda p: conditions.constants(problem, p, sigma, region))(p)
     seen = measured(problem, p, region)
     assert seen.strong_convexity >= found.strong_convexity - 1e-9
     for entry, most, value in zip(found._fields[1:], found[1:], seen[1:], strict=True):
@@ -180,7 +180,7 @@ def test_several_images_and_a_wider_region():
     assert two.lipschitz == one.lipschitz and two.mixed_in_u == one.mixed_in_u
     assert all(more > less for more, less in zip(wide[1:], one[1:], strict=True))
     both, start = derivatives(problem, p)
-    u = jnp.asarray(samples(problem, p, Region())[0][:4])
+    u = samples(problem, p, Region())[0][:4]
     J = jax.jit(jax.vmap(both, (0, None)))(u, start)[1]
     assert np.linalg.norm(J.reshape(4 * PIXELS, -1), 2) <= two.mixed
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import float64, normal, untyped
-from jax.test_util import check_grads
 from scipy import ndimage
 
 from deqbilevel.convolutions.channels import convolve, valid
@@ -54,6 +53,22 @@ def test_even_sizes_are_centred_as_by_xla(channels, size):
     np.testing.assert_allclose(jax.jit(convolve)(x, kernel), expected, atol=1e-12)
 
 
+def weights(y):
+    """Of the entries of y, against which a gradient is taken."""
+    return jnp.cos(jnp.arange(float(y.size))).reshape(y.shape)
+
+
+def derivatives(function, x, kernel, seed):
+    """A function for the derivative of another along random directions, and for its gradient."""
+    ways = normal(seed, *x.shape), normal(seed + 1, *kernel.shape)
+
+    def both(x, kernel):
+        y, along = jax.jvp(function, (x, kernel), ways)
+        return along, jax.vjp(function, x, kernel)[1](jax.tree.map(weights, y))
+
+    return both
+
+
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 @float64
@@ -63,7 +78,27 @@ def test_derivatives_of_both_modes_and_orders_are_those_of_finite_differences(bo
     def function(x, kernel):
         return jnp.sin(convolve(x, kernel, boundary))
 
-    check_grads(jax.jit(function), (x, kernel), order=2, rtol=1e-5, atol=1e-5)
+    first = derivatives(function, x, kernel, seed=2)
+    second = derivatives(first, x, kernel, seed=4)
+    at = jax.jit(lambda *given: (function(*given), first(*given), second(*given)))
+    found, h = at(x, kernel), 1e-5
+    for order, seed in ((0, 2), (1, 4)):
+        way = [normal(seed + i, *given.shape) for i, given in enumerate((x, kernel))]
+        ends = [at(x + s * h * way[0], kernel + s * h * way[1])[order] for s in (1, -1)]
+        along, slopes = found[order + 1]
+        weighed = 0.0
+        for one, up, down in zip(*map(jax.tree.leaves, (along, *ends)), strict=True):
+            np.testing.assert_allclose(one, (up - down) / (2 * h), rtol=1e-5, atol=1e-5)
+            weighed += np.vdot(weights(one), one)
+        np.testing.assert_allclose(sum(map(np.vdot, slopes, way)), weighed, rtol=1e-9)
+
+
+def value_and_gradients(x, kernel):
+    y, vjp = jax.vjp(convolve, x, kernel)
+    return y, vjp(jnp.cos(y))
+
+
+one_lane = jax.jit(value_and_gradients)
 
 
 @pytest.mark.parametrize("axes", [(0, None), (None, 1), (3, 4), (0, 0)])
@@ -76,15 +111,11 @@ def test_lanes_are_as_alone(channels, axes):
         for i, (shape, axis) in enumerate(zip(shapes, axes, strict=True))
     ]
 
-    def value_and_gradients(x, kernel):
-        y, vjp = jax.vjp(convolve, x, kernel)
-        return y, vjp(jnp.cos(y))
-
     found = jax.jit(jax.vmap(value_and_gradients, axes))(*given)
     for lane in range(3):
-        alone = value_and_gradients(
+        alone = one_lane(
             *(
-                a if axis is None else jnp.take(a, lane, axis)
+                a if axis is None else np.take(np.asarray(a), lane, axis)
                 for a, axis in zip(given, axes, strict=True)
             )
         )
@@ -153,7 +184,8 @@ def test_a_network_of_ones_own_is_a_deq_with_the_gradients_of_flaxs():
 
         limits = {"tolerance": 1e-10, "max_evaluations": 100}
         solve = METHODS["picard"](G, picard(**limits), **limits)
-        return jax.grad(lambda params: jnp.sum(solve(params, u0, u0, no_info())[0] ** 2))(weights)
+        slope = jax.grad(lambda params: jnp.sum(solve(params, u0, u0, no_info())[0] ** 2))
+        return jax.jit(slope)(weights)
 
     found, expected = gradient(Conv), gradient(nn.Conv)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):

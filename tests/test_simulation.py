@@ -35,8 +35,8 @@ def test_sinograms_of_ellipses_come_near_to_the_closed_form() -> None:
     known = known.reshape(len(angles), bins, across).mean(axis=2)
     fine = simulation.finer("parallel_beam", (n, n), 3, {"angles": angles, "bins": bins})
     found = [
-        K.apply(drawn_on(shepp_logan(), (n, n)).reshape(1, -1)),
-        fine.of_fine(drawn_on(shepp_logan(), (3 * n, 3 * n)).reshape(1, -1)),
+        jax.jit(K.apply)(drawn_on(shepp_logan(), (n, n)).reshape(1, -1)),
+        jax.jit(fine.of_fine)(drawn_on(shepp_logan(), (3 * n, 3 * n)).reshape(1, -1)),
     ]
     off = [abs(np.asarray(x).reshape(known.shape) - known).mean() / known.mean() for x in found]
     assert off[1] < 2e-3 < off[0] < 2e-2
@@ -55,15 +55,16 @@ def test_a_smooth_image_has_nearly_the_same_data_on_both_grids(name: str, factor
     options = {"angles": 7} if name == "parallel_beam" else {}
     K: Any = operators.OPERATORS[name](SHAPE, **options)
     fine = simulation.finer(name, SHAPE, factor, options)
+    apply, apply_fine, of_fine = (jax.jit(x) for x in (K.apply, fine.apply, fine.of_fine))
     u = simulation.means(blob(SHAPE, factor), SHAPE, factor)
-    known = np.asarray(K.apply(u))
-    for found in (fine.apply(u), fine.of_fine(blob(SHAPE, factor))):
+    known = np.asarray(apply(u))
+    for found in (apply_fine(u), of_fine(blob(SHAPE, factor))):
         assert found.shape == known.shape and found.dtype == known.dtype
         off = abs(np.asarray(found) - known).max() / abs(known).max()
         assert 1e-6 < off < 0.02
     adjoints.check(fine, SHAPE[0] * SHAPE[1])
     rough = normal(0, 1, SHAPE[0] * SHAPE[1])
-    assert float(jnp.linalg.norm(fine.apply(rough) - K.apply(rough))) > 0.02
+    assert np.linalg.norm(np.asarray(apply_fine(rough)) - np.asarray(apply(rough))) > 0.02
 
 
 @float64

@@ -68,7 +68,7 @@ def test_weights_of_each_place_against_differences(K, make, together, weights):
         value = jnp.sum((problem.image(x) - truth) ** 2) / 2
         return value, (at, info)
 
-    derivative = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
+    derivative = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
     (_, (at, info)), (*gradient, adjoint) = derivative(weights, f, no_info(jnp.float64))
     assert info.converged.all() and adjoint.converged
     direction = [normal(1, *x.shape) for x in jax.tree.leaves((weights, f))]
@@ -100,25 +100,22 @@ def test_every_way_through_the_saddle_point_is_the_same():
         return jnp.sum((problem.image(u) - truth) ** 2) / 2
 
     params = {"weights": (jnp.full(PIXELS, 0.2),)}
-    at, _ = chambolle_pock(problem, params["weights"], f, tolerance=1e-13, balance=0.1)
+    solver = jax.jit(partial(chambolle_pock, tolerance=1e-13, balance=0.1))
+    at, _ = solver(problem, params["weights"], f)
     u0 = flat(at)
     found = []
     for way in ("gmres", "unrolled"):
         solve = hypergradients.METHODS[way](
             G, solvers.picard(tolerance=None, max_evaluations=600), **limits
         )
-        found.append(jax.grad(lambda p, solve=solve: error(solve(p, f, u0)[0], truth))(params))
+        slope = jax.grad(lambda p, solve=solve: error(solve(p, f, u0)[0], truth))
+        found.append(jax.jit(slope)(params))
     run = hypergradients.piggyback(G, error, **limits)
-    _, (beside, _, info) = run(params, f, u0, jnp.zeros_like(u0), truth)
+    _, (beside, _, info) = jax.jit(run)(params, f, u0, jnp.zeros_like(u0), truth)
     found.append(beside)
-    solve = differentiable(
-        lambda *of: chambolle_pock(*of, tolerance=1e-13, balance=0.1), tolerance=1e-10
-    )
-    found.append(
-        jax.grad(
-            lambda p: error(solve(problem, p["weights"], f)[0], truth),
-        )(params)
-    )
+    solve = differentiable(solver, tolerance=1e-10)
+    slope = jax.grad(lambda p: error(solve(problem, p["weights"], f)[0], truth))
+    found.append(jax.jit(slope)(params))
     assert info.converged
     for other in found[1:]:
         np.testing.assert_allclose(other["weights"][0], found[0]["weights"][0], atol=1e-6)
