@@ -89,6 +89,13 @@ REFUSED = {
 """The pairs of a regulariser and a way that do not go together."""
 
 
+@functools.cache
+def pictured(operator: str) -> bool:
+    """Whether its data are images."""
+    f = ALL_OPERATORS[operator](SHAPE).apply(jnp.ones((1, PIXELS)))
+    return f.shape[-1] == PIXELS and not jnp.iscomplexobj(f)
+
+
 def cases() -> list[tuple[str, str, str, str]]:
     """Operator, regulariser, loss and way, with every one about as often as any other."""
     judges = [loss for loss in LOSSES if loss not in SIMILAR]
@@ -100,9 +107,7 @@ def cases() -> list[tuple[str, str, str, str]]:
         way = min(ways, key=lambda way: (times[way], takers[way]))
         met = [case[0] for case in found if case[1] == R]
         operator = min((K for K in OPERATORS if K not in met), key=lambda K: times[K])
-        pictured = ALL_OPERATORS[operator](SHAPE).apply(jnp.ones((1, PIXELS)))
-        of_pictures = pictured.shape[-1] == PIXELS and not jnp.iscomplexobj(pictured)
-        fitting = [loss for loss in judges if of_pictures or loss not in NEIGHBOURS]
+        fitting = [loss for loss in judges if pictured(operator) or loss not in NEIGHBOURS]
         loss = min(fitting[:1] if way in ESTIMATES else fitting, key=lambda loss: times[loss])
         for name in (way, operator, loss):
             times[name] += 1
