@@ -122,8 +122,9 @@ def _draw_pictures(config: Any, task: Task, found: dict[str, Any], out: Path) ->
         best = max(x for x in (found[way].get(name) for name in DECIBELS) if x is not None)
         c = np.asarray(convolutional.filters(params))
         stages[f"{way}, {best:.2f} dB"] = c, np.asarray(convolutional.strengths(params))
-    learned = "those of " + ", ".join(finding.GOES_ON["pictures"]) + " are learned"
-    caption = f"Filters by falling strength; {learned} for the task, of others strengths alone."
+    learned = [way for way in finding.GOES_ON["pictures"] if way in found]
+    caption = "Filters by falling strength; learned for the task: "
+    caption += f"{', '.join(learned) or 'none'}; of others their strengths alone."
     draw(out / "filters.png", plots.filter_figure, stages, caption)
     count = min(finding.PICTURES, len(task.test))
     shown: dict[str, Any] = {"true u": task.test[:count], "measured": task.f_test[:count]}
