@@ -49,7 +49,8 @@ def arrival_figure(numbers: Numbers, caption: str, *, single: Collection[str] = 
     looks = _looks(numbers, ())
     names = list(looks)
     figure = new_figure(WIDTH, 2 * (0.4 + LINE * (1.5 + len(names))), caption)
-    panels = figure.subplots(len(ARRIVALS), len(numbers), squeeze=False, sharey=True)
+    layout = {"squeeze": False, "sharex": "row", "sharey": True}
+    panels = figure.subplots(len(ARRIVALS), len(numbers), **layout)
     for line, (cost, label) in zip(panels, ARRIVALS.items(), strict=True):
         for axes, (problem, row) in zip(line, numbers.items(), strict=True):
             axes.set(xscale="log", title=problem)
@@ -62,7 +63,9 @@ def arrival_figure(numbers: Numbers, caption: str, *, single: Collection[str] = 
                     axes.text(0.98, i, f"{row[name]['above']:+.1%}", **place)
                 else:
                     axes.plot(row[name][cost], i, **looks[name])
+        for axes in line:
             finish(axes, label)
+            axes.tick_params(axis="x", labelrotation=45 if len(numbers) > 4 else 0)
         axes = line[0]
         axes.set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))
         axes.set_yticklabels(names)

@@ -36,11 +36,10 @@ STEP = 1e-7
 
 
 class State(NamedTuple):
-    """All that was found, and the logarithms of the last model's lengths and scales."""
+    """All that was found."""
 
     points: np.ndarray
     losses: np.ndarray
-    theta: np.ndarray | None = None
 
 
 def bayesian(
@@ -77,25 +76,24 @@ def bayesian(
         candidates = balanced(R, CANDIDATES, [seed, known])
         # Matrices of so few points take longer on several threads than on one.
         with needed("threadpoolctl", "bayesian").threadpool_limits(1):
-            point, theta = _next(state, candidates, acquisition)
-        return Request(point[None]), state._replace(theta=theta)
+            return Request(_next(state, candidates, acquisition)[None]), state
 
     def tell(state: State, request: Request, outcome: Outcome) -> State:
         points = np.concatenate([state.points, request.points])
-        return State(points, np.concatenate([state.losses, outcome.losses]), state.theta)
+        return State(points, np.concatenate([state.losses, outcome.losses]))
 
     return Search(lambda: State(np.zeros((0, R)), np.zeros(0)), ask, tell)
 
 
-def _next(state: State, candidates: np.ndarray, acquisition: str) -> tuple[np.ndarray, Any]:
-    """The point where the acquisition function is largest, and theta of the model."""
+def _next(state: State, candidates: np.ndarray, acquisition: str) -> np.ndarray:
+    """The point where the acquisition function is largest."""
     finite = state.losses[np.isfinite(state.losses)]
     if not len(finite):
-        return candidates[0], state.theta
+        return candidates[0]
     least = finite.min()
     most = least + 10 * (np.median(finite) - least)
     losses = np.minimum(np.where(np.isfinite(state.losses), state.losses, most), most)
-    model = fitted(state.points, losses, state.theta)
+    model = fitted(state.points, losses)
     near = np.clip(state.points[np.argmin(losses)] + 0.05 * (candidates[:64] - 0.5), 0, 1)
     candidates = np.concatenate([candidates, near])
 
@@ -113,18 +111,18 @@ def _next(state: State, candidates: np.ndarray, acquisition: str) -> tuple[np.nd
     within: Any = {"method": "L-BFGS-B", "bounds": [(0, 1)] * candidates.shape[1]}
     found = [scipy.optimize.minimize(downhill, x, jac=True, **within) for x in candidates[order]]
     ends = np.clip(np.stack([each.x for each in found]), 0, 1)
-    return ends[np.argmax(value(ends))], model.kernel_.theta
+    return ends[np.argmax(value(ends))]
 
 
-def fitted(points: np.ndarray, losses: np.ndarray, theta: np.ndarray | None = None) -> Any:
+def fitted(points: np.ndarray, losses: np.ndarray) -> Any:
     """The Gaussian process of losses at points, [n] and [n, R]: lengths between a hundredth of the
-    box and ten of it, and a little noise, for what is not solved exactly; fitted from `theta`."""
+    box and ten of it, and a little noise, for what is not solved exactly. Each fit starts anew:
+    from the last one it stays with lengths that a few points were too few for."""
     process = needed("sklearn.gaussian_process", "bayesian")
     kernels = process.kernels
     kernel = kernels.ConstantKernel(1.0, (1e-3, 1e3)) * kernels.RBF(
         np.full(points.shape[1], 0.3), (1e-2, 10.0)
     ) + kernels.WhiteKernel(1e-6, (1e-10, 1e-2))
-    kernel = kernel if theta is None else kernel.clone_with_theta(theta)
     model = process.GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
     with warnings.catch_warnings():
         # A length at its bound says that a parameter does not matter: nothing to warn of.
