@@ -9,6 +9,10 @@ from deqbilevel import checks
 from deqbilevel.search.base import Outcome, Request, Search
 from deqbilevel.search.extras import needed
 
+DRAWS, MANY = 100, 100
+"""How often a candidate is drawn until it is in the box, before it is clipped; of more than `MANY`
+parameters once, as hardly any draw is there, and one costs as much as a product of matrices."""
+
 
 class State(NamedTuple):
     """The library's own state, never changed here, and the generation that it has asked for."""
@@ -34,7 +38,8 @@ def cma_es(R: int, *, spread: float = 0.3, population: int | None = None, seed: 
     own = max(R, 2)  # the library wants two parameters or more: a second that changes nothing
 
     def init() -> State:
-        options = {} if population is None else {"population_size": population}
+        options = {"n_max_resampling": DRAWS if own <= MANY else 1}
+        options |= {} if population is None else {"population_size": population}
         bounds = np.array([[0.0, 1.0]] * own)
         return State(library.CMA(np.full(own, 0.5), spread, bounds=bounds, seed=seed, **options))
 
