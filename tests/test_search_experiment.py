@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
+from deqbilevel import algorithms
 from deqbilevel.disk import checkpoints
 from experiments.search import Search, gradients, main, methods, problems
 
@@ -89,6 +91,21 @@ def test_a_method_with_a_hypergradient_steps_in_the_unit_cube(name: str) -> None
     after, info = jax.eval_shape(method.step, state, posed.data, jax.random.key(0))
     assert after.gamma.shape == (2,) and info.loss.shape == ()
     np.testing.assert_array_equal(state.gamma, 0.5)
+
+
+def test_steps_that_leave_the_box_count_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(config: Any, problem: algorithms.Problem, lipschitz: float) -> algorithms.Algorithm:
+        return algorithms.aid(problem, optax.sgd(1e3), lower_iterations=2, adjoint_iterations=1)
+
+    monkeypatch.setitem(gradients.GRADIENTS, "adam", away)
+    config = Search(("sampling1d",), parameters=(1,), **(SMALL | {"candidates": 2}))
+    [case] = problems.build(config)
+    judged = methods.judge(config, case)
+    rows = methods.run(config, case, "adam", None, judged, tmp_path)
+    first, second = (row["losses"][0] for row in rows)
+    assert np.isfinite(first) and np.isnan(second)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def _steps(
     states: Path,
 ) -> Iterator[dict[str, Any]]:
     """The steps of a method from the middle of the box. A loss is that of the step's point, judged
-    apart as accurately as those of the searches, and not counted."""
+    apart as accurately as those of the searches, and not counted; NaN outside of the box."""
     done = checkpoints.latest_step(states) or 0
     if len(known) > done:  # the state after them was not stored
         del known[done:]
@@ -117,10 +117,12 @@ def _steps(
             now, info = jax.block_until_ready(step(now, posed.data, key))
             costs.append((float(info.calls.total()), time.perf_counter() - begin))
         found = judged(Request(np.stack(points))).outcome
+        inside = np.all(np.abs(np.stack(points) - 0.5) < 0.5 + 1e-6, axis=1)
+        losses = np.where(inside, found.losses, np.nan)
         for i, (point, (evaluations, seconds)) in enumerate(zip(points, costs, strict=True)):
             yield {
                 "points": [point.tolist()],
-                "losses": found.losses[i : i + 1].tolist(),
+                "losses": losses[i : i + 1].tolist(),
                 "bounds": found.bounds[i : i + 1].tolist(),
                 "evaluations": [evaluations],
                 "seconds": seconds,

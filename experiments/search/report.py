@@ -93,7 +93,8 @@ def course(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The least loss after each request, with what all until then has cost."""
     found, least, spent, seconds, candidates = [], np.inf, 0.0, 0.0, 0
     for row in rows:
-        least = min(least, np.min(np.where(np.isnan(row["losses"]), np.inf, row["losses"])))
+        losses = np.asarray(row["losses"], float)
+        least = min(least, np.min(np.where(np.isnan(losses), np.inf, losses)))
         spent, seconds = spent + sum(row["evaluations"]), seconds + row["seconds"]
         candidates += len(row["losses"])
         point = {"loss": [float(least)], "calls": [spent], "seconds": [seconds]}
