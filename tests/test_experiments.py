@@ -316,10 +316,13 @@ def test_a_sampled_study_knows_its_points_and_refuses_others(
         axis=("tau=0.1..1:log", "lam=0.5..2", "window=2,5"),
         samples=3,
         keep_parameters="best",
+        figures=False,
         out=tmp_path,
         **TINY,
     )
     assert compare.main(config)["runs"] == 6
+    assert "best setting" in (tmp_path / "summary.md").read_text()
+    assert list(tmp_path.glob("*.png")) == []
     assert re.search(r"relu, tau [\d.]+, gamma 1, window \d, sample \d, lam [\d.]+ ",
                      capsys.readouterr().out)  # fmt: skip
     dataset = results.read(tmp_path)
