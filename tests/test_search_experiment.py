@@ -100,7 +100,8 @@ def test_steps_that_leave_the_box_count_for_nothing(
         return algorithms.aid(problem, optax.sgd(1e3), lower_iterations=2, adjoint_iterations=1)
 
     monkeypatch.setitem(gradients.GRADIENTS, "adam", away)
-    config = Search(("sampling1d",), parameters=(1,), **(SMALL | {"candidates": 2}))
+    smaller: dict[str, Any] = SMALL | {"candidates": 2}
+    config = Search(("sampling1d",), parameters=(1,), **smaller)
     [case] = problems.build(config)
     judged = methods.judge(config, case)
     rows = methods.run(config, case, "adam", None, judged, tmp_path)
