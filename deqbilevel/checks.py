@@ -4,6 +4,7 @@ Each raises a ValueError that names what was given and what was expected. Values
 where they are concrete, so that a check may stand where a number can be traced.
 """
 
+import importlib
 import operator
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -21,6 +22,18 @@ def known(what: str, name: Any, names: Iterable[str]) -> Any:
     if name not in names:
         raise ValueError(f"{what} {name!r}: expected one of {', '.join(map(str, names))}")
     return name
+
+
+def needed(module: str, what: str, extra: str) -> Any:
+    """The module of an optional library. Raises: ImportError that says what needs it, and how to
+    install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{what} needs {module.partition('.')[0]}, which is not installed; "
+            f"pip install 'deqbilevel[{extra}]'"
+        ) from error
 
 
 class Registry(dict[str, Value]):

@@ -18,7 +18,17 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from deqbilevel import baselines, learning, models, plots, pretrained, results, settings, studies
+from deqbilevel import (
+    baselines,
+    learning,
+    models,
+    plots,
+    pretrained,
+    recipes,
+    results,
+    settings,
+    studies,
+)
 from deqbilevel.commands import common, folders
 from deqbilevel.data import groups
 from deqbilevel.disk import checkpoints
@@ -194,7 +204,7 @@ def test_compare_makes_table_results_and_figures_and_repeats_nothing(
     config = compare.Compare(
         tasks=("denoising", "inpainting"),
         noises=(0.1,),
-        taus=(0.9, 2.1),
+        taus=(0.9,),
         gammas=(1.0,),
         activations=("relu",),
         out=tmp_path,
@@ -202,7 +212,7 @@ def test_compare_makes_table_results_and_figures_and_repeats_nothing(
         **TINY,
     )
     numbers = compare.main(config)
-    assert numbers["runs"] == 8
+    assert numbers["runs"] == 4
     table = capsys.readouterr().out
     assert table.count("\n") == 2 + 4 + 2 + 3 and "best setting" in table
     assert table.count("measurement f") == 2 and table.count("K^T f") == 1
@@ -213,7 +223,7 @@ def test_compare_makes_table_results_and_figures_and_repeats_nothing(
     )
     dataset = xr.open_zarr(tmp_path / "results.zarr")
     assert dict(dataset.test_loss.sizes) == {
-        "task": 2, "model": 2, "noise": 1, "tau": 2, "gamma": 1, "activation": 1, "epoch": 2,
+        "task": 2, "model": 2, "noise": 1, "tau": 1, "gamma": 1, "activation": 1, "epoch": 2,
     }  # fmt: skip
     assert bool(dataset.test_loss.notnull().all()) and bool(np.isfinite(dataset.test_loss).all())
     for name in ("figure_1", "figure_2", "figure_3", "figure_5", "figure_6"):
@@ -662,15 +672,23 @@ def test_the_quick_preset_has_the_runs_that_the_figures_of_the_paper_show() -> N
 def test_the_command_ends_with_one_json_line_and_nothing_else_on_standard_output(
     tmp_path: Path,
 ) -> None:
-    command = [sys.executable, "-m", "experiments.train", "--epochs", "0", "--train-size", "10"]
-    command += ["--test-size", "10", "--out", str(tmp_path / "run")]
-    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    """In double precision, as JAX_ENABLE_X64 has it from the beginning."""
+    command = [sys.executable, "-m", "experiments.train", "--task", "inpainting", "--model", "deq"]
+    command += ["--epochs", "1", "--train-size", "10", "--test-size", "10", "--batch-size", "10"]
+    environment = os.environ | {"JAX_ENABLE_X64": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        [*command, "--out", str(tmp_path / "run")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     [line] = done.stdout.splitlines()
-    assert json.loads(line)["step_ms"] is None
+    assert json.loads(line)["step_ms"] > 0
     assert "epoch 0" in done.stderr
+    with np.load(tmp_path / "run" / recipes.file()) as learned:
+        assert learned["['A']"].dtype == np.float64
 
 
 def test_filters_are_learned_by_a_named_algorithm(tmp_path):

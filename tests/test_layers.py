@@ -60,7 +60,7 @@ INSIDE = {
     ],
     "commands.learn": ["parts", "searching", "asked", "report"],
     "search": [
-        *("base", "extras", "sampled", "evolution", "bayesian", "trust_region", "evaluating"),
+        *("base", "sampled", "evolution", "bayesian", "trust_region", "evaluating"),
         *("running", "posing"),
     ],
     "unrolled": [
@@ -74,7 +74,7 @@ INSIDE = {
     "variational": [
         *("cosines", "base", "variations", "transforms", "problems", "saddle", "dual", "active"),
         *("rounded", "newton", "proximal", "splitting", "duality", "synthesising"),
-        "plug_and_play",
+        *("plug_and_play", "denoisers"),
     ],
     "studies": [
         *("logs", "cubes", "storage", "states", "grids", "study", "keeping", "running", "plans"),

@@ -259,7 +259,7 @@ def test_everything_has_the_dtype_of_the_weights(name, dtype):
     assert u.dtype == info.residual.dtype == dtype
 
 
-def test_the_readmes_snippet_and_a_command_run_in_double_precision(tmp_path):
+def test_the_readmes_snippet_runs_in_double_precision():
     """In a process of their own, that has it from the beginning."""
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert code is not None
@@ -272,9 +272,6 @@ def test_the_readmes_snippet_and_a_command_run_in_double_precision(tmp_path):
         "epochs = learning.run(trainer, setting, state, *digits[:2], epochs=1, key=key)\n"
         "state, record = next(epochs)\n"
         "assert state.params['A'].dtype == record['test_loss'].dtype == 'float64'\n"
-        "from pathlib import Path\nfrom experiments import train\n"
-        "train.main(train.Train('inpainting', 'deq', train_size=20, test_size=10, batch_size=10, "
-        f"epochs=1, out=Path({str(tmp_path / 'run')!r})))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -284,7 +281,7 @@ def test_the_readmes_snippet_and_a_command_run_in_double_precision(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("bilevel ") and (tmp_path / "run" / "result.json").exists()
+    assert done.stdout.startswith("bilevel ")
 
 
 def test_float64_is_on_meanwhile_alone():

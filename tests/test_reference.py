@@ -39,6 +39,7 @@ NO_EXAMPLE = {
     "commands": "what is run in a shell; `--help` says how",
     "disk": "files of the library's own",
     "types": "protocols and records that functions take and return",
+    "variational.bm3d": "of a library that need not be there",
     "regularizers.convolutional.require": "what its functions ask of params",
     "plots": "a figure is its own example: tests/test_plots.py draws every one",
     **{

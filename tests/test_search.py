@@ -13,10 +13,9 @@ from jax.sharding import Mesh
 from scipy import stats
 from scipy.spatial.distance import pdist
 
-from deqbilevel import algorithms, lanes, search
+from deqbilevel import algorithms, checks, lanes, search
 from deqbilevel.lanes import Lanes
 from deqbilevel.search.bayesian import expected_improvement, lower_bound
-from deqbilevel.search.extras import needed
 from deqbilevel.search.trust_region import State, gauss_newton
 
 SAMPLED = ("grid", "random", "sobol", "poisson_disk")
@@ -254,7 +253,7 @@ def test_a_box_of_other_parameters_and_a_library_that_is_missing() -> None:
     with pytest.raises(ValueError, match=r"box: of \['beta'\]; expected parameters of the problem"):
         search.evaluator(posed, search.Box({"beta": 0.0}, {"beta": 1.0}))
     with pytest.raises(ImportError, match=r"search 'cma_es' needs no_such.*deqbilevel\[search\]"):
-        needed("no_such_library", "cma_es")
+        checks.needed("no_such_library", "search 'cma_es'", "search")
     losses = search.Outcome(np.zeros(3), np.zeros(3))
     built = search.trust_region(2)
     request, state = built.ask(built.init())

@@ -1,5 +1,6 @@
 """Studies: grids, chunks of like lanes, and results that do not depend on how they were run."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -41,13 +42,19 @@ AXES: dict[str, list[Any]] = {
 }
 
 
+@contextlib.contextmanager
+def without_optimizations(value: bool) -> Iterator[None]:
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", value)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def optimised() -> Iterator[None]:
     """Without optimisations XLA rounds a loop over one lane and one over several differently."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    with without_optimizations(False):
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -297,7 +304,14 @@ def test_a_plan_counts_what_is_left(alone: xr.Dataset, tmp_path: Path) -> None:
     assert plans.total([before, left]).chunks == 4
 
 
-def test_memory_is_linear_in_lanes(tmp_path: Path) -> None:
+@pytest.fixture
+def quickly(optimised: None) -> Iterator[None]:
+    """Compiled without optimisations again, where nothing runs."""
+    with without_optimizations(True):
+        yield
+
+
+def test_memory_is_linear_in_lanes(quickly: None, tmp_path: Path) -> None:
     """Three times the lanes under one vmap: three times what one lane adds."""
     memory = []
     for each in (2, 4, 6):
@@ -310,7 +324,7 @@ def test_memory_is_linear_in_lanes(tmp_path: Path) -> None:
     assert memory[1] - memory[0] > 2 * state
 
 
-def test_lanes_that_fit_fill_the_memory_that_there_is(tmp_path: Path) -> None:
+def test_lanes_that_fit_fill_the_memory_that_there_is(quickly: None, tmp_path: Path) -> None:
     study, _ = study_in(tmp_path / "s", lanes.lanes(), AXES)
     lane = grids.grid(AXES)[0]
 

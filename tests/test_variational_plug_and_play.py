@@ -1,9 +1,13 @@
 """Plug-and-play by alternating directions: what it solves, its rate, and what is learned of it."""
 
+import sys
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 from helpers import float64, normal
 
 from deqbilevel import hypergradients, operators, solvers, variational
@@ -116,3 +120,32 @@ def test_a_schedule_of_equal_strengths_is_the_iteration():
         G(start, {}, f)
     with pytest.raises(ValueError, match="not linear"):
         plug_and_play_admm(operators.diffusion(SHAPE), smoothing)
+
+
+def test_a_denoiser_of_another_library_is_used_and_has_no_derivative(monkeypatch):
+    """A median filter, whose fixed point of a constant is the constant; and lam by differences."""
+
+    def median(image, strength):
+        assert image.shape == SHAPE and strength == 0.5
+        return scipy.ndimage.median_filter(image, 3)
+
+    D, params = variational.outside(median, SHAPE), {"lam": jnp.asarray(1.0), "strength": 0.5}
+    f = jnp.ones((2, PIXELS)).at[:, 14].set(9.0)
+    G = plug_and_play_admm(operators.Identity(), D)
+    solve = solvers.picard(tolerance=1e-6, max_evaluations=200)
+    u, info = jax.jit(lambda p: solve(lambda u: G(u, p, f), jnp.zeros((2, 2 * PIXELS))))(params)
+    assert info.converged
+    np.testing.assert_allclose(image(u), 1.0, atol=1e-4)
+    with pytest.raises(ValueError, match="median: runs outside of JAX and has no derivative"):
+        jax.grad(lambda p: jnp.sum(G(u, p, f)))(params)
+    wrong = variational.outside(lambda image, strength: image[1:], SHAPE)
+    with pytest.raises(Exception, match=r"<lambda>: returns \(5, 6\) for an image of \(6, 6\)"):
+        wrong(f, params).block_until_ready()
+    seen = {}
+    library = types.SimpleNamespace(bm3d=lambda image, sigma, **own: seen.update(own) or image)
+    monkeypatch.setitem(sys.modules, "bm3d", library)
+    np.testing.assert_array_equal(variational.bm3d(SHAPE, profile="lc")(f, params), f)
+    assert seen == {"profile": "lc"}
+    monkeypatch.setitem(sys.modules, "bm3d", None)
+    with pytest.raises(ImportError, match=r"denoiser 'bm3d' needs bm3d.*deqbilevel\[bm3d\]"):
+        variational.bm3d(SHAPE)

@@ -19,7 +19,6 @@ import scipy
 
 from deqbilevel import checks
 from deqbilevel.search.base import Outcome, Request, Search
-from deqbilevel.search.extras import needed
 from deqbilevel.search.sampled import balanced
 
 MOST = 20
@@ -66,7 +65,7 @@ def bayesian(
             f"bayesian: {R} parameters; expected at most {MOST}, beyond which a Gaussian process "
             "knows nothing of most directions; take cma_es, or a hypergradient"
         )
-    needed("sklearn", "bayesian")
+    _library("sklearn")
     count = 2 * (R + 1) if first is None else checks.whole("first", first)
 
     def ask(state: State) -> tuple[Request | None, State]:
@@ -75,7 +74,7 @@ def bayesian(
             return Request(balanced(R, count, [seed, 0])[known:]), state
         candidates = balanced(R, CANDIDATES, [seed, known])
         # Matrices of so few points take longer on several threads than on one.
-        with needed("threadpoolctl", "bayesian").threadpool_limits(1):
+        with _library("threadpoolctl").threadpool_limits(1):
             return Request(_next(state, candidates, acquisition)[None]), state
 
     def tell(state: State, request: Request, outcome: Outcome) -> State:
@@ -118,7 +117,7 @@ def fitted(points: np.ndarray, losses: np.ndarray) -> Any:
     """The Gaussian process of losses at points, [n] and [n, R]: lengths between a hundredth of the
     box and ten of it, and a little noise, for what is not solved exactly. Each fit starts anew:
     from the last one it stays with lengths that a few points were too few for."""
-    process = needed("sklearn.gaussian_process", "bayesian")
+    process = _library("sklearn.gaussian_process")
     kernels = process.kernels
     kernel = kernels.ConstantKernel(1.0, (1e-3, 1e3)) * kernels.RBF(
         np.full(points.shape[1], 0.3), (1e-2, 10.0)
@@ -126,7 +125,7 @@ def fitted(points: np.ndarray, losses: np.ndarray) -> Any:
     model = process.GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
     with warnings.catch_warnings():
         # A length at its bound says that a parameter does not matter: nothing to warn of.
-        warnings.simplefilter("ignore", needed("sklearn.exceptions", "bayesian").ConvergenceWarning)
+        warnings.simplefilter("ignore", _library("sklearn.exceptions").ConvergenceWarning)
         return model.fit(points, losses)
 
 
@@ -143,3 +142,7 @@ def lower_bound(mean: np.ndarray, deviation: np.ndarray, least: float) -> np.nda
 
 ACQUISITIONS = {"expected_improvement": expected_improvement, "lower_bound": lower_bound}
 """What is maximised, by name."""
+
+
+def _library(module: str) -> Any:
+    return checks.needed(module, "search 'bayesian'", "search")

@@ -7,7 +7,6 @@ import numpy as np
 
 from deqbilevel import checks
 from deqbilevel.search.base import Outcome, Request, Search
-from deqbilevel.search.extras import needed
 
 DRAWS, MANY = 100, 100
 """How often a candidate is drawn until it is in the box, before it is clipped; of more than `MANY`
@@ -34,7 +33,7 @@ def cma_es(R: int, *, spread: float = 0.3, population: int | None = None, seed: 
     """
     checks.whole("R", R)
     checks.one("spread", spread, above=0, most=1)
-    library = needed("cmaes", "cma_es")
+    library = checks.needed("cmaes", "search 'cma_es'", "search")
     own = max(R, 2)  # the library wants two parameters or more: a second that changes nothing
 
     def init() -> State:

@@ -11,6 +11,7 @@ from typing import Any
 from deqbilevel.checks import Registry
 from deqbilevel.variational.active import Pattern, differentiable, pattern
 from deqbilevel.variational.base import Analysis, Terms, Unknowns, Weights
+from deqbilevel.variational.denoisers import bm3d, outside
 from deqbilevel.variational.dual import fista
 from deqbilevel.variational.duality import conjugate, dual_gradient
 from deqbilevel.variational.newton import semismooth_newton
@@ -39,6 +40,7 @@ __all__ = [
     "Unknowns",
     "Weights",
     "admm",
+    "bm3d",
     "chambolle_pock",
     "coefficients",
     "conjugate",
@@ -48,6 +50,7 @@ __all__ = [
     "fourier",
     "generalised_variation",
     "infimal_convolution",
+    "outside",
     "pattern",
     "plug_and_play_admm",
     "primal_dual_map",
