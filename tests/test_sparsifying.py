@@ -60,5 +60,5 @@ def test_signals_are_piecewise_constant() -> None:
 def test_pictures_smaller_than_their_middles_are_refused(tmp_path: Path) -> None:
     iio.imwrite(tmp_path / "a.png", np.zeros((12, 20), np.uint8))
     config = dataclasses.replace(SMALL, parts=("samples",), test=tmp_path, middle=13)
-    with pytest.raises(SystemExit, match="a is 12x20, smaller than --middle 13; take less"):
+    with pytest.raises(SystemExit, match="a: 12x20 is smaller than 13x13; use a smaller --middle"):
         main(config)

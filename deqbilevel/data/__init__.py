@@ -1,6 +1,7 @@
 """Grey images to learn from, named by a short specification, and pictures to reconstruct."""
 
 import difflib
+import itertools
 import operator
 from collections.abc import Iterator, Sequence
 from importlib.resources import as_file, files
@@ -17,6 +18,7 @@ from deqbilevel.data.base import (
     check_not_empty,
     checked_range,
     mapped,
+    middle,
 )
 from deqbilevel.data.fingerprint import changes, fingerprint
 from deqbilevel.data.folder import load_folder, load_whole
@@ -36,6 +38,7 @@ __all__ = [
     "fingerprint",
     "load",
     "load_idx_labels",
+    "middles",
     "phantoms",
     "pictures",
     "place",
@@ -141,6 +144,31 @@ def pictures(directory: str | Path, value_range: Range = SIGNED) -> Iterator[tup
     paths = folder.pictures(directory)
     named = zip(folder.names(paths, directory), paths, strict=True)
     return ((name, mapped(folder.read_grey(path), SIGNED, to)) for name, path in named)
+
+
+def middles(
+    directory: str | Path,
+    shape: tuple[int, int] | None,
+    count: int,
+    *,
+    option: str = "shape",
+    value_range: Range = SIGNED,
+) -> list[Picture]:
+    """The middles [height, width] of the first pictures of a folder, these whole without a shape.
+
+    Raises:
+
+        DataError: see `pictures`; a picture that is smaller, naming the option that asks for more.
+
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "one.png")
+    ...     clipped = pictures.write(path, np.array([[0.0, 1.0, 0.0]]), (0, 1))
+    ...     print(data.middles(folder, (1, 1), 9, value_range=(0, 1)))
+    [array([[1.]], dtype=float32)]
+    """
+    first = itertools.islice(pictures(directory, value_range), count)
+    return [middle(picture, shape, name, option) for name, picture in first]
 
 
 def prepare(idx_directory: str | Path, tfds_directory: str | Path) -> tuple[int, int]:

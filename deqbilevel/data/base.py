@@ -134,17 +134,17 @@ def from_pictures(train: Sequence[Picture], test: Sequence[Picture], source: str
 
 
 def middle(
-    picture: Picture, shape: tuple[int, int] | None, name: object
+    picture: Picture, shape: tuple[int, int] | None, name: object, option: str = "shape"
 ) -> Float32[np.ndarray, "rows columns"]:
     """The part of that shape in the middle of a picture, all of it where `shape` is None.
 
     Raises:
 
-        DataError: the picture, called by its name, is smaller.
+        DataError: the picture, called by its name, is smaller, and the option asks for the shape.
     """
     if shape is None:
         return picture
-    _check_holds(picture, shape, name, "shape")
+    _check_holds(picture, shape, name, option)
     rows, columns = (
         slice((has - wanted) // 2, (has - wanted) // 2 + wanted)
         for has, wanted in zip(picture.shape, shape, strict=True)

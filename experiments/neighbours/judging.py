@@ -1,6 +1,5 @@
 """A way on a task: learned on the training images, or tuned, and judged on the test pictures."""
 
-import itertools
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,17 +31,9 @@ def tested(config: Any, images: Images) -> list[Picture]:
     """The test pictures. Raises: ValueError for a middle that is larger than one."""
     if config.test is None:
         return [x.reshape(images.shape) for x in np.asarray(images.test[: config.pictures])]
-    found = itertools.islice(data.pictures(config.test, (0.0, 1.0)), config.pictures)
-    return [_middle(name, picture, config.middle) for name, picture in found]
-
-
-def _middle(name: str, picture: Picture, size: tuple[int, int] | None) -> Picture:
-    if size is None:
-        return picture
-    if any(n > m for n, m in zip(size, picture.shape, strict=True)):
-        raise ValueError(f"--middle {size[0]} {size[1]}: {name} is {picture.shape}; take less")
-    top, left = ((m - n) // 2 for n, m in zip(size, picture.shape, strict=True))
-    return picture[top : top + size[0], left : left + size[1]]
+    unit = (0.0, 1.0)
+    size, count = config.middle, config.pictures
+    return data.middles(config.test, size, count, option="--middle", value_range=unit)
 
 
 def row(

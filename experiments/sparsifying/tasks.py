@@ -66,15 +66,6 @@ def pictures(config: Any, images: Images) -> Task:
 
 def middles(config: Any) -> Array:
     """The middles of the first pictures of --test."""
-    found, side = [], config.middle
-    for name, picture in data.pictures(config.test, (0.0, 1.0)):
-        top, left = ((n - side) // 2 for n in picture.shape)
-        if min(top, left) < 0:
-            raise ValueError(
-                f"--test {config.test}: {name} is {picture.shape[0]}x{picture.shape[1]}, smaller "
-                f"than --middle {side}; take less"
-            )
-        found.append(np.asarray(picture[top : top + side, left : left + side]).ravel())
-        if len(found) == config.pictures:
-            break
-    return jnp.asarray(np.array(found), float)
+    shape, unit = (config.middle, config.middle), (0.0, 1.0)
+    found = data.middles(config.test, shape, config.pictures, option="--middle", value_range=unit)
+    return jnp.asarray(np.stack(found).reshape(len(found), -1), float)

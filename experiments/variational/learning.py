@@ -1,6 +1,5 @@
 """The weights of a model on a set of images, by every way."""
 
-import itertools
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -14,7 +13,6 @@ import optax
 from jaxtyping import Array, Float
 
 from deqbilevel import data, fidelities, losses, operators, variational
-from deqbilevel.data.base import middle
 from deqbilevel.disk import archives
 from deqbilevel.hypergradients import no_info
 from deqbilevel.types import Info
@@ -77,8 +75,8 @@ def sets_of(config: Any) -> dict[str, Images]:
 
 def _middles(config: Any, shape: tuple[int, int]) -> Float[Array, "test pixels"]:
     """Of the first pictures of --test. Raises: ValueError for one that is too small."""
-    first = itertools.islice(data.pictures(config.test, (0.0, 1.0)), config.test_size)
-    return jnp.asarray(np.stack([middle(u, shape, name).ravel() for name, u in first]))
+    found = data.middles(config.test, shape, config.test_size, value_range=(0.0, 1.0))
+    return jnp.asarray(np.stack(found).reshape(len(found), -1))
 
 
 def problem_of(model: str, shape: tuple[int, int]) -> Problem:
