@@ -237,7 +237,9 @@ def test_a_study_whose_runs_may_take_so_many_hours_goes_on_with_more(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = {"tasks": ("denoising",), "models": ("bilevel",), "noises": (0.1,), "gammas": (1.0,)}
-    config = compare.Compare(**one, taus=(0.5,), activations=("relu",), out=tmp_path, **TINY)
+    config = compare.Compare(
+        **one, taus=(0.5,), activations=("relu",), out=tmp_path, figures=False, **TINY
+    )
     assert compare.main(dataclasses.replace(config, hours=1e-9))["runs"] == 1
     dataset = results.read(tmp_path)
     assert dataset.attrs["hours"] == 1e-9
@@ -264,6 +266,7 @@ def test_watch_shows_a_study_under_way_and_the_study_goes_on(
         activations=("relu",),
         axis=("seed=0,1", "lam=1,2"),
         out=tmp_path,
+        figures=False,
         **TINY,
     )
     chunk_of_epoch, count = learning.epoch, 0

@@ -140,7 +140,9 @@ def test_a_study_is_read(said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     small = {"train_size": 20, "test_size": 10, "batch_size": 10, "epochs": 1}
     monkeypatch.chdir(tmp_path)
     compare.main(
-        compare.Compare(tasks=("inpainting",), noises=(0.1,), activations=("relu",), **small)
+        compare.Compare(
+            tasks=("inpainting",), noises=(0.1,), activations=("relu",), figures=False, **small
+        )
     )
     assert "(model: 2, activation: 1)" in "\n".join(said(*STUDY))
 
