@@ -73,8 +73,8 @@ def contrastive_divergence(
 
     def init(params: Params, u: Images) -> State:
         checks.rows("data", u, pixels)
-        own = {name: prior(params)[name] for name in LEARNED}
-        return State(params, optimiser.init(own), key)
+        prior(params)
+        return State(params, optimiser.init({name: params[name] for name in LEARNED}), key)
 
     def step(state: State, u: Images) -> tuple[State, Float[Array, ""]]:
         params = state.operator

@@ -186,24 +186,26 @@ def tolerance(run: Run) -> float:
     return TOLERANCES[run.task.split("-")[0]]
 
 
+def _limits(run: Run) -> dict[str, Any]:
+    return {"tolerance": tolerance(run), "max_evaluations": MOST}
+
+
 def solver(run: Run) -> Solver:
     """Of a reconstruction."""
-    limits: dict[str, Any] = {"tolerance": tolerance(run), "max_evaluations": MOST}
     if run.name in UNROLLED:
         return solvers.picard(max_evaluations=1)
     if run.name == "deq":
-        return solvers.anderson(relative=True, **limits)
-    return solvers.optimized_gradient(**limits)
+        return solvers.anderson(relative=True, **_limits(run))
+    return solvers.optimized_gradient(**_limits(run))
 
 
 def other(run: Run) -> Solver | None:
     """Another one of the same lower level; None where there is none."""
     if run.name in UNROLLED:
         return None
-    limits: dict[str, Any] = {"tolerance": tolerance(run), "max_evaluations": MOST}
     if run.name == "deq":
         return solvers.picard(tolerance=1e-5, max_evaluations=500)
-    return solvers.anderson(relative=True, **limits)
+    return solvers.anderson(relative=True, **_limits(run))
 
 
 def changed(run: Run, params: Params, count: int) -> tuple[Params, Solver]:

@@ -75,7 +75,8 @@ def sets_of(config: Any) -> dict[str, Images]:
 
 def _middles(config: Any, shape: tuple[int, int]) -> Float[Array, "test pixels"]:
     """Of the first pictures of --test. Raises: ValueError for one that is too small."""
-    found = data.middles(config.test, shape, config.test_size, value_range=(0.0, 1.0))
+    count, unit = config.test_size, (0.0, 1.0)
+    found = data.middles(config.test, shape, count, option="--side", value_range=unit)
     return jnp.asarray(np.stack(found).reshape(len(found), -1))
 
 
