@@ -8,9 +8,11 @@ $$ \min_{x, z} \tfrac12 \|K u - f\|^2 + \sum_t \sum_p w_t[p]\, |z_t[p]| \quad
     d+ = project(d + rho y),   z+ = y + (d - d+) / rho
 
 for any linear K, where z+ is the shrinkage of y + d / rho and alpha the relaxation. The minimum
-over x is a linear system, solved by a few conjugate gradients from the last x, preconditioned in
-cosines where `Analysis.symbol` is known: for K = I and TV that is exact, and the first product
-solves it. The d that is returned is feasible, so the gap holds however inexact they were.
+over x is a linear system, solved by a few conjugate gradients for the step from the last x, whose
+right-hand side has K^T (K u - f): the difference of K^T K u and K^T f loses digits. They are
+preconditioned in cosines where `Analysis.symbol` is known: for K = I and TV that is exact, and the
+first product solves it. The d that is returned is feasible, so the gap holds however inexact they
+were.
 Boyd, Parikh, Chu, Peleato, Eckstein, Found. Trends Mach. Learn. 3 (2011); [CF] 2.3.
 """
 
@@ -67,7 +69,6 @@ def admm(
     tolerance = floor_tolerance(tolerance, dtype)
     d = omega.project(at.d, weights)
     rho = _penalties(problem, weights, radius * balance, dtype)
-    back = omega.start(K.adjoint(f))
     precondition = _preconditioner(problem, rho, dtype)
 
     def scaled(z: Terms) -> Terms:
@@ -79,16 +80,17 @@ def admm(
 
     def advance(_: Any, carry: tuple[tuple[Unknowns, Terms, Terms], tuple[()]]) -> Any:
         (x, d, z), _ = carry
-        pushed = tuple(a - b for a, b in zip(scaled(z), d, strict=True))
-        x, _ = symmetric_solve(
+        apart = tuple(a - b for a, b in zip(omega.apply(x), z, strict=True))
+        pushed = tuple(a + b for a, b in zip(d, scaled(apart), strict=True))
+        step, _ = symmetric_solve(
             H,
-            back + omega.adjoint(pushed),
-            x,
+            -(problem.slope(x, f) + omega.adjoint(pushed)),
             tolerance=0.0,
-            max_evaluations=products + 1,
+            max_evaluations=products,
             precondition=precondition,
             checked=False,
         )
+        x = x + step
         y = tuple(
             relaxation * a + (1 - relaxation) * b for a, b in zip(omega.apply(x), z, strict=True)
         )
