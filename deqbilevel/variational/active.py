@@ -39,13 +39,13 @@ with 1 - |d| / w."""
 
 
 class Pattern(NamedTuple):
-    """Where Omega x is not zero, for each term."""
+    """Where Omega x is not zero, or weighs nothing, for each term."""
 
     active: tuple[Bool[Array, "batch _ _"], ...]
     direction: Terms
     """n, also where it is not active."""
     length: tuple[Float[Array, "batch _ _"], ...]
-    """|Omega x| / w, 0 where it is not active."""
+    """|Omega x| / w, 0 where it is not active, and large where it weighs nothing."""
     margin: Float[Array, " batch"]
     """The least of | |d + sigma Omega x| / w - 1 |: how near a place is to a change."""
 
@@ -73,14 +73,14 @@ def pattern(
     z = omega.apply(at.x)
     active, direction, length, margins = [], [], [], []
     for w, d, y in zip(omega.weigh(weights, z), at.d, z, strict=True):
-        sigma = w / difference
-        v = d + sigma * y
+        sigma, weighs = w / difference, w > 0
+        v = jnp.where(weighs, d + sigma * y, y)
         size = omega.size(v)
-        on = size > w
-        active.append(on)
+        active.append(jnp.where(weighs, size > w, True))
         direction.append(v / jnp.where(size > 0, size, 1))
-        length.append(jnp.maximum(size - w, 0) / jnp.where(w > 0, w * sigma, 1))
-        margins.append(jnp.min(jnp.abs(ratio(size, w) - 1), axis=(1, 2)))
+        beyond = jnp.maximum(size - w, 0) / jnp.where(weighs, w * sigma, 1)
+        length.append(jnp.where(weighs, beyond, 1 / jnp.finfo(v.dtype).eps))
+        margins.append(jnp.min(jnp.where(weighs, jnp.abs(ratio(size, w) - 1), jnp.inf), (1, 2)))
     margin = jnp.min(jnp.stack(margins), axis=0)
     return Pattern(tuple(active), tuple(direction), tuple(length), margin)
 

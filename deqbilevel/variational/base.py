@@ -43,6 +43,8 @@ class Analysis(NamedTuple):
     """sigma -> a diagonal in cosines that is at least sum_t sigma_t Omega_t^T Omega_t."""
     balanced: Callable[[Terms], Terms] | None = None
     """d -> d near it whose Omega^T d is 0 in unknowns other than u, as it is at a saddle point."""
+    orthonormal: bool = False
+    """Omega Omega^T = I of all terms together."""
 
     @property
     def pixels(self) -> int:

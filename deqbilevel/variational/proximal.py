@@ -5,7 +5,7 @@ r"""FISTA for any K: proximal gradient steps, whose proximal map is a few steps 
 
 The d of one step is where the next begins, and every ten steps more are taken on it by one, as
 accelerated steps want errors that fall. However inexact d is, it is feasible, and what it leaves of
-K^T (K u - f) + Omega^T d is part of the gap. Where Omega = I a single step on it is exact.
+K^T (K u - f) + Omega^T d is part of the gap. Where Omega is orthonormal one step on it is exact.
 Beck and Teboulle, IEEE Trans. Image Process. 18 (2009).
 """
 
@@ -46,8 +46,9 @@ def proximal_gradient(
     `chambolle_pock`.
 
     inner: first steps on the dual problem of each proximal map, accelerated as the outer ones: with
-    momentum k / (k + 3), which outside begins anew where it goes uphill. For K = I and no unknowns
-    but u the whole is one proximal map: there `fista` takes less.
+    momentum k / (k + 3), which outside begins anew where it goes uphill. Of an orthonormal Omega it
+    is one step. For K = I and no unknowns but u the whole is one proximal map: there `fista` takes
+    less.
     Raises: ValueError for weights that do not fit, and limits that are none.
 
     >>> K, omega = operators.identity((1, 2)), variational.total_variation((1, 2))
@@ -65,9 +66,9 @@ def proximal_gradient(
     dtype = at.x.dtype
     tolerance = floor_tolerance(tolerance, dtype)
     L = jnp.asarray(operators.norm(problem.K, omega.pixels), dtype) ** 2
-    sigma = (L / sum(n**2 for n in omega.norms)).astype(dtype)
+    sigma = (L / (1 if omega.orthonormal else sum(n**2 for n in omega.norms))).astype(dtype)
 
-    def proximal(v: Unknowns, d: Terms, steps: Array) -> Saddle:
+    def proximal(v: Unknowns, d: Terms, steps: Any) -> Saddle:
         def image(d: Terms) -> Unknowns:
             return v - omega.adjoint(d) / L
 
@@ -84,7 +85,8 @@ def proximal_gradient(
 
     def advance(_: Any, carry: tuple[Moving, Array]) -> tuple[Moving, Array]:
         (at, ahead, age), taken = carry
-        new = proximal(ahead - problem.slope(ahead, f) / L, at.d, inner + taken // 10)
+        steps = 1 if omega.orthonormal else inner + taken // 10
+        new = proximal(ahead - problem.slope(ahead, f) / L, at.d, steps)
         step = new.x - at.x
         age = jnp.where(dot(ahead - new.x, step)[:, 0] > 0, 0, age)
         momentum = (age / (age + 3)).reshape(-1, 1).astype(dtype)

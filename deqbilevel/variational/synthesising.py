@@ -37,7 +37,8 @@ def coefficients(atoms: int) -> Analysis:
     def apply(z: Unknowns) -> Terms:
         return (z[:, None],)
 
-    return Analysis((1, checks.whole("atoms", atoms)), atoms, apply, (1.0,), together=False)
+    shape = (1, checks.whole("atoms", atoms))
+    return Analysis(shape, atoms, apply, (1.0,), together=False, orthonormal=True)
 
 
 def synthesis(K: Operator, D: Dictionary) -> Problem:

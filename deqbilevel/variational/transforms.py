@@ -60,7 +60,8 @@ def wavelets(shape: tuple[int, int], kind: str = "haar", levels: int = 1) -> Ana
             fine += [y.reshape(len(x), 1, -1) for y in (b, c, d)]
         return jnp.concatenate(fine, axis=2), coarse.reshape(len(x), 1, -1)
 
-    return Analysis(shape, checks.pixels(shape), apply, (1.0, 1.0), together=False)
+    pixels = checks.pixels(shape)
+    return Analysis(shape, pixels, apply, (1.0, 1.0), together=False, orthonormal=True)
 
 
 @lru_cache
