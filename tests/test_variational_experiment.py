@@ -1,6 +1,7 @@
 """The experiment of TV, TGV and ICTV at its smallest budget."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,3 +107,44 @@ def test_a_table_of_corners(tmp_path: Path) -> None:
     assert found["corners"].keys() == {"0.01", "exact", "tv"}
     assert found["corners"]["tv"] > found["corners"]["exact"]  # before anything is learned
     assert np.asarray(Image.open(tmp_path / "run" / "corners.png").convert("L")).std() > 5
+
+
+def test_tables_of_dictionaries_and_of_plug_and_play(tmp_path: Path) -> None:
+    config = variational.Variational(
+        tables=("dictionary", "plug"),
+        tasks=("inpainting", "deblurring"),
+        denoisers=("network",),
+        patch=4,
+        patches=20,
+        frequencies=5,
+        dictionary_steps=1,
+        network_steps=1,
+        side=16,
+        train_size=1,
+        test_size=1,
+        steps=1,
+        tolerance=1e-3,
+        out=tmp_path / "run",
+    )
+    found = variational.main(config)
+    (numbers,) = found["dictionary"].values()
+    assert list(numbers) == ["measured", "tv", "dct", "scikit_learn", "learned"]
+    assert min(numbers.values()) == numbers["measured"]
+    (numbers,) = found["plug"].values()
+    ways = [f"network, {way}" for way in ("grid", "learned", "scheduled")]
+    assert list(numbers) == ["measured", "variational tv", *ways]
+    rows = [json.loads(x) for x in (tmp_path / "run" / "plug.jsonl").read_text().splitlines()]
+    assert all(0 < row["contraction"] < 1 <= row["rate"] for row in rows[1:3])
+    for name in ("dictionary", "plug-deblurring"):
+        picture = Image.open(tmp_path / "run" / f"{name}.png").convert("L")
+        assert np.asarray(picture).std() > 5
+    assert variational.main(config) == found
+
+
+def test_a_denoiser_whose_library_is_not_there_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "bm3d", None)
+    config = variational.Variational(
+        tables=("plug",), denoisers=("bm3d",), side=16, out=tmp_path / "run"
+    )
+    with pytest.raises(SystemExit, match=r"--denoisers bm3d: .*bm3d.* is not installed"):
+        variational.main(config)

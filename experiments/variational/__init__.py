@@ -13,11 +13,13 @@ The table of weights has them by three ways:
                for those that predict weights from the measurement
 
 All are denoising, solved to a certified gap; see `deqbilevel.variational`. The figure `ramp.png`
-has a noisy ramp by each model. Three tables more:
+has a noisy ramp by each model. More tables:
 
     smoothing  the hypergradient of the exact 1-norm, and of norms rounded at --eps
     solvers    the time of every solver to a relative --gap, beside scikit-image
     corners    filters for signals learned with the exact 1-norm, and with it rounded at --eps
+    dictionary patches of photographs from few atoms, which are learned with the task and without
+    plug       a blur and few frequencies by denoisers that are plugged in, --denoisers
 
 Repeating the same command goes on after an interruption.
 """
@@ -31,9 +33,11 @@ from tqdm import tqdm
 
 from deqbilevel.commands import command, common, folders, options
 from deqbilevel.commands.records import Log
-from experiments.variational import corners, learning, report, smoothing, solving
+from experiments.variational import learning, report, tables
 
-Table = Literal["weights", "smoothing", "solvers", "corners"]
+Table = Literal["weights", "smoothing", "solvers", "corners", "dictionary", "plug"]
+Task = Literal["denoising", "inpainting", "deblurring", "frequencies"]
+Denoiser = Literal["tv", "ridge", "network", "bm3d"]
 Set = Literal["piecewise_constant", "piecewise_linear", "photographs"]
 Model = Literal["tv", "tgv", "ictv"]
 Solver = Literal[
@@ -100,6 +104,24 @@ class Variational:
     """Where norms are rounded."""
     filter_steps: Annotated[int, options.whole(0, 10_000), _of("corners")] = 300
     """Of Adam, for the filters of signals."""
+    tasks: Annotated[tuple[Task, ...], _of("dictionary", "plug")] = (
+        *("denoising", "inpainting", "deblurring", "frequencies"),
+    )
+    """The first two are for dictionaries, the others for denoisers that are plugged in."""
+    patch: Annotated[int, options.whole(4, 32), _of("dictionary")] = 8
+    """Height and width of the patches that are made of atoms."""
+    patches: Annotated[int, options.whole(10), _of("dictionary")] = 5000
+    """Of --pictures, to learn from; 500 of them at most to test on, or the middles of --test."""
+    frequencies: Annotated[int, options.whole(2, 32), _of("dictionary")] = 11
+    """Of cosines along rows and along columns, and so the root of the number of atoms."""
+    dictionary_steps: Annotated[int, options.whole(0, 10_000), _of("dictionary")] = 1000
+    """Of Adam, for the atoms."""
+    denoisers: Annotated[tuple[Denoiser, ...], _of("plug")] = ("tv", "ridge", "network")
+    """bm3d wants the library of that name."""
+    denoised: Annotated[float, options.number(above=0, most=1), _of("plug")] = 0.05
+    """Standard deviation of the noise that the network learns to remove."""
+    network_steps: Annotated[int, options.whole(0, 100_000), _of("plug")] = 400
+    """Of Adam, for the network."""
     solvers: Annotated[tuple[Solver, ...], _of("solvers")] = (
         *("chambolle_pock", "preconditioned", "accelerated", "admm", "fista"),
         *("proximal_gradient", "semismooth_newton", "scikit_image"),
@@ -127,38 +149,29 @@ def main(config: Variational) -> dict[str, Any]:
             cases = [(name, model) for name in sets for model in config.models]
             if "weights" in config.tables and not cases:
                 raise ValueError("--sets and --pictures: nothing to denoise; give one of them")
+            tables.check(config)
+            given = tables.given(config)
             read = {"--pictures": sets["pictures"][1:]} if "pictures" in sets else {}
+            read |= {name: given[name][1:] for name in given if name != "solvers"}
             chosen = common.options_of(config, without=("out", "fresh", "pictures", "test"))
             claimed = folders.claim(
                 config.out,
                 f"variational-{common.digest(chosen)}",
                 chosen,
-                files=report.files_of(config, cases),
+                files=[*report.files_of(config, cases), *tables.files(config)],
                 inputs=folders.given(read),
                 sources={"--pictures": config.pictures, "--test": config.test},
                 fresh=config.fresh,
             )
             out = stack.enter_context(claimed)
-        tables, numbers, last = {}, {}, {}
+        texts, numbers, last = {}, {}, {}
         if cases:
             rows = _weights(config, sets, cases, out)
-            tables["weights"], numbers = report.weights(config, sets, rows, out)
+            texts["weights"], numbers = report.weights(config, sets, rows, out)
             last = report.headline(numbers)
-        if "smoothing" in config.tables:
-            rows = _at_once(config, out, "smoothing", smoothing)
-            tables["smoothing"] = smoothing.table(rows, config.noise)
-            numbers, last = (x | {"smoothing": smoothing.headline(rows)} for x in (numbers, last))
-        if "solvers" in config.tables:
-            rows = _solvers(config, out)
-            tables["solvers"] = solving.table(config, rows)
-            numbers, last = (x | {"solvers": solving.headline(rows)} for x in (numbers, last))
-        if "corners" in config.tables:
-            rows = _at_once(config, out, "corners", corners)
-            tables["corners"] = corners.table(rows, config.noise)
-            numbers, last = (x | {"corners": corners.headline(rows)} for x in (numbers, last))
-            corners.figure(config, rows, out)
-        report.show(out, tables, numbers)
-        return last | {"out": str(out)}
+        others, found = tables.made(config, given, out)
+        report.show(out, texts | others, numbers | found)
+        return last | found | {"out": str(out)}
 
 
 def _weights(
@@ -176,29 +189,4 @@ def _weights(
                         rows.append(row)
                         log.append(row)
             bar.update(1)
-    return rows
-
-
-def _at_once(config: Variational, out: Path, name: Table, table: Any) -> list[dict[str, Any]]:
-    """The records of a table that has one for each eps, and one for the exact norm."""
-    log = Log.of(out / f"{name}.jsonl", table.ROW)
-    rows = log.read()
-    if len(rows) <= len(config.eps):
-        rows = table.found(config)
-        log.keep(rows)
-    return rows
-
-
-def _solvers(config: Variational, out: Path) -> list[dict[str, Any]]:
-    log = Log.of(out / "solvers.jsonl", solving.ROW)
-    rows, cases = log.read(), solving.cases(config)
-    done = {(row["case"], row["solver"]) for row in rows}
-    pairs = solving.pairs(config, cases)
-    with tqdm(total=len(pairs), initial=len(done), unit="solver") as bar:
-        for case, solver in pairs:
-            if (case, solver) not in done:
-                bar.set_postfix_str(f"{case}, {solver}")
-                rows.append(solving.found(config, case, cases[case], solver))
-                log.append(rows[-1])
-                bar.update(1)
     return rows

@@ -186,9 +186,10 @@ def _psnr(x: Signals, truth: Signals) -> float:
     return float(-10 * jnp.log10(jnp.mean((x - truth) ** 2)))
 
 
-def table(rows: list[dict[str, Any]], noise: float) -> str:
+def table(config: Any, rows: list[dict[str, Any]]) -> str:
     """Of the records, as Markdown."""
-    lines = [f"# Filters of signals, noise {noise:g}: PSNR in dB of those not learned from", ""]
+    noise = f"noise {config.noise:g}"
+    lines = [f"# Filters of signals, {noise}: PSNR in dB of those not learned from", ""]
     head = ("learned with", "before", "learned", "with the exact norm", "filters")
     lines += [common.line(head), common.line(["---"] * len(head))]
     for row in rows:
@@ -201,7 +202,7 @@ def table(rows: list[dict[str, Any]], noise: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def figure(config: Any, rows: list[dict[str, Any]], out: Path) -> None:
+def figure(config: Any, of: None, rows: list[dict[str, Any]], out: Path) -> None:
     """PSNR while learning, and the filters."""
     x = np.arange(len(rows[0]["psnr_db"])) * max(config.filter_steps // 10, 1)
     names = [f"eps = {row['eps']:g}" if row["eps"] else "exact norm" for row in rows]
@@ -213,6 +214,11 @@ def figure(config: Any, rows: list[dict[str, Any]], out: Path) -> None:
 
 
 FIGURE = "corners.png"
+
+
+def files(config: Any) -> list[str]:
+    """What is written beside the records."""
+    return [FIGURE]
 
 
 def headline(rows: list[dict[str, Any]]) -> dict[str, float]:

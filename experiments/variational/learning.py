@@ -50,30 +50,42 @@ def sets_of(config: Any) -> dict[str, Images]:
         name: "photographs" if name == "photographs" else f"phantoms:{name}" for name in config.sets
     }
     specs |= {} if config.pictures is None else {"pictures": f"images:{config.pictures}"}
-    shape, found = (config.side, config.side), {}
-    for name, spec in specs.items():
-        loaded = data.load(
-            spec,
-            train_size=config.train_size,
-            test_size=config.test_size,
-            shape=shape,
-            whole=name == "pictures",
-            seed=config.seed,
-            value_range=(0.0, 1.0),
-        )
-        train, test = (jnp.asarray(x) for x in (loaded.train, loaded.test))
-        if name == "pictures" and config.test is not None:
-            test = _middles(config, shape)
-        keys = jax.random.split(jax.random.key(config.seed))
-        f_train, f_test = (
-            fidelities.normal(x, config.noise, key)
-            for x, key in zip((train, test), keys, strict=True)
-        )
-        found[name] = Images(shape, train, f_train, test, f_test)
-    return found
+    return {name: images_of(config, spec) for name, spec in specs.items()}
 
 
-def _middles(config: Any, shape: tuple[int, int]) -> Float[Array, "test pixels"]:
+def images_of(config: Any, spec: str) -> Images:
+    """Those of a specification. Raises: ValueError for pictures that are too few."""
+    shape = (config.side, config.side)
+    loaded = data.load(
+        spec,
+        train_size=config.train_size,
+        test_size=config.test_size,
+        shape=shape,
+        whole=spec.startswith("images:"),
+        seed=config.seed,
+        value_range=(0.0, 1.0),
+    )
+    train, test = (jnp.asarray(x) for x in (loaded.train, loaded.test))
+    if spec.startswith("images:") and config.test is not None:
+        test = middles(config, shape)
+    keys = jax.random.split(jax.random.key(config.seed))
+    f_train, f_test = (
+        fidelities.normal(x, config.noise, key) for x, key in zip((train, test), keys, strict=True)
+    )
+    return Images(shape, train, f_train, test, f_test)
+
+
+def patches_of(config: Any, patch: int, train_size: int, test_size: int) -> data.Images:
+    """Square parts of --pictures, or of the photographs that ship."""
+    if config.pictures is None:
+        cut: dict[str, Any] = {"spec": "photographs", "shape": (patch, patch)}
+    else:
+        cut = {"spec": f"images:{config.pictures}", "patch": patch}
+    cut |= {"train_size": train_size, "test_size": test_size}
+    return data.load(**cut, seed=config.seed, value_range=(0.0, 1.0))
+
+
+def middles(config: Any, shape: tuple[int, int]) -> Float[Array, "test pixels"]:
     """Of the first pictures of --test. Raises: ValueError for one that is too small."""
     count, unit = config.test_size, (0.0, 1.0)
     found = data.middles(config.test, shape, count, option="--side", value_range=unit)

@@ -35,10 +35,8 @@ def file(name: str, model: str, way: str) -> str:
 
 
 def files_of(config: Any, cases: Sequence[tuple[str, str]]) -> list[str]:
-    """What a run writes, see `folders`."""
-    tables = [f"{name}.jsonl" for name in config.tables if name != "weights"]
-    figures = ["corners.png"] if "corners" in config.tables else []
-    common = [*tables, *figures, "summary.md", "result.json"]
+    """What a run writes beside its further tables, see `folders`."""
+    common = ["summary.md", "result.json"]
     if "weights" not in config.tables:
         return common
     kept = [file(name, model, way) for name, model in cases for way in learning.WAYS]

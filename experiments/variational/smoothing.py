@@ -101,9 +101,10 @@ def _row(eps: float, run: Callable[[], Any]) -> dict[str, Any]:
     }
 
 
-def table(rows: list[dict[str, Any]], noise: float) -> str:
+def table(config: Any, rows: list[dict[str, Any]]) -> str:
     """Of the records, as Markdown."""
-    lines = [f"# Hypergradient by the weight of TV of 64 points, w = {WEIGHT}, noise {noise:g}", ""]
+    noise = f"noise {config.noise:g}"
+    lines = [f"# Hypergradient by the weight of TV of 64 points, w = {WEIGHT}, {noise}", ""]
     head = ("eps", "hypergradient", "relative error", "Newton steps", "products", "ms")
     lines += [common.line(head), common.line(["---"] * len(head))]
     for row in rows:

@@ -10,6 +10,7 @@ of 2.
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -25,8 +26,11 @@ from deqbilevel.variational import Problem
 REPEATED = 3
 PEER = "scikit_image"
 
-ROW = {"case": "", "solver": "", "converged": False} | dict.fromkeys(
-    ("seconds", "iterations", "relative_gap"), ANY
+PAIR = ("case", "solver")
+ROW = (
+    dict.fromkeys(PAIR, "")
+    | {"converged": False}
+    | dict.fromkeys(("seconds", "iterations", "relative_gap"), ANY)
 )
 """A record."""
 
@@ -53,8 +57,8 @@ class Case(NamedTuple):
     shape: tuple[int, int]
 
 
-def cases(config: Any) -> dict[str, Case]:
-    """Both, by name."""
+def given(config: Any) -> dict[str, Case]:
+    """Both problems, by name."""
     key, found = jax.random.key(config.seed), {}
     for name, spec, side in (
         ("denoising", "photographs", config.denoising_side),
@@ -73,19 +77,22 @@ def cases(config: Any) -> dict[str, Case]:
     return found
 
 
-def pairs(config: Any, names: Any) -> list[tuple[str, str]]:
-    """Each case and what solves it."""
+def cases(config: Any) -> list[tuple[str, str]]:
+    """Each problem and what solves it."""
     return [
         (case, solver)
-        for case in names
+        for case in ("denoising", "tomography")
         for solver in config.solvers
         if case == "denoising" or solver not in DENOISING_ONLY
     ]
 
 
-def found(config: Any, case: str, of: Case, solver: str) -> dict[str, Any]:
+def found(
+    config: Any, of: dict[str, Case], case: str, solver: str, rows: list[dict[str, Any]], out: Path
+) -> dict[str, Any]:
     """A record."""
-    row = _by_peer(config, of) if solver == PEER else _by_us(config, of, solver)
+    own = of[case]
+    row = _by_peer(config, own) if solver == PEER else _by_us(config, own, solver)
     return {"case": case, "solver": solver} | row
 
 
