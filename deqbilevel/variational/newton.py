@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from deqbilevel import checks
 from deqbilevel.solvers.base import floor_tolerance
-from deqbilevel.variational.base import Weights, ratio
+from deqbilevel.variational.base import Terms, Weights, ratio
 from deqbilevel.variational.problems import Certificate, Data, Problem, Saddle, certify
 from deqbilevel.variational.rounded import At, Bends, newton_step
 from deqbilevel.variational.saddle import certified, origin
@@ -27,6 +27,8 @@ class Path(NamedTuple):
     """Where a solve is."""
 
     at: Saddle
+    z: Terms
+    """Omega x."""
     width: Float[Array, " batch"]
     """gamma."""
 
@@ -70,12 +72,14 @@ def semismooth_newton(
     w = omega.weigh(weights, at.d)
 
     def advance(_: Any, carry: tuple[Path, tuple[()]]) -> tuple[Path, tuple[()]]:
-        at, width = carry[0]
+        at, z, width = carry[0]
         of = huber(width.reshape(-1, 1, 1))
-        x, d = newton_step(problem, w, f, *at, of, accuracy=accuracy, products=products)
+        x, z, d = newton_step(
+            problem, w, f, at.x, z, at.d, of, accuracy=accuracy, products=products
+        )
         at = Saddle(x, omega.project(d, weights))
         gap = problem.gap(*at, weights, f, radius)
-        return Path(at, jnp.where(narrow(problem, w, at, of, gap), LESS * width, width)), ()
+        return Path(at, z, jnp.where(narrow(problem, w, at, of, gap), LESS * width, width)), ()
 
     def judged(own: Path, iterations: Any) -> Certificate:
         gap, relative, cost = certify(problem, own.at, weights, f, radius=radius)
@@ -91,7 +95,7 @@ def semismooth_newton(
     path, info = certified(
         advance,
         judged,
-        Path(at, width),
+        Path(at, omega.apply(at.x), width),
         (),
         count=len(f),
         every=1,

@@ -71,15 +71,18 @@ def newton_step(
     w: tuple[Array, ...],
     f: Data,
     x: Unknowns,
+    z: Terms,
     d: Terms,
     at: At,
     *,
     accuracy: Any,
     products: Any,
-) -> tuple[Unknowns, Terms]:
-    """x and d after a step; w: weights as of `Analysis.weigh`."""
+) -> tuple[Unknowns, Terms, Terms]:
+    """x, z = Omega x and d after a step; w: weights as of `Analysis.weigh`.
+
+    z is what the steps add up to: where it is all but 0, differences of x have no digits of it.
+    """
     omega = problem.omega
-    z = omega.apply(x)
     size = tuple(omega.size(a) for a in z)
     bent = tuple(at(s) for s in size)
     smooth = tuple(b * e.secant * a for a, b, e in zip(z, w, bent, strict=True))
@@ -105,7 +108,9 @@ def newton_step(
     )
     moved = omega.apply(delta)
     d = tuple(a + b for a, b in zip(smooth, curved(moved), strict=True))
-    return x + _length(problem, w, f, x, delta, z, moved, at) * delta, d
+    length = _length(problem, w, f, x, delta, z, moved, at)
+    z = tuple(a + length[:, None] * b for a, b in zip(z, moved, strict=True))
+    return x + length * delta, z, d
 
 
 def rounded_slope(problem: Problem) -> FixedPointMap:
@@ -167,13 +172,15 @@ def rounded_newton(
     w, at, F = problem.omega.weigh(weights, none), bends(phi), rounded_slope(problem)
     params = {"weights": weights, "phi": phi}
 
-    def step(_: Any, state: tuple[Unknowns, Terms]) -> Any:
-        x, d = newton_step(problem, w, f, *state, at, accuracy=accuracy, products=products)
+    def step(_: Any, state: tuple[Unknowns, Terms, Terms]) -> Any:
+        state = newton_step(problem, w, f, *state, at, accuracy=accuracy, products=products)
+        x = state[0]
         slope = F(x, params, f)
         size = jnp.linalg.norm(slope) / (1e-5 + jnp.linalg.norm(x - slope))
-        return (x, d), x, size
+        return state, x, size
 
-    return iterate(step, (x, none), x, tolerance=tolerance, max_evaluations=max_iterations)
+    start_of_all = (x, problem.omega.apply(x), none)
+    return iterate(step, start_of_all, x, tolerance=tolerance, max_evaluations=max_iterations)
 
 
 def _across(d: Array, n: Array, v: Array, together: bool) -> Array:
