@@ -99,15 +99,17 @@ class Setting(NamedTuple):
     """One of `NAMES`: those of `hypergradients.METHODS`; preconditioned, for a map that puts its
     Jacobian together, as that of `regularizers.normalised` does; minimiser, of a smooth cost."""
     solver: str = "anderson"
-    """Of the lower level: that, one of `solvers.SOLVERS`, or for a gradient step on an energy one
-    of `solvers.DESCENTS`, or for a map that puts its Jacobian together of `linearised.SOLVERS`.
-    Window and ridge are Anderson's."""
+    """Of the lower level: one of `solvers.SOLVERS`, of `solvers.DESCENTS` for a gradient step on an
+    energy, of `linearised.SOLVERS` for a map that puts its Jacobian together. Window and ridge are
+    Anderson's."""
     precision: str = "highest"
     """One of `precision.PRECISIONS`, of the products of training and evaluation: below a residual
     of 1e-3 TF32, which a GPU takes by itself, converges to nothing."""
     warm: bool = False
     """Whether a step goes on with the lower level, and at a minimiser with its adjoint, where the
     last step with the same image left them; else each starts at `Model.start(f)`."""
+    direct: bool = False
+    """Whether runs with the identity activation are solved by `learning.directly`."""
 
     def of(self, params: Mapping[str, Any]) -> "Setting":
         """The setting of one run, whose `params` may have a ridge and tolerances of their own."""
@@ -175,8 +177,7 @@ class Setting(NamedTuple):
         if self.solver == "anderson":
             return anderson(**self._options(tolerance, max_evaluations))
         known = Registry("solver", {**SOLVERS, **DESCENTS, **linearised.SOLVERS})
-        solver = known[self.solver]
-        return solver(tolerance=tolerance, max_evaluations=max_evaluations)
+        return known[self.solver](tolerance=tolerance, max_evaluations=max_evaluations)
 
     def _options(self, tolerance: Any, max_evaluations: Any) -> dict[str, Any]:
         return {
@@ -250,7 +251,7 @@ def check(setting: Setting) -> Setting:
     for name in ("forward_tolerance", "adjoint_tolerance", "evaluation_tolerance", "guard"):
         if getattr(setting, name) is not None:
             checks.number(name, getattr(setting, name), least=0)
-    for name in ("relative_ridge", "preconditioned", "warm"):
+    for name in ("relative_ridge", "preconditioned", "warm", "direct"):
         checks.switch(name, getattr(setting, name))
     for name in ("budget", "limit"):
         if not isinstance(getattr(setting, name), Budget):

@@ -47,7 +47,7 @@ INSIDE = {
         ),
         "epochs",
     ],
-    "models": ["base", "assembling", "dense", "stopping"],
+    "models": ["matrices", "base", "assembling", "dense", "stopping", "direct"],
     "conditions": ["constants", "report"],
     "plots": [
         *("style", "base", "greys", "runs", "kernels", "filters", "hypergradients", "algorithms"),

@@ -18,7 +18,7 @@ minibatches, on images of several shapes, with lower levels that go on warm.
 """
 
 from deqbilevel.learning import knowing
-from deqbilevel.learning.base import Learner, Metrics, State, check
+from deqbilevel.learning.base import Learner, Metrics, State, check, directly
 from deqbilevel.learning.epochs import (
     EXECUTION,
     RECORDS,
@@ -75,6 +75,7 @@ __all__ = [
     "compiled",
     "compiles",
     "cosine",
+    "directly",
     "epoch",
     "evaluation",
     "finite",

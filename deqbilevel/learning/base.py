@@ -5,11 +5,14 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from deqbilevel import hypergradients, linearised, losses, settings, solvers
+from deqbilevel import hypergradients, linearised, losses, models, operators, settings, solvers
 from deqbilevel.losses import Loss, mean_squared_error
 from deqbilevel.models import Model
 from deqbilevel.settings import MINIMISER, PUT_TOGETHER, Budget, Setting
 from deqbilevel.types import Images, Params
+
+DIRECTLY = 5
+"""Evaluations of a gradient step that both solves take through `models.direct`."""
 
 
 class Learner(NamedTuple):
@@ -67,6 +70,26 @@ class Metrics(NamedTuple):
     """||u - G(u)|| / (tau sqrt(number of pixels)), of a gradient step the gradient of the cost."""
     lower_solves: Float[Array, "*steps"]
     """1, and one for each trial of the optimiser's line search, if it has one."""
+
+
+def directly(model: Model, setting: Setting, activation: str | None, batch_size: int) -> Model:
+    """The model that runs with an activation are trained through: `models.direct` where the lower
+    level is linear in u, the setting is `direct` and that costs less than its budget; else as it
+    is. Not for denoising, which needs about as few evaluations, nor for a DEQ, whose H is near to
+    a singular one when training starts: its exact solutions are far from any image.
+
+    >>> bilevel, fast = models.build("inpainting", "bilevel", (4, 4)), settings.SETTINGS["fast"]
+    >>> fast = fast._replace(direct=True)
+    >>> print(learning.directly(bilevel, fast, "identity", batch_size=100).factors is not None)
+    True
+    """
+    others = {setting.solver, setting.hypergradient} - {"anderson"}
+    iterated = isinstance(model.K, operators.Identity) or not model.tied
+    if not setting.direct or activation != "identity" or others or iterated:
+        return model
+    solved = models.direct(model)
+    cost = solved.preparation(batch_size) + DIRECTLY
+    return solved if cost <= setting.budget.forward + setting.budget.adjoint else model
 
 
 def groups(x: Any) -> tuple[Any, ...]:

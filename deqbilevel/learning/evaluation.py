@@ -43,7 +43,8 @@ def evaluation(
 
     Solves in batches (the last may be smaller); returns the means over images of `loss`,
     `evaluations` and `residual`, with another loss than it that of `mean_squared_error` too, and
-    the `spent` evaluations of each batch. Computed in the dtype of the weights.
+    the `spent` evaluations of each batch, with the `Model.preparation` in the first. Computed in
+    the dtype of the weights.
     Raises: ValueError for images that the model has not, see `trainer`.
 
     >>> model, u = models.build("denoising", "bilevel", (1, 2)), jnp.array([[0.5, -0.5]])
@@ -55,6 +56,8 @@ def evaluation(
     checks.whole("batch_size", batch_size)
     checks.rows("images", images, math.prod(model.shape))
     params, images = precision.as_weights(params, images)
+    if model.factors is not None:
+        params = model.completed(params)  # one factorisation for all batches
     judged = plain(loss_function)
     further = {} if judged is mean_squared_error else {"mean_squared_error"}
 
@@ -80,6 +83,9 @@ def evaluation(
         value = batch(rest, keys[count])
         totals += len(rest) * value
         spent.append(value[1:2])
+    first = min(batch_size, len(images))
+    preparation = model.preparation(first)
+    totals = totals.at[1].add(first * preparation)
     means = finite(totals / len(images))
     named = dict(zip(("loss", "evaluations", "residual", *further), means, strict=True))
-    return named | {"spent": jnp.concatenate(spent)}
+    return named | {"spent": jnp.concatenate(spent).at[0].add(preparation)}

@@ -130,6 +130,8 @@ def trainer(
     def begin(params: Params, *f: Any) -> State:
         if f and lanes:
             raise ValueError("f: measurements that stay are for one run, and this one has lanes")
+        if model.factors is not None and not lanes:
+            model.completed(params)  # which names an activation that it is not for
         return beginning(params if lanes else checks.finite("params", params), *f)
 
     return Trainer(begin, donating, jax.jit(evaluate), jax.jit(draw), lanes, learner)

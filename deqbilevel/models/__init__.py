@@ -21,8 +21,10 @@ True [[1. 2.]]
 """
 
 from deqbilevel.models.assembling import assemble
-from deqbilevel.models.base import Model, inverse, measure, with_scalars
+from deqbilevel.models.base import Model, measure, with_scalars
 from deqbilevel.models.dense import MODELS, TASKS, build, hyperparameters
+from deqbilevel.models.direct import direct
+from deqbilevel.models.matrices import inverse
 from deqbilevel.models.stopping import until_noise
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Model",
     "assemble",
     "build",
+    "direct",
     "hyperparameters",
     "inverse",
     "measure",

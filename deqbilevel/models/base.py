@@ -11,14 +11,11 @@ from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
 from deqbilevel import checks, fidelities, maps, operators, precision
 from deqbilevel.fidelities import Fidelity
+from deqbilevel.models import matrices
 from deqbilevel.operators import Identity, Operator
-from deqbilevel.operators.base import require_linear
 from deqbilevel.regularizers import Regularizer
 from deqbilevel.solvers import as_solver
 from deqbilevel.types import At, FixedPointMap, Images, Info, Params, Solve, Solver
-
-DAMPING = 0.3
-"""Added to the diagonal of the P of `Model.solve`."""
 
 
 class Model(NamedTuple):
@@ -36,6 +33,8 @@ class Model(NamedTuple):
     """Whether u* is sought among images u >= 0, so that G ends in max(., 0)."""
     simulation: Any = None
     """What measures true images in the place of K, see `simulation`; None: K itself."""
+    factors: Callable[[Params], Any] | None = None
+    """params -> the factors of the matrix of a lower level that is linear, see `direct`."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -129,13 +128,15 @@ class Model(NamedTuple):
         return operators.norm(operators.of(self.K, params), checks.pixels(self.shape))
 
     def completed(self, params: Params) -> Params:
-        """`params` with what a map needs: lam and gamma, 1 where there are none, and the step size
-        tau = 1/L of `lipschitz`, a constant of differentiation: what is differentiated is where a
-        solver goes, not how fast.
+        """`params` with what a map needs: lam and gamma, 1 where there are none, the factors of
+        `direct`, and the step size tau = 1/L of `lipschitz`, constants of differentiation: what is
+        differentiated is where a solver goes, not how fast.
 
         Raises: ValueError where tau is needed, see `lipschitz`.
         """
         params = with_scalars(params)
+        if self.factors is not None and "factors" not in params:
+            params = params | {"factors": self.factors(params)}
         if "tau" in params:
             return params
         return params | {"tau": jax.lax.stop_gradient(1 / self.lipschitz(params))}
@@ -169,12 +170,31 @@ class Model(NamedTuple):
         linear are not.
         """
         self.require(params)
-        matrices = self.tied and self.R.matrix and operators.linear(self.K)
-        if self.nonnegative or not (preconditioned and matrices):
+        if self.factors is not None:
+            return self._counted(differentiable(self.G)), self.completed(params)
+        matrix = self.tied and self.R.matrix and operators.linear(self.K)
+        if self.nonnegative or not (preconditioned and matrix):
             return differentiable(self.G), self.completed(params)
         params = with_scalars(params)
         G = maps.preconditioned_step(self.K, self.N, self.D)
-        return differentiable(G), params | {"inverse": inverse(self.K, self.R, params)}
+        return differentiable(G), params | {"inverse": matrices.inverse(self.K, self.R, params)}
+
+    def preparation(self, batch: int) -> int:
+        """Evaluations of a gradient step on a batch that `completed` costs, of `direct`; else 0."""
+        if self.factors is None:
+            return 0
+        return matrices.evaluations(checks.pixels(self.shape), batch)
+
+    def _counted(self, solve: Solve) -> Solve:
+        """With the preparation in the evaluations of the Info."""
+
+        def counted(
+            params: Params, f: Array, u0: Array, probe: Info | None = None
+        ) -> tuple[Array, Info]:
+            u, info = solve(params, f, u0, probe)
+            return u, info._replace(evaluations=info.evaluations + self.preparation(len(u0)))
+
+        return counted
 
     def reconstruct(
         self, solver: Solver, params: Params, f: Inexact[Array, "batch data"]
@@ -276,24 +296,3 @@ def measure(
     """
     checks.function("K.apply", getattr(K, "apply", None))
     return D.measure(K.apply(checks.finite("u", checks.floating("u", u))), noise, key)
-
-
-def inverse(
-    K: Operator, R: Regularizer, params: Params, damping: float = DAMPING
-) -> Float[Array, "n n"]:
-    """The inverse of P = lam K^T K + gamma M + damping I, for `maps.preconditioned_step`, with the
-    matrix M of the regulariser.
-
-    Raises: ValueError for a negative damping, a regulariser without a matrix, a K that is not
-    linear, and params without gamma or lam.
-    """
-    checks.number("damping", damping, least=0)
-    require_linear("P", K)
-    checks.entries("params", params, ("gamma", "lam"))
-    if R.matrix is None:
-        raise ValueError("P: this regulariser has no matrix; take a gradient step instead")
-    M = R.matrix(params)
-    eye, own = jnp.eye(len(M), dtype=M.dtype), operators.of(K, params)
-    return jnp.linalg.inv(
-        params["lam"] * own.adjoint(own.apply(eye)) + params["gamma"] * M + damping * eye
-    )

@@ -45,6 +45,8 @@ class Regularizer(NamedTuple):
     """(u, params, a) -> about (a I + N'(u))^{-1}, for conjugate gradients."""
     matrix: Callable[[Params], Float[Array, "pixels pixels"]] | None = None
     """params -> about N', one for all images, from which `maps.preconditioned_step` has its P."""
+    jacobian: Callable[[Params], Float[Array, "pixels pixels"]] | None = None
+    """params -> N' of an N that is affine in u with these params, see `models.direct`."""
     told: Callable[[Params, Images], Params] | None = None
     """(params, K^T f) -> params for each measurement, where the regulariser depends on it; `energy`
     and `gradient` are told what comes back. None: it is the same for all."""

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deqbilevel import checks, potentials
@@ -68,6 +69,7 @@ def dense(
         energy=energy if tied else None,
         lipschitz=lipschitz,
         matrix=matrix,
+        jacobian=jacobian,
     )
 
 
@@ -157,6 +159,38 @@ def matrix(params: Params) -> Float[Array, "pixels pixels"]:
     """
     checks.entries("params", params, ("A",))
     return params.get("C", params["A"]).T @ params["A"] / 2
+
+
+def jacobian(params: Params) -> Float[Array, "pixels pixels"]:
+    """s C^T A: N' of the identity activation, sigma(z) = s z, for all images.
+
+    Raises: ValueError for another activation, by name, unless its numbers are traced, and for
+    params without A or phi.
+
+    >>> params = {"A": jnp.array([[1.0, -1.0]]), "phi": potentials.identity()}
+    >>> print(regularizers.dense.jacobian(params))
+    [[ 1. -1.]
+     [-1.  1.]]
+    """
+    checks.entries("params", params, ("A", "phi"))
+    phi = params["phi"]
+    slope, *bends = _slopes(phi)
+    if None in bends or (not checks.traced(bends) and any(np.asarray(x).any() for x in bends)):
+        known = (
+            n for n, f in ACTIVATIONS.items() if np.array_equal(_slopes(f(1.0)), (slope, *bends))
+        )
+        raise ValueError(
+            f"activation {next(known, type(phi).__name__)}: N is not affine; expected identity, or "
+            "take a solver such as anderson"
+        )
+    return slope * params.get("C", params["A"]).T @ params["A"]
+
+
+def _slopes(phi: Any) -> tuple[Any, ...]:
+    """That of sigma in the middle, and by how much it changes above and below; None of others."""
+    if isinstance(phi, potentials.Quadratic):
+        return phi.s, 0.0, 0.0
+    return tuple(getattr(phi, name, None) for name in ("s", "p", "q"))
 
 
 def _analysed(u: Float[Array, "batch pixels"], params: Params) -> Float[Array, "batch features"]:

@@ -58,6 +58,9 @@ MOST = 100_000
 STATIC = ("window",)
 """Axes that decide shapes, beside task and model: each value is a program of its own."""
 
+OF_SOLVER = ("window", "ridge", "forward_tolerance", "adjoint_tolerance")
+"""Axes that say how a lower level is solved by iterations."""
+
 SAMPLED = tuple(n for n in (*AXES[CELL:5], *OWN_AXES) if n not in ("seed", *STATIC))
 """What may be sampled: real numbers, except the noise, whose every level has files of its own."""
 
@@ -167,8 +170,9 @@ def _value(x: Any) -> Any:
     return float(np.float32(x)) if isinstance(x, float) else repr(x)
 
 
-def groups(lanes: Sequence[Lane]) -> dict[tuple[Any, ...], list[Lane]]:
-    """The lanes by task, model and whatever else decides shapes, in order.
+def groups(lanes: Sequence[Lane], *, direct: bool = False) -> dict[tuple[Any, ...], list[Lane]]:
+    """The lanes by task, model and whatever else decides shapes, in order; with `direct` those that
+    are `linear` apart.
 
     Raises: ValueError for a lane without task or model.
 
@@ -180,9 +184,23 @@ def groups(lanes: Sequence[Lane]) -> dict[tuple[Any, ...], list[Lane]]:
     found: dict[tuple[Any, ...], list[Lane]] = {}
     for lane in lanes:
         checks.entries("lane", lane, ("task", "model"))
-        static = (lane[name] for name in STATIC if name in lane)
+        static = [lane[name] for name in STATIC if name in lane]
+        if direct and linear(lane):
+            static.append("identity")
         found.setdefault((lane["task"], lane["model"], *static), []).append(lane)
     return found
+
+
+def linear(lane: Lane) -> bool:
+    """Whether a lane may be trained by `learning.directly`: bilevel with the identity activation,
+    and no axis that says how it is solved.
+
+    >>> from deqbilevel.studies import grids
+    >>> print(grids.linear({"model": "bilevel", "activation": "identity"}))
+    True
+    """
+    of = lane.get("model"), lane.get("activation")
+    return of == ("bilevel", "identity") and not set(lane) & set(OF_SOLVER)
 
 
 def scalars(lane: Lane) -> Params:

@@ -61,7 +61,7 @@ def plan(
     waiting = [lane for lane in lanes if not study.over(progress.records[store.key(lane)])]
     if not waiting:
         return Plan(0, 0, 0.0, 0, 0.0)
-    study = study.of(waiting)
+    model, study = study.of(model, waiting)
     trainer = running.group_trainer(model, study, len(train))
     train, test = study.lanes.share(train), study.lanes.share(test)
     weights = running.initial_weights(model, study, waiting)
@@ -175,8 +175,9 @@ def lanes_that_fit(
     checks.whole("most", most)
     needed = []
     for each in (1, 2):
-        some = study._replace(lanes=study.lanes._replace(each=each, width=each)).of([lane])
-        trainer = running.group_trainer(model, some, len(train))
+        some = study._replace(lanes=study.lanes._replace(each=each, width=each))
+        solved, some = some.of(model, [lane])
+        trainer = running.group_trainer(solved, some, len(train))
         own = running.filled([lane], some)[some.lanes.local]
         state = running.initial_state(trainer, some, running.initial_weights(model, some, own), own)
         keys = some.lanes.keys([some.keys(lane)[1] for lane in own])

@@ -2,11 +2,13 @@
 
 A lane is one setting of the hyperparameters (`grids`). Task and model decide shapes and code, so a
 group holds the lanes of one task and model, and is one compiled program: all other axes but the
-solver's window are traced leaves. A group trains epoch by epoch. For each epoch its lanes are put
-in order of the evaluations that they needed in the epoch before and cut into chunks, which train at
-once (`lanes.Lanes`), so that no lane waits long for a slower one. A lane's result does not depend
-on its chunk. After every chunk its records are on disk (`storage.Storage`); what it goes on from
-stays on the devices, and is on disk every few minutes (`states.States`).
+solver's window are traced leaves. In a setting that is `direct` the lanes with the identity
+activation are a group of their own (`learning.directly`). A group trains epoch by epoch. For each
+epoch its lanes are put in order of the evaluations that they needed in the epoch before and cut
+into chunks, which train at once (`lanes.Lanes`), so that no lane waits long for a slower one. A
+lane's result does not depend on its chunk. After every chunk its records are on disk
+(`storage.Storage`); what it goes on from stays on the devices, and is on disk every few minutes
+(`states.States`).
 """
 
 import time
@@ -67,7 +69,7 @@ def run_group(
     Raises: ValueError that names a chunk that could not be stored; all others are on disk.
     """
     states = States() if states is None else states
-    study = study.of(lanes)
+    model, study = study.of(model, lanes)
     trainer = group_trainer(model, study, len(train))
     train, test = study.lanes.share(train), study.lanes.share(test)
     draw = _pictures(model, study)

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 from deqbilevel import learning
 from deqbilevel.lanes import Lanes
+from deqbilevel.models import Model
 from deqbilevel.settings import Setting
 from deqbilevel.studies import grids
 from deqbilevel.studies.storage import Lane
@@ -44,10 +45,13 @@ class Study(NamedTuple):
         """The scalars of a lane. Raises: ValueError, see `grids.scalars`."""
         return grids.scalars({"learning_rate": self.learning_rate} | lane)
 
-    def of(self, lanes: Sequence[Lane]) -> "Study":
-        """The study as the lanes of a group run it, whose window is the same for all."""
+    def of(self, model: Model, lanes: Sequence[Lane]) -> tuple[Model, "Study"]:
+        """Model and study as the lanes of a group run them, whose window is the same for all; where
+        all are linear by `learning.directly`."""
         window = lanes[0].get("window", self.setting.window)
-        return self._replace(setting=self.setting._replace(window=window))
+        only = "identity" if all(map(grids.linear, lanes)) else None
+        study = self._replace(setting=self.setting._replace(window=window))
+        return learning.directly(model, study.setting, only, self.batch_size), study
 
     def keys(self, lane: Lane) -> Any:
         """The random keys of a lane: initial weights, order and noise of training, pictures (whose

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from deqbilevel import results
 from deqbilevel.commands import command, common, interrupts
-from deqbilevel.studies import grids, keeping, plans, running, storage
+from deqbilevel.studies import keeping, plans, running, storage
 from deqbilevel.studies.states import States
 from deqbilevel.studies.storage import Lane, Storage
 from deqbilevel.studies.study import Study
@@ -99,7 +99,7 @@ def _execute(work: Work, states: States) -> dict[str, Any]:
     progress = _recover(store, grid)
     if jax.process_index() == 0:
         print(
-            f"{len(grid)} lanes in {len(grids.groups(grid))} groups, {study.lanes.count} at once "
+            f"{len(grid)} lanes in {len(list(work.groups()))} groups, {study.lanes.count} at once "
             f"on {study.lanes.mesh.size} devices ({study.lanes.width} of each under one vmap); "
             "--dry-run says how long and in how much memory",
             file=sys.stderr,

@@ -48,6 +48,10 @@ PRESET = options.default("the preset's")
 PRESET_OR_ALL = options.default("the preset's, of paper all")
 SAMPLED = options.only("with an --axis NAME=LOW..HIGH", lambda c: any(".." in x for x in c.axis))
 BY_HAND = options.only("with --coordinator", lambda c: c.coordinator is not None)
+OTHERS = options.only(
+    "with --setting accurate or fast",
+    lambda c: (c.setting or GRIDS[c.preset]["setting"]) != "paper",
+)
 OF_AXES = {
     "tau": options.tau,
     "gamma": options.weight,
@@ -98,6 +102,8 @@ class Compare:
     """Adam's."""
     setting: Annotated[Literal["paper", "accurate", "fast"] | None, PRESET] = None
     """How the lower level and its adjoint are solved."""
+    direct: Annotated[bool, OTHERS] = False
+    """Solve bilevel runs with the identity activation, but for denoising, by a factorisation."""
     precision: options.Precision = None
     """Of products on a GPU: float32 in full, or in TF32. A CPU has one."""
     data: Annotated[str, options.data] = "sample"
@@ -174,6 +180,8 @@ class Compare:
             options["learning_rate"] = settings.SETTINGS[options["setting"]].learning_rate
         if options["precision"] is None:
             options["precision"] = settings.SETTINGS[options["setting"]].precision
+        if not options["direct"]:
+            del options["direct"]  # which studies that were begun before it do not have
         options["axes"] = _axes(self.axis)
         ranges = [name for name, x in options["axes"].items() if isinstance(x, grids.Range)]
         for name in {"tau", "gamma"} & set(ranges):

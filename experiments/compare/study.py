@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,15 +14,15 @@ import lazy_loader
 import numpy as np
 from jax.experimental import multihost_utils
 
-from deqbilevel import baselines, data, lanes, learning, models, results, settings
+from deqbilevel import data, lanes, learning, models, results, settings
 from deqbilevel.commands import folders, sizes
 from deqbilevel.data import Images
 from deqbilevel.disk.files import marked
-from deqbilevel.studies import grids, plans, running
+from deqbilevel.studies import grids, plans
 from deqbilevel.studies.storage import Lane, Storage
 from deqbilevel.studies.study import Study
 from experiments import report
-from experiments.compare import captions, processes
+from experiments.compare import captions, known, processes
 from experiments.compare.options import Compare
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class Work(NamedTuple):
 
     def groups(self) -> Iterator[tuple[str, models.Model, list[Lane]]]:
         """The name, model and lanes of each group."""
-        for group, its_lanes in grids.groups(self.grid).items():
+        groups = grids.groups(self.grid, direct=self.study.setting.direct)
+        for group, its_lanes in groups.items():
             yield "/".join(map(str, group)), self.built[group[:2]], its_lanes
 
 
@@ -92,8 +93,10 @@ def prepare(config: Compare, stack: contextlib.ExitStack) -> Work:
         for model in axes["model"]
     }
     if measured:
-        largest = max(grid, key=lambda lane: lane["model"] == "deq")
-        study = _fill(study, built[largest["task"], largest["model"]], largest, images, config)
+        deqs = [lane for lane in grid if lane["model"] == "deq"] or grid
+        # One of each program: that of the identity may be another.
+        largest = {lane["activation"] == "identity": lane for lane in deqs}
+        study = _fill(study, built, list(largest.values()), images, config)
     out = Path("runs") / f"compare-{config.preset}" if config.out is None else config.out
     size = (min(study.pictures, len(images.test)), images.test.shape[1])
     pictures: dict[str, tuple[int, int]] = dict.fromkeys(results.PICTURES, size)
@@ -115,7 +118,7 @@ def prepare(config: Compare, stack: contextlib.ExitStack) -> Work:
         stack.enter_context(claimed)
         caption = report.caption(options, grid, images)
         points = {name: ("sample", values) for name, values in drawn.items()}
-        extra = _pictures(axes, built, study, images, caption)
+        extra = known.pictures(axes, built, study, images, caption)
         for problem in store.ready(extra.assign_coords(points).assign_attrs(runs=len(grid))):
             print(f"warning: {problem}", file=sys.stderr)
         _limit(store, config.hours)
@@ -188,7 +191,9 @@ def _study(config: Compare, options: dict[str, Any]) -> Study:
     on_cpu = jax.default_backend() == "cpu"
     each = config.lanes_at_once or config.width or 1
     return Study(
-        setting=settings.SETTINGS[options["setting"]]._replace(precision=options["precision"]),
+        setting=settings.SETTINGS[options["setting"]]._replace(
+            precision=options["precision"], direct=config.direct
+        ),
         epochs=options["epochs"],
         batch_size=options["batch_size"],
         learning_rate=options["learning_rate"],
@@ -199,53 +204,21 @@ def _study(config: Compare, options: dict[str, Any]) -> Study:
     )
 
 
-def _fill(study: Study, model: models.Model, lane: Lane, images: Images, config: Compare) -> Study:
-    """The study with as many lanes at once as fit into four fifths of a device's free memory."""
+def _fill(
+    study: Study,
+    built: Mapping[tuple[str, str], models.Model],
+    lanes: Sequence[Lane],
+    images: Images,
+    config: Compare,
+) -> Study:
+    """The study with as many lanes at once, like any of these, as fit into four fifths of a
+    device's free memory."""
     memory = plans.free_memory() * 4 // 5
-    each = plans.lanes_that_fit(model, lane, study, images.train, memory)
+    each = min(
+        plans.lanes_that_fit(built[x["task"], x["model"]], x, study, images.train, memory)
+        for x in lanes
+    )
     # One program runs everywhere, so the fullest device decides.
     each = int(np.min(multihost_utils.process_allgather(np.asarray(each))))
     width = min(config.width or each, each)
     return study._replace(lanes=study.lanes._replace(each=each // width * width, width=width))
-
-
-def _pictures(
-    axes: Mapping[str, Any],
-    built: dict[tuple[str, str], models.Model],
-    study: Study,
-    images: Images,
-    caption: str,
-) -> xr.Dataset:
-    """The true images and the measurements of the pictures, what the figures say of them, and what
-    doing nothing gives on all test images."""
-    dims = ("task", "noise", "picture", "pixel")
-    measured = [
-        [
-            np.asarray(
-                running.measurements(built[task, axes["model"][0]], study, noise, images.test)
-            )
-            for noise in axes["noise"]
-        ]
-        for task in axes["task"]
-    ]
-    known = [
-        [_known(built[task, axes["model"][0]], study, noise, images) for noise in axes["noise"]]
-        for task in axes["task"]
-    ]
-    height, width = images.shape
-    return xr.Dataset(
-        {
-            "baseline_loss": (("task", "noise", "baseline"), np.asarray(known)),
-            "truth": (dims[2:], np.asarray(images.test[: study.pictures])),
-            "measurement": (dims, np.asarray(measured)),
-        },
-        coords={"baseline": list(baselines.NAMES.values())},
-        attrs={"caption": caption, "height": height, "width": width},
-    )
-
-
-def _known(model: models.Model, study: Study, noise: float, images: Images) -> list[float]:
-    """The losses of `baselines.NAMES`; NaN where there is none."""
-    key = study.keys({})[2]
-    found = baselines.baselines(model.K, images.train, images.test, noise, key)
-    return [found.get(name, np.nan) for name in baselines.NAMES]
