@@ -15,7 +15,7 @@ from deqbilevel.types import FixedPointMap, Images, Info, Params
 from deqbilevel.variational import plug_and_play
 from experiments.variational import denoising
 
-ITERATIONS, TOLERANCE = 300, 1e-4
+ITERATIONS, TOLERANCE = 200, 1e-4
 SCHEDULED = 10
 RATE = 0.1
 """Of Adam, for the logarithms of lam and strength."""
