@@ -39,6 +39,7 @@ from experiments import (
     gradient_accuracy,
     hypergradients,
     smooth_proximal,
+    throughput,
     train,
     watch,
 )
@@ -649,6 +650,19 @@ def test_throughput_times_both_ways_and_sees_the_memory_that_was_planned(tmp_pat
     assert numbers["memory"]["planned_mb"] > 9 * 4 * 2.4 and numbers["memory"]["seen_mb"] > 0
     assert all(way["gflops"] > 0 for way in numbers["ways"].values())
     assert json.loads((tmp_path / "throughput.json").read_text())["ways"]
+
+
+def test_an_evaluation_is_counted_in_the_compiled_program(tmp_path: Path) -> None:
+    """Two products of the batch with A, which each of them reads, beside Anderson's passes."""
+    options = throughput.Throughput(
+        tasks=("denoising",), models=("bilevel",), widths=(2,), batch_size=10, count=True
+    )
+    [found] = throughput.main(dataclasses.replace(options, out=tmp_path))["counted"].values()
+    assert found["megaflop"] == pytest.approx(4e-6 * 10 * 784**2, rel=0.05)
+    assert 2 < found["megabytes"] / (4e-6 * 784**2) < 4
+    assert 20 < found["kernels"] < 60
+    assert 2 * found["kernels"] / 2 < found["least_us"] < found["most_us"]
+    assert json.loads((tmp_path / "throughput.json").read_text())["denoising/bilevel, 2"] == found
 
 
 def test_the_paper_preset_is_the_grid_of_1350_runs() -> None:

@@ -1,6 +1,7 @@
 """How fast lanes train together, against the same lanes one after the other.
 
 python -m experiments.throughput [--tasks denoising] [--widths 1 5 45] [--cpu-devices 2] [--out DIR]
+python -m experiments.throughput --count [--widths 45]
 
 For each task and model the lanes of one noise level of the paper's grid (45 settings) take a few
 training steps: as runs of their own, one after the other, and as one compiled program on all
@@ -18,6 +19,8 @@ import jax
 
 from deqbilevel import data, learning, models, settings
 from deqbilevel.commands import command, common, folders, listing
+from deqbilevel.studies.storage import Lane
+from experiments.throughput import counting
 from experiments.throughput.measuring import in_turns, matrix_rate, memory_of
 from experiments.throughput.options import Throughput, check, lanes_of
 from experiments.throughput.ways import FULL, alone, together
@@ -34,6 +37,8 @@ def main(config: Throughput) -> dict[str, Any]:
         if config.out:
             listing.will_write(config.out, ["throughput.json"])
     setting = settings.SETTINGS[config.setting]
+    if config.count:
+        return _count(setting, grid, images.shape, config)
     widths = config.widths or (1 if jax.default_backend() == "cpu" else len(grid),)
     found: dict[str, Any] = {}
     memory: dict[str, float] = {}
@@ -56,6 +61,23 @@ def main(config: Throughput) -> dict[str, Any]:
     if config.out:
         folders.write(config.out / "throughput.json", json.dumps(numbers, indent=1))
     return numbers
+
+
+def _count(
+    setting: settings.Setting, grid: list[Lane], shape: tuple[int, int], config: Throughput
+) -> dict[str, Any]:
+    """Print what an evaluation is made of; returns the numbers."""
+    found = {
+        f"{task}/{kind}, {width}": counting.counted(
+            models.build(task, kind, shape), setting, grid[0], width, config.batch_size
+        )
+        for task, kind in itertools.product(config.tasks, config.models)
+        for width in config.widths or (1, 15, 45, 225)
+    }
+    print(counting.table(found), flush=True)
+    if config.out:
+        folders.write(config.out / "throughput.json", json.dumps(found, indent=1))
+    return {"counted": found}
 
 
 def _summary(
