@@ -9,16 +9,17 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 # Each worker would otherwise claim most of the memory of a GPU; read when jax starts.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
+import jaxtyping
 import pytest
 from jax._src.interpreters import mlir
 from jaxlib.mlir import ir
-from jaxtyping import install_import_hook
 
 from deqbilevel import plots
 from deqbilevel.commands import programs
@@ -94,7 +95,24 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-_HOOK = install_import_hook("deqbilevel", "beartype.beartype")
+_HOOK = jaxtyping.install_import_hook("deqbilevel", "beartype.beartype")
+
+WHOLE = ("experiments", "deqbilevel.commands", "deqbilevel.studies")
+"""Parts that put the others together."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def types_checked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Types are checked at run time where parts are tested, and not again where whole commands and
+    the matrix put them together: an eighth of their time."""
+    of = {getattr(x, "__module__", None) or "" for x in vars(request.module).values()}
+    named = {x.__name__ for x in vars(request.module).values() if isinstance(x, ModuleType)}
+    whole = request.module.__name__ == "test_matrix" or any(
+        name.startswith(WHOLE) for name in of | named
+    )
+    jaxtyping.config.update("jaxtyping_disable", whole)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session", autouse=True)

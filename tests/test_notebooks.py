@@ -7,6 +7,7 @@ They are stored with their outputs. After a change, this executes them and write
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,35 @@ MOST = 300_000
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
-def _executed(notebook: Any) -> Any:
+BEFORE = """
+%reset -f
+import jax, matplotlib.pyplot
+jax.config.update("jax_enable_x64", False)
+matplotlib.pyplot.rcdefaults()
+"""
+"""What takes a kernel back to where a notebook finds it."""
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[NotebookClient]:
+    """One kernel for all notebooks: to start it, and to compile what they share, takes long."""
+    found = NotebookClient(
+        nbformat.v4.new_notebook(),
+        timeout=300,
+        coalesce_streams=True,
+        resources={"metadata": {"path": ROOT}},
+    )
+    yield found
+    found.nb = nbformat.v4.new_notebook()
+    found.execute()
+
+
+def _executed(notebook: Any, client: NotebookClient) -> Any:
     """The notebook with the outputs that it has now, and nothing else of its execution."""
+    fresh = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(BEFORE)])
     executed: Any = nbformat.from_dict(notebook)
-    NotebookClient(
-        executed, timeout=300, coalesce_streams=True, resources={"metadata": {"path": ROOT}}
-    ).execute(env={"XLA_FLAGS": FLAGS} | os.environ)
+    for client.nb in (fresh, executed):
+        client.execute(cleanup_kc=False, env={"XLA_FLAGS": FLAGS} | os.environ)
     executed.metadata = notebook.metadata
     for cell in executed.cells:
         cell.metadata = {}
@@ -78,9 +102,9 @@ def _close(stored: str, now: str) -> bool:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # the kernel's sockets are not ours
-def test_a_notebook_runs_and_says_what_it_has_stored(path: Path) -> None:
+def test_a_notebook_runs_and_says_what_it_has_stored(path: Path, client: Any) -> None:
     notebook = nbformat.read(path, as_version=4)
-    executed = _executed(notebook)
+    executed = _executed(notebook, client)
     if STORE:
         nbformat.write(executed, path)
         notebook = executed

@@ -1,6 +1,7 @@
 """The experiment with ridge regularisers, at its smallest."""
 
 import json
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -49,6 +50,7 @@ def test_one_spline_model_learns_further_levels_of_noise_by_their_scales(tmp_pat
     found = main(
         Ridge(
             **{"model": "spline", "sigma": (25.0, 9.0), "batch_size": 2, "epochs": 2, **small},
+            loss="snr",
             evaluations=10,
             products=5,
             test=pictures,
@@ -73,6 +75,11 @@ def test_several_levels_of_noise_are_for_the_model_of_all():
         main(Ridge(model="convex", sigma=(25.0, 15.0)))
     with pytest.raises(SystemExit, match="--sigma 40: its levels end at 30"):
         main(Ridge(model="spline", sigma=(25.0, 40.0)))
+
+
+def test_it_goes_on_from_what_ships_with_the_options_that_this_has():
+    with pytest.raises(SystemExit, match="weakly-convex-ridge: learned with channels"):
+        main(Ridge(initial=Path("weakly-convex-ridge"), channels=(2, 2, 3)))
 
 
 @pytest.mark.parametrize(

@@ -94,8 +94,12 @@ class Ridge:
     """Of the gradient in each step, which goes on where the last left an image."""
     products: Annotated[int, options.whole(1, 100_000)] = 12
     """With the Hessian, likewise; of truncated, evaluations that are differentiated."""
+    loss: Literal["mean_squared_error", "snr"] = "mean_squared_error"
+    """Made small on patches: snr is minus their mean PSNR and a constant."""
     hypergradient: Literal["minimiser", "jacobian_free", "truncated"] = "minimiser"
     """minimiser solves the adjoint system, jacobian_free takes its right-hand side."""
+    initial: Annotated[Path | None, options.default("none")] = None
+    """Start with what another run learned, or with what ships by its name."""
     test: Annotated[
         Path | None, options.folder("pictures to be denoised"), options.default("none")
     ] = None
@@ -129,7 +133,9 @@ def main(config: Ridge) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         with common.clear_errors():
             check(config)
-            asked = common.options_of(config) | {"test": str(config.test)}
+            asked = common.options_of(config) | {
+                name: str(getattr(config, name)) for name in ("initial", "test")
+            }
             name = f"ridge-{common.digest(asked)}"
             out = config.out or Path("runs") / name
             run = ways.configs([Way(RUN, {})], _shared(config), out)[RUN]
@@ -152,7 +158,7 @@ def main(config: Ridge) -> dict[str, Any]:
         levels = ", ".join(f"{sigma:g}" for sigma in config.sigma)
         caption = f"{config.model}, noise {levels} of 255"
         figures.draw_learned(learned, caption, out)
-        figures.draw_course(out / RUN, numbers["psnr_db_measured"], caption, out)
+        figures.draw_course(out / RUN, numbers, caption, out)
         if config.test is not None:
             for sigma in config.sigma:
                 numbers |= _denoised(config, sigma, out)
@@ -188,7 +194,8 @@ def _shared(config: Ridge) -> dict[str, Any]:
         "regularizer__size": config.size,
         "regularizer__boundary": config.boundary,
         "noise": config.sigma[0] / FULL,
-        "loss": ("mean_squared_error",),
+        "loss": (config.loss,),
+        "initial": config.initial,
         "hypergradient": config.hypergradient,
         "lower_evaluations": config.evaluations,
         "adjoint_evaluations": config.products,

@@ -1,8 +1,10 @@
 """What was learned: filters, the potential with its derivative, and decibels over time."""
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -60,13 +62,14 @@ def draw_learned(learned: Learned, caption: str, out: Path) -> None:
     draw(out / "potential.png", plots.function_figure, np.asarray(z), panels, ("z", ""), caption)
 
 
-def draw_course(run: Path, measured: float, caption: str, out: Path) -> None:
+def draw_course(run: Path, numbers: Mapping[str, Any], caption: str, out: Path) -> None:
     """Draw the decibels of held-out patches over the time that steps took, by the records of a run
-    of `learn`, and those of the noisy ones."""
+    of `learn` and its numbers, and those of the noisy ones."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    loss = np.array([record["test_loss"] for record in records])
-    curves = {"learned": -10 * np.log10(loss), "noisy": np.full(len(loss), measured)}
+    error = np.array([r.get("test_mean_squared_error", r["test_loss"]) for r in records])
+    noisy = np.full(len(records), numbers["psnr_db_measured"])
+    curves = {"learned": -10 * np.log10(error), "noisy": noisy}
     seconds = np.cumsum([record["seconds"] for record in records])
     panels, labels = {"held-out patches": curves}, ("seconds of training", "dB")
     draw(out / "decibels.png", plots.function_figure, seconds, panels, labels, caption)
