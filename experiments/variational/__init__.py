@@ -120,6 +120,8 @@ class Variational:
     """bm3d wants the library of that name."""
     denoised: Annotated[float, options.number(above=0, most=1), _of("plug")] = 0.05
     """Standard deviation of the noise that the network learns to remove."""
+    normalise: Annotated[bool, _of("plug")] = True
+    """Divide the layers of the network by their norms: it is nonexpansive then."""
     network_steps: Annotated[int, options.whole(0, 100_000), _of("plug")] = 400
     """Of Adam, for the network."""
     solvers: Annotated[tuple[Solver, ...], _of("solvers")] = (

@@ -3,7 +3,7 @@
 tv       the proximal map of strength times total variation
 ridge    the shipped ridge regulariser of a convex cost, for noise of that standard deviation
 network  I - strength N, of a small network that is trained here to remove noise of --denoised;
-         nonexpansive for a strength of at most 2
+         nonexpansive for a strength of at most 2, unless --no-normalise
 bm3d     BM3D of the library `bm3d`, for noise of that standard deviation
 """
 
@@ -30,7 +30,7 @@ STRENGTHS = {"tv": (0.05,), "ridge": (0.05,), "network": (0.5, 1.0, 1.6), "bm3d"
 LAMS = {
     "tv": (3.0, 6.0, 12.0, 25.0, 50.0, 100.0),
     "ridge": (1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
-    "network": (4.0, 8.0, 16.0, 32.0, 64.0, 128.0),
+    "network": (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0),
     "bm3d": (0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
 }
 CHANNELS, LAYERS, SIZE = 16, 4, 3
@@ -103,6 +103,7 @@ def _ridge(shape: tuple[int, int]) -> Denoiser:
 
 def _network(config: Any, shape: tuple[int, int], out: Path) -> Denoiser:
     options: dict[str, Any] = {"channels": CHANNELS, "layers": LAYERS, "size": SIZE}
+    options["normalised"] = config.normalise
     small = regularizers.networks.denoiser((PATCH, PATCH), **options)
     start = jax.jit(small.init)(jax.random.key(config.seed))
     flat, unravel = ravel_pytree(start["network"])
