@@ -85,8 +85,7 @@ class Setting(NamedTuple):
     ridge: float
     relative_ridge: bool
     preconditioned: bool
-    """Train bilevel models through `maps.preconditioned_step`, which has the same fixed points. Not
-    a DEQ, whose initial map need not contract, and contracts less with the preconditioner."""
+    """Train bilevel models through `maps.preconditioned_step`; a DEQ contracts less with it."""
     learning_rate: float
     """Adam's at the start of its schedule, where `params` has none."""
     guard: float | None = None
@@ -96,8 +95,8 @@ class Setting(NamedTuple):
     window: int = 5
     """Residuals that Anderson mixes; decides shapes, so one of a compiled program."""
     hypergradient: str = "anderson"
-    """One of `NAMES`: those of `hypergradients.METHODS`; preconditioned, for a map that puts its
-    Jacobian together, as that of `regularizers.normalised` does; minimiser, of a smooth cost."""
+    """One of `NAMES`: of `hypergradients.METHODS`, preconditioned for a map that puts its Jacobian
+    together, or minimiser of a smooth cost."""
     solver: str = "anderson"
     """Of the lower level: one of `solvers.SOLVERS`, of `solvers.DESCENTS` for a gradient step on an
     energy, of `linearised.SOLVERS` for a map that puts its Jacobian together. Window and ridge are
@@ -109,7 +108,7 @@ class Setting(NamedTuple):
     """Whether a step goes on with the lower level, and at a minimiser with its adjoint, where the
     last step with the same image left them; else each starts at `Model.start(f)`."""
     direct: bool = False
-    """Whether runs with the identity activation are solved by `learning.directly`."""
+    """Whether a study solves runs with the identity activation by `learning.directly`."""
 
     def of(self, params: Mapping[str, Any]) -> "Setting":
         """The setting of one run, whose `params` may have a ridge and tolerances of their own."""
@@ -215,6 +214,7 @@ SETTINGS: Registry[Setting] = Registry(
             relative_ridge=True,
             preconditioned=True,
             learning_rate=1e-3,
+            direct=True,
         ),
         "fast": Setting(
             forward_tolerance=1e-3,
@@ -228,6 +228,7 @@ SETTINGS: Registry[Setting] = Registry(
             preconditioned=False,
             learning_rate=3e-3,
             precision="tensorfloat32",
+            direct=True,
         ),
     },
 )

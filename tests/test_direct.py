@@ -116,7 +116,7 @@ def test_other_models_are_refused():
 
 def test_who_is_solved_directly():
     model = models.build("deblurring", "bilevel", SHAPE)
-    fast, accurate = (SETTINGS[name]._replace(direct=True) for name in ("fast", "accurate"))
+    fast, accurate = SETTINGS["fast"], SETTINGS["accurate"]
     direct = learning.directly(model, fast, "identity", 100)
     assert models.direct(direct) is direct
     assert direct is not model

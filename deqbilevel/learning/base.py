@@ -79,7 +79,6 @@ def directly(model: Model, setting: Setting, activation: str | None, batch_size:
     a singular one when training starts: its exact solutions are far from any image.
 
     >>> bilevel, fast = models.build("inpainting", "bilevel", (4, 4)), settings.SETTINGS["fast"]
-    >>> fast = fast._replace(direct=True)
     >>> print(learning.directly(bilevel, fast, "identity", batch_size=100).factors is not None)
     True
     """

@@ -102,8 +102,8 @@ class Compare:
     """Adam's."""
     setting: Annotated[Literal["paper", "accurate", "fast"] | None, PRESET] = None
     """How the lower level and its adjoint are solved."""
-    direct: Annotated[bool, OTHERS] = False
-    """Solve bilevel runs with the identity activation, but for denoising, by a factorisation."""
+    direct: Annotated[bool | None, options.default("the setting's, of paper none"), OTHERS] = None
+    """Solve bilevel runs with the identity activation by a factorisation where that costs less."""
     precision: options.Precision = None
     """Of products on a GPU: float32 in full, or in TF32. A CPU has one."""
     data: Annotated[str, options.data] = "sample"
@@ -180,8 +180,10 @@ class Compare:
             options["learning_rate"] = settings.SETTINGS[options["setting"]].learning_rate
         if options["precision"] is None:
             options["precision"] = settings.SETTINGS[options["setting"]].precision
+        if options["direct"] is None:
+            options["direct"] = settings.SETTINGS[options["setting"]].direct
         if not options["direct"]:
-            del options["direct"]  # which studies that were begun before it do not have
+            del options["direct"]  # which older studies do not have
         options["axes"] = _axes(self.axis)
         ranges = [name for name, x in options["axes"].items() if isinstance(x, grids.Range)]
         for name in {"tau", "gamma"} & set(ranges):

@@ -192,7 +192,7 @@ def _study(config: Compare, options: dict[str, Any]) -> Study:
     each = config.lanes_at_once or config.width or 1
     return Study(
         setting=settings.SETTINGS[options["setting"]]._replace(
-            precision=options["precision"], direct=config.direct
+            precision=options["precision"], direct=options.get("direct", False)
         ),
         epochs=options["epochs"],
         batch_size=options["batch_size"],
