@@ -33,6 +33,7 @@ from deqbilevel.commands import common, folders
 from deqbilevel.data import groups
 from deqbilevel.disk import checkpoints
 from deqbilevel.regularizers import convolutional
+from deqbilevel.studies import grids
 from experiments import (
     compare,
     filters,
@@ -668,14 +669,14 @@ def test_an_evaluation_is_counted_in_the_compiled_program(tmp_path: Path) -> Non
 def test_the_paper_preset_is_the_grid_of_1350_runs() -> None:
     options = compare.Compare(preset="paper").resolved()
     axes = {name: options[f"{name}s"] for name in compare.results.AXES}
-    assert len(compare.grids.grid(axes)) == 1350 and not options["captions"]
+    assert len(grids.grid(axes)) == 1350 and not options["captions"]
     assert (options["epochs"], options["setting"], options["learning_rate"]) == (100, "paper", 1e-3)
 
 
 def test_the_quick_preset_has_the_runs_that_the_figures_of_the_paper_show() -> None:
     options = compare.Compare().resolved()
     before, drawn = study.crossed(options)
-    lanes = compare.grids.grid(before, drawn)
+    lanes = grids.grid(before, drawn)
     axes, grid = captions.joined(before, drawn, lanes)
     assert options["captions"] and grid[: len(lanes)] == lanes and len(grid) == 72 + 4
     assert axes["gamma"] == [0.1, 0.5, 1.0] and before["gamma"] == [0.5, 1.0]
