@@ -124,21 +124,24 @@ def weights(
 def _positive_solve(
     A: Float[Array, "batch n n"], b: Float[Array, "batch n"], filled: Bool[Array, " n"]
 ) -> Float[Array, "batch n"]:
-    """x with A x = b by elimination above and below each pivot, for a positive semidefinite A.
+    """x with A x = b by A = L L^T, for a positive semidefinite A.
 
-    Written out, a column at a time for the whole batch: XLA makes a kernel of each, where a
-    factorisation written out entry by entry is n (n - 1) of them, and a batched LU decomposition a
-    dozen slow ones. A pivot is at least what rounding leaves of the largest filled one, and 1 where
-    all vanish: then every x is as good.
+    Written out, entry by entry for the whole batch: XLA makes one or a few kernels of it, where a
+    batched LU decomposition is a dozen. A pivot is at least what rounding leaves of the largest
+    filled one, and 1 where all vanish: then every x is as good.
     """
     n = A.shape[1]
     largest = jnp.max(jnp.where(filled, jnp.diagonal(A, axis1=1, axis2=2), 0), axis=1)
     eps, tiny = jnp.finfo(A.dtype).eps, jnp.finfo(A.dtype).tiny
-    least = jnp.where(largest > tiny / eps, eps * largest, 1)[:, None]
-    rows = jnp.concatenate([A, b[:, :, None]], axis=2)
+    least = jnp.where(largest > tiny / eps, eps * largest, 1)
+    L: dict[tuple[int, int], Array] = {}
+    scale, y, x = {}, {}, {}
     for j in range(n):
-        column, rows = rows[:, :, 0], rows[:, :, 1:]
-        row = rows[:, j] / jnp.maximum(column[:, j, None], least)
-        others = rows - column[:, :, None] * row[:, None]
-        rows = jnp.where(jnp.arange(n)[:, None] == j, row[:, None], others)
-    return rows[:, :, 0]
+        pivot = A[:, j, j] - sum(L[j, k] ** 2 for k in range(j))
+        scale[j] = jax.lax.rsqrt(jnp.maximum(pivot, least))
+        y[j] = (b[:, j] - sum(L[j, k] * y[k] for k in range(j))) * scale[j]
+        for i in range(j + 1, n):
+            L[i, j] = (A[:, i, j] - sum(L[i, k] * L[j, k] for k in range(j))) * scale[j]
+    for j in reversed(range(n)):
+        x[j] = (y[j] - sum(L[i, j] * x[i] for i in range(j + 1, n))) * scale[j]
+    return jnp.stack([x[j] for j in range(n)], axis=1)
