@@ -6,6 +6,7 @@ On a GPU the tests run on it; `JAX_PLATFORMS=cpu` keeps them off.
 import functools
 import gc
 import os
+import pkgutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ import pytest
 from jax._src.interpreters import mlir
 from jaxlib.mlir import ir
 
+import deqbilevel
 from deqbilevel import plots
 from deqbilevel.commands import programs
 from deqbilevel.plots import style
@@ -95,10 +97,14 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-_HOOK = jaxtyping.install_import_hook("deqbilevel", "beartype.beartype")
+WHOLE = ("commands", "studies")
+"""Parts of the package that put the others together, as experiments do."""
 
-WHOLE = ("experiments", "deqbilevel.commands", "deqbilevel.studies")
-"""Parts that put the others together."""
+TOGETHER = ("experiments", *(f"deqbilevel.{name}" for name in WHOLE))
+
+PARTS = [m.name for m in pkgutil.iter_modules(deqbilevel.__path__) if m.name not in WHOLE]
+
+_HOOK = jaxtyping.install_import_hook([f"deqbilevel.{name}" for name in PARTS], "beartype.beartype")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,7 +114,7 @@ def types_checked(request: pytest.FixtureRequest) -> Iterator[None]:
     of = {getattr(x, "__module__", None) or "" for x in vars(request.module).values()}
     named = {x.__name__ for x in vars(request.module).values() if isinstance(x, ModuleType)}
     whole = request.module.__name__ == "test_matrix" or any(
-        name.startswith(WHOLE) for name in of | named
+        name.startswith(TOGETHER) for name in of | named
     )
     jaxtyping.config.update("jaxtyping_disable", whole)
     yield
