@@ -111,10 +111,12 @@ _HOOK = jaxtyping.install_import_hook([f"deqbilevel.{name}" for name in PARTS], 
 def types_checked(request: pytest.FixtureRequest) -> Iterator[None]:
     """Types are checked at run time where parts are tested, and not again where whole commands and
     the matrix put them together: an eighth of their time."""
-    of = {getattr(x, "__module__", None) or "" for x in vars(request.module).values()}
-    named = {x.__name__ for x in vars(request.module).values() if isinstance(x, ModuleType)}
+    used = {
+        x.__name__ if isinstance(x, ModuleType) else getattr(x, "__module__", None) or ""
+        for x in vars(request.module).values()
+    }
     whole = request.module.__name__ == "test_matrix" or any(
-        name.startswith(TOGETHER) for name in of | named
+        name.startswith(TOGETHER) for name in used
     )
     jaxtyping.config.update("jaxtyping_disable", whole)
     yield

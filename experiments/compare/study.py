@@ -94,8 +94,9 @@ def prepare(config: Compare, stack: contextlib.ExitStack) -> Work:
     }
     if measured:
         deqs = [lane for lane in grid if lane["model"] == "deq"] or grid
-        # One of each program: that of the identity may be another.
-        largest = {lane["activation"] == "identity": lane for lane in deqs}
+        # One of each program, of which direct solves are another.
+        direct = study.setting.direct
+        largest = {direct and grids.linear(lane): lane for lane in deqs}
         study = _fill(study, built, list(largest.values()), images, config)
     out = Path("runs") / f"compare-{config.preset}" if config.out is None else config.out
     size = (min(study.pictures, len(images.test)), images.test.shape[1])

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from deqbilevel import checks, precision
+from deqbilevel.commands import common
 from deqbilevel.models import Model
 from deqbilevel.settings import Setting
 from deqbilevel.solvers.base import Iteration, Progress, any_lane
@@ -91,13 +92,9 @@ def _kernels(program: str) -> int:
 
 def table(found: dict[str, dict[str, float]]) -> str:
     """A line for each group and width."""
-    lines = [
-        "| group, width | kernels | MB a lane | MFLOP a lane | us on an H100 |",
-        "| --- " * 5 + "|",
-    ]
+    head = ("group, width", "kernels", "MB a lane", "MFLOP a lane", "us on an H100")
+    lines = [common.line(head), common.line(["---"] * len(head))]
     for name, x in found.items():
-        lines.append(
-            f"| {name} | {x['kernels']} | {x['megabytes']:.1f} | {x['megaflop']:.0f} | "
-            f"{x['least_us']:.1f} to {x['most_us']:.1f} |"
-        )
+        cells = [name, str(x["kernels"]), f"{x['megabytes']:.1f}", f"{x['megaflop']:.0f}"]
+        lines.append(common.line([*cells, f"{x['least_us']:.1f} to {x['most_us']:.1f}"]))
     return "\n".join(lines)

@@ -23,6 +23,7 @@ from deqbilevel import hypergradients, plots, precision
 from deqbilevel.commands import common
 from deqbilevel.commands.drawing import draw
 from deqbilevel.commands.schema import ANY
+from experiments.variational import learning
 
 POINTS, PIECES, SIGNALS = 32, 4, 10
 """Of a signal, and how many signals there are of each kind."""
@@ -123,7 +124,7 @@ def found(config: Any) -> list[dict[str, Any]]:
         start = 0.1 * jax.random.normal(jax.random.key(config.seed), (FILTERS, TAPS))
         common = {
             "tv_psnr_db": _by_variation(truth, f),
-            "measured_psnr_db": _psnr(f[SIGNALS:], truth[SIGNALS:]),
+            "measured_psnr_db": learning.psnr(f[SIGNALS:], truth[SIGNALS:]),
         }
         return [_learned(config, eps, truth, f, start) | common for eps in (*config.eps, 0.0)]
 
@@ -140,7 +141,7 @@ def _learned(config: Any, eps: float, truth: Signals, f: Signals, c: Filters) ->
 
     def judged(c: Filters) -> float:
         x = cold(c, f[SIGNALS:], begin[SIGNALS:])[0]
-        return _psnr(x, truth[SIGNALS:])
+        return learning.psnr(x, truth[SIGNALS:])
 
     cold = jax.jit(partial(solve, iterations=COLD[kind]))
     optimiser, marks, state = optax.adam(RATE), [], begin[:SIGNALS]
@@ -157,7 +158,7 @@ def _learned(config: Any, eps: float, truth: Signals, f: Signals, c: Filters) ->
         "eps": eps,
         "filters": np.asarray(c).tolist(),
         "psnr_db": marks,
-        "exact_psnr_db": _psnr(x, truth[SIGNALS:]),
+        "exact_psnr_db": learning.psnr(x, truth[SIGNALS:]),
     }
 
 
@@ -178,12 +179,8 @@ def _by_variation(truth: Signals, f: Signals) -> float:
         c = jnp.zeros((FILTERS, TAPS)).at[0].set(weight * jnp.array([0.0, -1.0, 1.0]))
         x = _by_exact(c, f)
         halves = (slice(SIGNALS), slice(SIGNALS, None))
-        tried.append(tuple(_psnr(x[half], truth[half]) for half in halves))
+        tried.append(tuple(learning.psnr(x[half], truth[half]) for half in halves))
     return max(tried)[1]
-
-
-def _psnr(x: Signals, truth: Signals) -> float:
-    return float(-10 * jnp.log10(jnp.mean((x - truth) ** 2)))
 
 
 def table(config: Any, rows: list[dict[str, Any]]) -> str:

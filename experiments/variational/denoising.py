@@ -18,7 +18,16 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from deqbilevel import losses, models, operators, recipes, regularizers, solvers, variational
+from deqbilevel import (
+    contraction,
+    losses,
+    models,
+    operators,
+    recipes,
+    regularizers,
+    solvers,
+    variational,
+)
 from deqbilevel.disk import archives, arrays
 from deqbilevel.types import Images, Params
 from deqbilevel.variational.plug_and_play import Denoiser
@@ -64,17 +73,11 @@ def made(config: Any, name: str, shape: tuple[int, int], out: Path) -> Denoiser:
 def epsilon(denoise: Denoiser, x: Images, params: Params) -> Float[Array, ""]:
     """The Lipschitz constant of D - I at x: the largest singular value of its Jacobian there."""
 
-    def residual(x: Images) -> Images:
-        return denoise(x, params) - x
+    def residual(u: Images, params: Params, f: Array) -> Images:
+        return denoise(u, params) - u
 
-    def body(_: Any, p: Images) -> Images:
-        Jp = jax.jvp(residual, (x,), (p,))[1]
-        (q,) = jax.vjp(residual, x)[1](Jp)
-        return q / jnp.linalg.norm(q, axis=1, keepdims=True)
-
-    start = jax.random.normal(jax.random.key(0), x.shape)
-    p = jax.lax.fori_loop(0, 30, body, start / jnp.linalg.norm(start, axis=1, keepdims=True))
-    return jnp.max(jnp.linalg.norm(jax.jvp(residual, (x,), (p,))[1], axis=1))
+    key = jax.random.key(0)
+    return jnp.max(contraction.lipschitz(residual, params, x, x, key, iterations=30))
 
 
 def _total_variation(shape: tuple[int, int]) -> Denoiser:

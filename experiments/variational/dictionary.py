@@ -98,7 +98,8 @@ def found(
     else:
         weight = _best(config, of, K, D)
     problem, weights = _posed(of.shape, K, D, weight)
-    at, info = _solver(config, D is not None)(problem, weights, _measured(config, K, of.test, 1))
+    f = _measured(config, K, of.test, 1)
+    at, info = _solver(config, D is not None)(problem, weights, f)
     u, nonzeros = at.x, None
     if D is not None:
         u = at.x @ D.T
@@ -111,8 +112,8 @@ def found(
         "task": task,
         "method": method,
         "weight": weight,
-        "psnr_db": _psnr(u, of.test),
-        "measured_psnr_db": _psnr(K.adjoint(_measured(config, K, of.test, 1)), of.test),
+        "psnr_db": learning.psnr(u, of.test),
+        "measured_psnr_db": learning.psnr(K.adjoint(f), of.test),
         "nonzeros": nonzeros,
         "relative_gap": float(info.relative_gap.max()),
         "adjoint_residual": residual,
@@ -149,11 +150,6 @@ def _measured(config: Any, K: Operator, truth: Rows, number: int) -> Rows:
     """K of patches with noise; what a mask loses has none."""
     key = jax.random.fold_in(jax.random.key(config.seed), number)
     return K.apply(fidelities.normal(truth, config.noise, key))
-
-
-def _psnr(u: Rows, truth: Rows) -> float:
-    """Of the squared error of all patches."""
-    return float(-10 * jnp.log10(losses.mean_squared_error(u, truth)))
 
 
 def _file(task: str, method: str) -> str:
@@ -197,12 +193,3 @@ def figure(config: Any, of: Patches, rows: list[dict[str, Any]], out: Path) -> N
         most = np.abs(shapes).max(axis=(1, 2), keepdims=True)
         stages[name] = shapes / np.maximum(most, np.finfo(np.float32).tiny)
     draw(out / FIGURE, plots.kernel_figure, stages, f"The {SHOWN} atoms that are used most.")
-
-
-def headline(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """PSNR by task and method."""
-    numbers: dict[str, dict[str, float]] = {}
-    for row in rows:
-        own = numbers.setdefault(row["task"], {"measured": round(row["measured_psnr_db"], 2)})
-        own[row["method"]] = round(row["psnr_db"], 2)
-    return numbers

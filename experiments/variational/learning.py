@@ -85,6 +85,11 @@ def patches_of(config: Any, patch: int, train_size: int, test_size: int) -> data
     return data.load(**cut, seed=config.seed, value_range=(0.0, 1.0))
 
 
+def psnr(x: Float[Array, "rows size"], truth: Float[Array, "rows size"]) -> float:
+    """Of the squared error of all rows together, of values in [0, 1]."""
+    return float(losses.psnr(x.reshape(1, -1), truth.reshape(1, -1), data_range=1.0)[0])
+
+
 def middles(config: Any, shape: tuple[int, int]) -> Float[Array, "test pixels"]:
     """Of the first pictures of --test. Raises: ValueError for one that is too small."""
     count, unit = config.test_size, (0.0, 1.0)

@@ -223,12 +223,3 @@ def figure(config: Any, of: Given, rows: list[dict[str, Any]], out: Path) -> Non
         caption = f"{task}, noise {NOISE:g}; PSNR of all {len(of.test)} test images."
         grey = (0.0, 1.0)
         draw(out / f"plug-{task}.png", plots.reconstructions, shown, of.shape, caption, grey=grey)
-
-
-def headline(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """PSNR by task and method."""
-    numbers: dict[str, dict[str, float]] = {}
-    for row in rows:
-        own = numbers.setdefault(row["task"], {"measured": round(row["measured_psnr_db"], 2)})
-        own[row["method"]] = round(row["psnr_db"], 2)
-    return numbers

@@ -11,10 +11,13 @@ from experiments.variational import corners, dictionary, plugging, smoothing, so
 AT_ONCE: dict[str, Any] = {"smoothing": smoothing, "corners": corners}
 """Those that have a record for each eps, and one for the exact norm."""
 
-BY_CASE: dict[str, Any] = {"solvers": solving, "dictionary": dictionary, "plug": plugging}
+OF_TASKS: dict[str, Any] = {"dictionary": dictionary, "plug": plugging}
+"""Those of --tasks, with methods for each."""
+
+BY_CASE: dict[str, Any] = {"solvers": solving, **OF_TASKS}
 """Those that find a record after the other, from what they are given."""
 
-DRAWN: dict[str, Any] = {"corners": corners, "dictionary": dictionary, "plug": plugging}
+DRAWN: dict[str, Any] = {"corners": corners, **OF_TASKS}
 """Those that have a figure."""
 
 TABLES = {**AT_ONCE, **BY_CASE}
@@ -22,7 +25,7 @@ TABLES = {**AT_ONCE, **BY_CASE}
 
 def check(config: Any) -> None:
     """Raises: ValueError for a table that has nothing to do."""
-    for name, of in BY_CASE.items():
+    for name, of in OF_TASKS.items():
         if name in config.tables and not of.cases(config):
             raise ValueError(f"--tables {name}: none of --tasks is its own; expected {of.TASKS}")
 
@@ -52,10 +55,20 @@ def made(
         rows = (
             _by_case(config, of, given[name], log) if name in given else _at_once(config, of, log)
         )
-        texts[name], numbers[name] = of.table(config, rows), of.headline(rows)
+        texts[name] = of.table(config, rows)
+        numbers[name] = _by_task(rows) if name in OF_TASKS else of.headline(rows)
         if name in DRAWN:
             of.figure(config, given.get(name), rows, out)
     return texts, numbers
+
+
+def _by_task(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """PSNR by task and method."""
+    numbers: dict[str, dict[str, float]] = {}
+    for row in rows:
+        own = numbers.setdefault(row["task"], {"measured": round(row["measured_psnr_db"], 2)})
+        own[row["method"]] = round(row["psnr_db"], 2)
+    return numbers
 
 
 def _at_once(config: Any, of: Any, log: Log) -> list[dict[str, Any]]:
